@@ -1,0 +1,78 @@
+# Sourced by the scripts beside it.
+
+set -eu
+umask 022
+
+root=$(cd "$(dirname "$0")/.." && pwd -P)
+sub=$root/subprojects
+
+say() { echo "== $*" >&2; }
+die() { echo "qemu-snap: $*" >&2; exit 1; }
+
+# One engineer at a time changes what lies in subprojects/.
+lock()
+{
+    mkdir -p "$sub"
+    exec 9>"$sub/.lock"
+    flock 9
+}
+
+# quietly WHAT COMMAND...: the output matters only if the command fails.
+quietly()
+{
+    what=$1; shift
+    log=$(mktemp)
+    if ! "$@" >"$log" 2>&1 </dev/null; then
+        cat "$log" >&2
+        rm -f "$log"
+        die "$what failed"
+    fi
+    rm -f "$log"
+}
+
+# apt-get on package lists of our own: the machine's Debian archive with the
+# suites that a stock machine does not have. Nothing in /etc/apt changes, and
+# the archive's address comes from there.
+apt_get()
+{
+    DEBIAN_FRONTEND=noninteractive $sudo apt-get -q -y \
+        -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$sub/apt/sources" \
+        -o Dir::State::Lists="$sub/apt/lists" \
+        -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
+        -o APT::Sandbox::User=root -o APT::Install-Recommends=false \
+        -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 "$@"
+}
+sudo=
+
+apt_sources()
+{
+    codename=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
+    # indextargets reads both formats of sources, deb822 and one-line
+    own=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' \
+              'Created-By: Packages' 2>/dev/null |
+          awk -v c="$codename" '$3 == "main" && $2 ~ "^" c "(-updates|-security)?$" { print $1, $2 }')
+    archive=$(echo "$own" | awk -v c="$codename" '$2 == c { print $1; exit }')
+    [ -n "$archive" ] || die "no Debian archive among this machine's apt sources"
+
+    key=/usr/share/keyrings/debian-archive-keyring.gpg
+    [ -e $key ] && key="[signed-by=$key] " || key=
+    {
+        echo "$own" | sed "s|.*|deb $key& main|"
+        echo "deb $key$archive bookworm main"
+        echo "deb $key$archive bookworm-backports main"
+        echo "deb-src $key$archive trixie main"
+    } | sort -u
+}
+
+# Call this before the first apt_get.
+apt_update()
+{
+    command -v apt-get >/dev/null || die "this needs Debian's apt-get"
+    [ -z "$(find "$sub/apt/updated" -mmin -60 2>/dev/null)" ] || return 0
+    mkdir -p "$sub/apt/sources" "$sub/apt/lists/partial"
+    sources=$(apt_sources)
+    echo "$sources" >"$sub/apt/sources/qemu-snap.list"
+    say "updating package lists"
+    quietly "apt-get update" apt_get -o APT::Update::Error-Mode=any update
+    touch "$sub/apt/updated"
+}

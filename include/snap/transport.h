@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The channel to QEMU: stdin and stdout, a unix socket, or a descriptor
+ */
+
+#ifndef SNAP_TRANSPORT_H
+#define SNAP_TRANSPORT_H
+
+#include "io/channel.h"
+#include "migration/qemu-file.h"
+
+typedef struct SnapTransport SnapTransport;
+
+/**
+ * snap_transport_open: open the channel to QEMU
+ * @uri: NULL for stdin and stdout; "unix:PATH[,server=on|off]"; "fd:N"
+ * @listen: what unix: does without ",server=": listen and accept one
+ *          connection (save), or connect (load)
+ *
+ * Descriptors that were given stay open and the caller's: the transport works
+ * on duplicates.  A direction is made non-blocking when it is asked for first,
+ * and snap_transport_close() puts back what was there, since descriptors that
+ * were inherited share the flag with their other holders (stdout may be the
+ * same pipe as stderr).  A listening socket is reachable by its owner only, and
+ * its path is removed once the one connection is there.  Waits for the
+ * connection.  Call outside a coroutine, with SIGPIPE ignored.
+ *
+ * Returns: the transport, NULL with @errp set
+ */
+SnapTransport *snap_transport_open(const char *uri, bool listen, Error **errp);
+
+/* Never waits: what was written and not flushed is dropped. */
+void snap_transport_close(SnapTransport *transport);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapTransport, snap_transport_close)
+
+/* What to call the other end in messages, such as "stdin" or "unix:PATH". */
+const char *snap_transport_name(const SnapTransport *transport);
+
+/**
+ * snap_transport_input, snap_transport_output: the two directions
+ *
+ * The same file at each call, owned by the transport.
+ *
+ * Returns: NULL where the channel has no such direction (a descriptor opened
+ * for one direction only, or stdin or stdout that is closed or a terminal)
+ */
+QEMUFile *snap_transport_input(SnapTransport *transport);
+QEMUFile *snap_transport_output(SnapTransport *transport);
+
+/**
+ * snap_transport_set_pipe_size: ask for another capacity of the pipes
+ * @bytes: capacity
+ *
+ * Each direction that is a pipe is asked; one that refuses does not keep the
+ * other from it.
+ *
+ * Returns: 0; -EBUSY where a pipe holds more than that at the moment; -EPERM
+ * where the user may not have that much; -ENOTSUP where there is no pipe.  Of
+ * two errors that of the input
+ */
+int snap_transport_set_pipe_size(SnapTransport *transport, int bytes);
+
+/*
+ * Capacity in bytes of the input where that is a pipe, else of the output; 0
+ * where there is no pipe.
+ */
+int snap_transport_pipe_size(SnapTransport *transport);
+
+#endif /* SNAP_TRANSPORT_H */

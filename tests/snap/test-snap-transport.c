@@ -1,0 +1,633 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The channel to QEMU: pipes, sockets, descriptors
+ */
+
+#include "qemu/osdep.h"
+#include <glib/gstdio.h>
+#include "block/aio.h"
+#include "qapi/error.h"
+#include "qemu/bswap.h"
+#include "qemu/coroutine.h"
+#include "qemu/cutils.h"
+#include "qemu/main-loop.h"
+#include "qemu/module.h"
+#include "qemu/units.h"
+#include "snap/transport.h"
+
+static char *fd_uri(int fd)
+{
+    return g_strdup_printf("fd:%d", fd);
+}
+
+static SnapTransport *open_fd(int fd)
+{
+    g_autofree char *uri = fd_uri(fd);
+
+    return snap_transport_open(uri, false, &error_abort);
+}
+
+static void make_pipe(int fds[2])
+{
+    g_assert_true(g_unix_open_pipe(fds, FD_CLOEXEC, NULL));
+}
+
+static void make_socket_pair(int fds[2])
+{
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds),
+                    ==, 0);
+}
+
+static void close_both(int fds[2])
+{
+    close(fds[0]);
+    close(fds[1]);
+}
+
+static bool is_nonblocking(int fd)
+{
+    return fcntl(fd, F_GETFL) & O_NONBLOCK;
+}
+
+static void assert_refused(const char *uri, const char *why)
+{
+    Error *err = NULL;
+
+    g_assert_null(snap_transport_open(uri, false, &err));
+    g_assert_nonnull(strstr(error_get_pretty(err), uri));
+    g_assert_nonnull(strstr(error_get_pretty(err), why));
+    error_free(err);
+}
+
+typedef struct Exchange {
+    QEMUFile *file;
+    uint32_t value;
+    bool done;
+} Exchange;
+
+static void coroutine_fn co_read(void *opaque)
+{
+    Exchange *x = opaque;
+
+    x->value = qemu_get_be32(x->file);
+    x->done = true;
+}
+
+static void coroutine_fn co_write(void *opaque)
+{
+    Exchange *x = opaque;
+
+    qemu_put_be32(x->file, x->value);
+    g_assert_cmpint(qemu_fflush(x->file), ==, 0);
+    x->done = true;
+}
+
+static void start(Exchange *x, CoroutineEntry *entry)
+{
+    aio_co_enter(qemu_get_aio_context(), qemu_coroutine_create(entry, x));
+}
+
+static void finish(Exchange *x)
+{
+    while (!x->done) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+}
+
+static void write_be32(int fd, uint32_t value)
+{
+    value = cpu_to_be32(value);
+    g_assert_cmpint(write(fd, &value, sizeof(value)), ==, sizeof(value));
+}
+
+static uint32_t read_be32(int fd)
+{
+    uint32_t value;
+
+    g_assert_cmpint(read(fd, &value, sizeof(value)), ==, sizeof(value));
+    return be32_to_cpu(value);
+}
+
+static void assert_reads(SnapTransport *transport, int peer)
+{
+    Exchange x = { .file = snap_transport_input(transport) };
+
+    write_be32(peer, 0x12345678);
+    start(&x, co_read);
+    finish(&x);
+    g_assert_cmphex(x.value, ==, 0x12345678);
+}
+
+static void assert_writes(SnapTransport *transport, int peer)
+{
+    Exchange x = {
+        .file = snap_transport_output(transport), .value = 0x87654321,
+    };
+
+    start(&x, co_write);
+    finish(&x);
+    g_assert_cmphex(read_be32(peer), ==, 0x87654321);
+}
+
+static void test_pipe_input(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    int fds[2];
+
+    make_pipe(fds);
+    transport = open_fd(fds[0]);
+    g_assert_null(snap_transport_output(transport));
+    assert_reads(transport, fds[1]);
+    close_both(fds);
+}
+
+static void test_pipe_output(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    int fds[2];
+
+    make_pipe(fds);
+    transport = open_fd(fds[1]);
+    g_assert_null(snap_transport_input(transport));
+    assert_writes(transport, fds[0]);
+    close_both(fds);
+}
+
+/* Waiting for data lets the rest of the program run. */
+static void test_wait_in_coroutine(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    Exchange x = { };
+    int fds[2];
+
+    make_pipe(fds);
+    transport = open_fd(fds[0]);
+    x.file = snap_transport_input(transport);
+    start(&x, co_read);
+    g_assert_false(x.done);
+    aio_poll(qemu_get_aio_context(), false);
+    g_assert_false(x.done);
+    write_be32(fds[1], 1);
+    finish(&x);
+    g_assert_cmphex(x.value, ==, 1);
+    close_both(fds);
+}
+
+static void test_same_file_each_time(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    int fds[2];
+
+    make_socket_pair(fds);
+    transport = open_fd(fds[0]);
+    g_assert_true(snap_transport_input(transport) ==
+                  snap_transport_input(transport));
+    g_assert_true(snap_transport_output(transport) ==
+                  snap_transport_output(transport));
+    close_both(fds);
+}
+
+static void test_socket_both_ways(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    int fds[2];
+
+    make_socket_pair(fds);
+    transport = open_fd(fds[0]);
+    assert_reads(transport, fds[1]);
+    assert_writes(transport, fds[1]);
+    close_both(fds);
+}
+
+/* A reader that waits does not keep a writer from the same socket. */
+static void test_socket_write_while_reading(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    Exchange x = { };
+    int fds[2];
+
+    make_socket_pair(fds);
+    transport = open_fd(fds[0]);
+    x.file = snap_transport_input(transport);
+    start(&x, co_read);
+    assert_writes(transport, fds[1]);
+    write_be32(fds[1], 2);
+    finish(&x);
+    g_assert_cmphex(x.value, ==, 2);
+    close_both(fds);
+}
+
+static void test_nonblock_restored(void)
+{
+    SnapTransport *transport;
+    int fds[2];
+
+    make_socket_pair(fds);
+    transport = open_fd(fds[0]);
+    g_assert_nonnull(snap_transport_input(transport));
+    g_assert_nonnull(snap_transport_output(transport));
+    g_assert_true(is_nonblocking(fds[0]));
+    snap_transport_close(transport);
+    g_assert_false(is_nonblocking(fds[0]));
+    close_both(fds);
+}
+
+static void test_nonblock_kept(void)
+{
+    SnapTransport *transport;
+    int fds[2];
+
+    make_pipe(fds);
+    g_assert_true(g_unix_set_fd_nonblocking(fds[0], true, NULL));
+    transport = open_fd(fds[0]);
+    g_assert_nonnull(snap_transport_input(transport));
+    snap_transport_close(transport);
+    g_assert_true(is_nonblocking(fds[0]));
+    close_both(fds);
+}
+
+/* stdout may be the terminal of stderr, and is of no use to every save. */
+static void test_nonblock_not_before_use(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    int fds[2];
+
+    make_pipe(fds);
+    transport = open_fd(fds[1]);
+    g_assert_false(is_nonblocking(fds[1]));
+    close_both(fds);
+}
+
+static void test_close_drops_unflushed(void)
+{
+    SnapTransport *transport;
+    char c;
+    int fds[2];
+
+    make_pipe(fds);
+    transport = open_fd(fds[1]);
+    qemu_put_be32(snap_transport_output(transport), 1);
+    snap_transport_close(transport);
+    close(fds[1]);
+    g_assert_cmpint(read(fds[0], &c, 1), ==, 0);
+    close(fds[0]);
+}
+
+static void test_descriptor_stays_open(void)
+{
+    int fds[2];
+
+    make_pipe(fds);
+    snap_transport_close(open_fd(fds[0]));
+    g_assert_cmpint(fcntl(fds[0], F_GETFD), >=, 0);
+    close_both(fds);
+}
+
+/* Run @test with @in and @out as stdin and stdout. */
+static void with_stdio(int in, int out, void (*test)(SnapTransport *, int),
+                       int peer)
+{
+    int saved_in = dup(STDIN_FILENO), saved_out = dup(STDOUT_FILENO);
+    SnapTransport *transport;
+
+    fflush(stdout);
+    g_assert_cmpint(dup2(in, STDIN_FILENO), ==, STDIN_FILENO);
+    g_assert_cmpint(dup2(out, STDOUT_FILENO), ==, STDOUT_FILENO);
+    transport = snap_transport_open(NULL, true, &error_abort);
+    test(transport, peer);
+    snap_transport_close(transport);
+    dup2(saved_in, STDIN_FILENO);
+    dup2(saved_out, STDOUT_FILENO);
+    close(saved_in);
+    close(saved_out);
+}
+
+static void check_both_ways(SnapTransport *transport, int peer)
+{
+    g_assert_cmpstr(snap_transport_name(transport), ==, "stdin");
+    assert_reads(transport, peer);
+    assert_writes(transport, peer);
+}
+
+static void test_stdio_same_socket(void)
+{
+    int fds[2];
+
+    make_socket_pair(fds);
+    with_stdio(fds[0], fds[0], check_both_ways, fds[1]);
+    g_assert_false(is_nonblocking(fds[0]));
+    close_both(fds);
+}
+
+static void check_input_only(SnapTransport *transport, int peer)
+{
+    g_assert_null(snap_transport_output(transport));
+    assert_reads(transport, peer);
+}
+
+static void test_stdio_output_not_writable(void)
+{
+    int fds[2];
+
+    make_pipe(fds);
+    with_stdio(fds[0], fds[0], check_input_only, fds[1]);
+    close_both(fds);
+}
+
+static void test_pipe_size(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    int fds[2];
+
+    make_pipe(fds);
+    transport = open_fd(fds[0]);
+    g_assert_cmpint(snap_transport_set_pipe_size(transport, 4096), ==, 0);
+    g_assert_cmpint(snap_transport_pipe_size(transport), ==,
+                    fcntl(fds[1], F_GETPIPE_SZ));
+    g_assert_cmpint(snap_transport_pipe_size(transport), ==,
+                    MAX(4096, qemu_real_host_page_size()));
+    close_both(fds);
+}
+
+static void test_pipe_size_busy(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    g_autofree char *data = g_malloc0(64 * KiB);
+    int fds[2];
+
+    make_pipe(fds);
+    g_assert_true(g_unix_set_fd_nonblocking(fds[1], true, NULL));
+    g_assert_cmpint(write(fds[1], data, 64 * KiB), >, 4096);
+    transport = open_fd(fds[0]);
+    g_assert_cmpint(snap_transport_set_pipe_size(transport, 4096), ==, -EBUSY);
+    close_both(fds);
+}
+
+static void test_pipe_size_socket(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    int fds[2];
+
+    make_socket_pair(fds);
+    transport = open_fd(fds[0]);
+    g_assert_cmpint(snap_transport_set_pipe_size(transport, 4096), ==,
+                    -ENOTSUP);
+    g_assert_cmpint(snap_transport_pipe_size(transport), ==, 0);
+    close_both(fds);
+}
+
+/* A directory with a name for a socket in it. */
+typedef struct UnixFixture {
+    char *dir;
+    char *path;
+    char *uri;
+} UnixFixture;
+
+static void unix_set_up(UnixFixture *f, gconstpointer data)
+{
+    f->dir = g_dir_make_tmp("test-snap-transport-XXXXXX", NULL);
+    g_assert_nonnull(f->dir);
+    f->path = g_build_filename(f->dir, "sock,et", NULL);
+    f->uri = g_strdup_printf("unix:%s", f->path);
+}
+
+static void unix_tear_down(UnixFixture *f, gconstpointer data)
+{
+    unlink(f->path);
+    g_assert_cmpint(g_rmdir(f->dir), ==, 0);
+    g_free(f->dir);
+    g_free(f->path);
+    g_free(f->uri);
+}
+
+static int unix_socket(const UnixFixture *f, struct sockaddr_un *addr)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    *addr = (struct sockaddr_un) { .sun_family = AF_UNIX };
+    pstrcpy(addr->sun_path, sizeof(addr->sun_path), f->path);
+    return fd;
+}
+
+static int unix_listen(const UnixFixture *f)
+{
+    struct sockaddr_un addr;
+    int fd = unix_socket(f, &addr);
+
+    g_assert_cmpint(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), ==, 0);
+    g_assert_cmpint(listen(fd, 1), ==, 0);
+    return fd;
+}
+
+/* Connects as soon as somebody listens; returns the descriptor. */
+static void *connect_thread(void *opaque)
+{
+    const UnixFixture *f = opaque;
+    struct sockaddr_un addr;
+    int fd = unix_socket(f, &addr);
+    struct stat st;
+
+    while (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+        g_usleep(1000);
+    }
+    if (lstat(f->path, &st) == 0) {
+        g_assert_cmpuint(st.st_mode & 077, ==, 0);
+    }
+    return GINT_TO_POINTER(fd);
+}
+
+static void check_listen(UnixFixture *f, const char *uri, bool listen)
+{
+    GThread *thread = g_thread_new("connect", connect_thread, f);
+    SnapTransport *transport = snap_transport_open(uri, listen, &error_abort);
+    int fd = GPOINTER_TO_INT(g_thread_join(thread));
+
+    g_assert_cmpstr(snap_transport_name(transport), ==, f->uri);
+    g_assert_cmpint(access(f->path, F_OK), ==, -1);
+    assert_reads(transport, fd);
+    assert_writes(transport, fd);
+    snap_transport_close(transport);
+    close(fd);
+}
+
+static void test_unix_listen(UnixFixture *f, gconstpointer data)
+{
+    mode_t mask = umask(0);
+
+    check_listen(f, f->uri, true);
+    g_assert_cmpuint(umask(mask), ==, 0);
+}
+
+static void test_unix_listen_option(UnixFixture *f, gconstpointer data)
+{
+    g_autofree char *uri = g_strdup_printf("%s,server=on", f->uri);
+
+    check_listen(f, uri, false);
+}
+
+static void test_unix_stale_socket(UnixFixture *f, gconstpointer data)
+{
+    close(unix_listen(f));
+    check_listen(f, f->uri, true);
+}
+
+static void test_unix_listen_keeps_file(UnixFixture *f, gconstpointer data)
+{
+    g_autofree char *uri = g_strdup_printf("%s,server=on", f->uri);
+
+    g_assert_true(g_file_set_contents(f->path, "precious", -1, NULL));
+    assert_refused(uri, "is not a socket");
+    g_assert_cmpint(access(f->path, F_OK), ==, 0);
+}
+
+static void check_connect(UnixFixture *f, const char *uri, bool listen)
+{
+    int listener = unix_listen(f);
+    SnapTransport *transport = snap_transport_open(uri, listen, &error_abort);
+    int fd = accept(listener, NULL, NULL);
+
+    assert_reads(transport, fd);
+    assert_writes(transport, fd);
+    snap_transport_close(transport);
+    close(fd);
+    close(listener);
+}
+
+static void test_unix_connect(UnixFixture *f, gconstpointer data)
+{
+    check_connect(f, f->uri, false);
+}
+
+static void test_unix_connect_option(UnixFixture *f, gconstpointer data)
+{
+    g_autofree char *uri = g_strdup_printf("%s,server=off", f->uri);
+
+    check_connect(f, uri, true);
+}
+
+static void test_unix_nobody_listens(UnixFixture *f, gconstpointer data)
+{
+    assert_refused(f->uri, "Failed to connect");
+}
+
+static void test_bad_uri(void)
+{
+    assert_refused("tcp:localhost:1", "a channel is");
+    assert_refused("", "a channel is");
+    assert_refused("unix:", "path is empty");
+    assert_refused("unix:,server=on", "path is empty");
+    assert_refused("unix:/nowhere,server=maybe", "server");
+}
+
+static void test_bad_descriptor(void)
+{
+    assert_refused("fd:", "number");
+    assert_refused("fd:-1", "number");
+    assert_refused("fd: 0", "number");
+    assert_refused("fd:1x", "number");
+    assert_refused("fd:99999999999999999999", "number");
+    assert_refused("fd:2147483647", "no such descriptor");
+}
+
+static void check_socket_refused(int type, bool listening)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+    g_autofree char *uri = fd_uri(fd);
+
+    if (listening) {
+        /* only the family: Linux picks an abstract name */
+        g_assert_cmpint(bind(fd, (struct sockaddr *)&addr,
+                             sizeof(addr.sun_family)), ==, 0);
+        g_assert_cmpint(listen(fd, 1), ==, 0);
+    }
+    assert_refused(uri, "not a connected stream socket");
+    close(fd);
+}
+
+static void test_descriptor_listens(void)
+{
+    check_socket_refused(SOCK_STREAM, true);
+}
+
+static void test_descriptor_datagram(void)
+{
+    check_socket_refused(SOCK_DGRAM, false);
+}
+
+static void test_descriptor_directory(void)
+{
+    int fd = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    g_autofree char *uri = fd_uri(fd);
+
+    assert_refused(uri, "no socket, pipe or file");
+    close(fd);
+}
+
+static void add_unix(const char *name,
+                     void (*test)(UnixFixture *, gconstpointer))
+{
+    g_autofree char *path = g_strdup_printf("/snap/transport/unix/%s", name);
+
+    g_test_add(path, UnixFixture, NULL, unix_set_up, test, unix_tear_down);
+}
+
+static void add_unix_tests(void)
+{
+    add_unix("listen", test_unix_listen);
+    add_unix("listen/option", test_unix_listen_option);
+    add_unix("listen/stale", test_unix_stale_socket);
+    add_unix("listen/file", test_unix_listen_keeps_file);
+    add_unix("connect", test_unix_connect);
+    add_unix("connect/option", test_unix_connect_option);
+    add_unix("connect/nobody", test_unix_nobody_listens);
+}
+
+static void add_fd_tests(void)
+{
+    g_test_add_func("/snap/transport/pipe/input", test_pipe_input);
+    g_test_add_func("/snap/transport/pipe/output", test_pipe_output);
+    g_test_add_func("/snap/transport/pipe/wait", test_wait_in_coroutine);
+    g_test_add_func("/snap/transport/pipe/size", test_pipe_size);
+    g_test_add_func("/snap/transport/pipe/size/busy", test_pipe_size_busy);
+    g_test_add_func("/snap/transport/pipe/size/socket", test_pipe_size_socket);
+    g_test_add_func("/snap/transport/socket/both", test_socket_both_ways);
+    g_test_add_func("/snap/transport/socket/parallel",
+                    test_socket_write_while_reading);
+    g_test_add_func("/snap/transport/socket/same", test_same_file_each_time);
+    g_test_add_func("/snap/transport/nonblock/restored",
+                    test_nonblock_restored);
+    g_test_add_func("/snap/transport/nonblock/kept", test_nonblock_kept);
+    g_test_add_func("/snap/transport/nonblock/late",
+                    test_nonblock_not_before_use);
+    g_test_add_func("/snap/transport/close/unflushed",
+                    test_close_drops_unflushed);
+    g_test_add_func("/snap/transport/close/descriptor",
+                    test_descriptor_stays_open);
+    g_test_add_func("/snap/transport/stdio/same", test_stdio_same_socket);
+    g_test_add_func("/snap/transport/stdio/input-only",
+                    test_stdio_output_not_writable);
+}
+
+static void add_error_tests(void)
+{
+    g_test_add_func("/snap/transport/error/uri", test_bad_uri);
+    g_test_add_func("/snap/transport/error/number", test_bad_descriptor);
+    g_test_add_func("/snap/transport/error/listens", test_descriptor_listens);
+    g_test_add_func("/snap/transport/error/datagram",
+                    test_descriptor_datagram);
+    g_test_add_func("/snap/transport/error/directory",
+                    test_descriptor_directory);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    module_call_init(MODULE_INIT_QOM);
+    qemu_init_main_loop(&error_abort);
+    signal(SIGPIPE, SIG_IGN);
+    add_fd_tests();
+    add_unix_tests();
+    add_error_tests();
+    return g_test_run();
+}

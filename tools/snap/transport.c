@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The channel to QEMU: stdin and stdout, a unix socket, or a descriptor
+ */
+
+#include "qemu/osdep.h"
+#include "io/channel-file.h"
+#include "io/channel-socket.h"
+#include "qapi/error.h"
+#include "qapi/qapi-types-sockets.h"
+#include "qemu/ctype.h"
+#include "qemu/cutils.h"
+#include "snap/transport.h"
+#include "trace.h"
+
+/**
+ * SnapDirection: one way through the channel
+ * @ioc: NULL where there is no such direction
+ * @file: NULL until somebody asks for it
+ * @fd: descriptor of @ioc, which owns it
+ * @made_nonblocking: O_NONBLOCK was clear before @file
+ */
+typedef struct SnapDirection {
+    QIOChannel *ioc;
+    QEMUFile *file;
+    int fd;
+    bool made_nonblocking;
+} SnapDirection;
+
+struct SnapTransport {
+    char *name;
+    SnapDirection input;
+    SnapDirection output;
+};
+
+/* Takes over the caller's reference to @ioc, whose descriptor is @fd. */
+static void direction_init(SnapDirection *direction, QIOChannel *ioc, int fd,
+                           const char *name)
+{
+    /* Waiting belongs into the AioContext of the coroutine that waits. */
+    qio_channel_set_follow_coroutine_ctx(ioc, true);
+    qio_channel_set_name(ioc, name);
+    direction->ioc = ioc;
+    direction->fd = fd;
+}
+
+/* Returns: a descriptor that is not one of stdio, -1 with @errp set */
+static int duplicate(int fd, Error **errp)
+{
+    int dup_fd = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+
+    if (dup_fd < 0) {
+        error_setg_errno(errp, errno, "cannot duplicate descriptor %d", fd);
+    }
+    return dup_fd;
+}
+
+static bool direction_init_dup(SnapDirection *direction, int fd,
+                               const char *name, Error **errp)
+{
+    int dup_fd = duplicate(fd, errp);
+
+    if (dup_fd < 0) {
+        return false;
+    }
+    direction_init(direction, QIO_CHANNEL(qio_channel_file_new_fd(dup_fd)),
+                   dup_fd, name);
+    return true;
+}
+
+/* The flag is shared by all who hold the descriptor: change it late. */
+static void direction_set_nonblocking(SnapDirection *direction)
+{
+    int flags = fcntl(direction->fd, F_GETFL);
+
+    if (flags >= 0 && !(flags & O_NONBLOCK)) {
+        direction->made_nonblocking =
+            fcntl(direction->fd, F_SETFL, flags | O_NONBLOCK) == 0;
+    }
+}
+
+static void direction_restore(SnapDirection *direction)
+{
+    int flags;
+
+    if (direction->made_nonblocking) {
+        flags = fcntl(direction->fd, F_GETFL);
+        if (flags >= 0) {
+            fcntl(direction->fd, F_SETFL, flags & ~O_NONBLOCK);
+        }
+    }
+}
+
+static void direction_destroy(SnapDirection *direction)
+{
+    if (direction->file) {
+        /* Flushing could wait for ever: with an error set, nothing is. */
+        qemu_file_set_error(direction->file, -ECANCELED);
+        qemu_fclose(direction->file);
+    }
+    if (direction->ioc) {
+        object_unref(OBJECT(direction->ioc));
+    }
+}
+
+/* Returns: 0 where @direction is no pipe */
+static int direction_pipe_size(const SnapDirection *direction)
+{
+    int size = direction->ioc ? fcntl(direction->fd, F_GETPIPE_SZ) : -1;
+
+    return MAX(size, 0);
+}
+
+static int direction_set_pipe_size(const SnapDirection *direction, int bytes)
+{
+    if (!direction_pipe_size(direction)) {
+        return -ENOTSUP;
+    }
+    return fcntl(direction->fd, F_SETPIPE_SZ, bytes) < 0 ? -errno : 0;
+}
+
+/* Whether @fd is something that bytes can be read from or written to. */
+static bool is_byte_stream(int fd)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) < 0) {
+        return false;
+    }
+    return S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode) ||
+           S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) ||
+           (S_ISCHR(st.st_mode) && !isatty(fd));
+}
+
+/* @refused: O_WRONLY to ask for reading, O_RDONLY to ask for writing */
+static bool can_transfer(int fd, int refused)
+{
+    int flags = fcntl(fd, F_GETFL);
+
+    return flags >= 0 && !(flags & O_PATH) && (flags & O_ACCMODE) != refused &&
+           is_byte_stream(fd);
+}
+
+/*
+ * Two channels even where both descriptors are the same: event handlers are
+ * set by descriptor, and each channel has one of its own.
+ */
+static bool transport_init_files(SnapTransport *transport, int in, int out,
+                                 Error **errp)
+{
+    if (can_transfer(in, O_WRONLY) &&
+        !direction_init_dup(&transport->input, in, "snap-input", errp)) {
+        return false;
+    }
+    if (can_transfer(out, O_RDONLY) &&
+        !direction_init_dup(&transport->output, out, "snap-output", errp)) {
+        return false;
+    }
+    if (!transport->input.ioc && !transport->output.ioc) {
+        error_setg(errp, "there is no socket, pipe or file to read from or "
+                   "write to");
+        return false;
+    }
+    return true;
+}
+
+/* Takes over the caller's reference to @sioc. */
+static void transport_init_socket(SnapTransport *transport,
+                                  QIOChannelSocket *sioc)
+{
+    QIOChannel *ioc = QIO_CHANNEL(sioc);
+
+    /* Requests for pages are small and urgent. */
+    qio_channel_set_delay(ioc, false);
+    direction_init(&transport->input, ioc, sioc->fd, "snap-socket");
+    object_ref(OBJECT(ioc));
+    direction_init(&transport->output, ioc, sioc->fd, "snap-socket");
+}
+
+static bool check_connected_stream(int fd, Error **errp)
+{
+    int type = 0, listening = 0;
+    socklen_t size = sizeof(int);
+
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0 ||
+        getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) < 0) {
+        error_setg_errno(errp, errno, "cannot query the socket");
+        return false;
+    }
+    if (type != SOCK_STREAM || listening) {
+        error_setg(errp, "not a connected stream socket");
+        return false;
+    }
+    return true;
+}
+
+static bool transport_init_socket_fd(SnapTransport *transport, int fd,
+                                     Error **errp)
+{
+    QIOChannelSocket *sioc;
+    int dup_fd;
+
+    if (!check_connected_stream(fd, errp)) {
+        return false;
+    }
+    dup_fd = duplicate(fd, errp);
+    if (dup_fd < 0) {
+        return false;
+    }
+    sioc = qio_channel_socket_new_fd(dup_fd, errp);
+    if (!sioc) {
+        close(dup_fd);
+        return false;
+    }
+    transport_init_socket(transport, sioc);
+    return true;
+}
+
+static bool transport_init_fd(SnapTransport *transport, const char *number,
+                              Error **errp)
+{
+    struct stat st;
+    int fd;
+
+    /* qemu_strtoi() would take white space and a sign as well. */
+    if (!qemu_isdigit(number[0]) || qemu_strtoi(number, NULL, 10, &fd) < 0) {
+        error_setg(errp, "a descriptor is a number");
+        return false;
+    }
+    if (fstat(fd, &st) < 0) {
+        error_setg_errno(errp, errno, "no such descriptor");
+        return false;
+    }
+    if (S_ISSOCK(st.st_mode)) {
+        return transport_init_socket_fd(transport, fd, errp);
+    }
+    return transport_init_files(transport, fd, fd, errp);
+}
+
+/* qio_channel_socket_listen_sync() unlinks whatever it finds at @path. */
+static bool check_stale_socket(const char *path, Error **errp)
+{
+    struct stat st;
+
+    if (lstat(path, &st) == 0 && !S_ISSOCK(st.st_mode)) {
+        error_setg(errp, "the file exists and is not a socket");
+        return false;
+    }
+    return true;
+}
+
+static QIOChannelSocket *accept_one(SocketAddress *address, Error **errp)
+{
+    g_autoptr(QIOChannelSocket) listener = qio_channel_socket_new();
+    QIOChannelSocket *sioc;
+    mode_t mask;
+    int ret;
+
+    if (!check_stale_socket(address->u.q_unix.path, errp)) {
+        return NULL;
+    }
+    mask = umask(0077);
+    ret = qio_channel_socket_listen_sync(listener, address, 1, errp);
+    umask(mask);
+    if (ret < 0) {
+        return NULL;
+    }
+    trace_snap_transport_listen(address->u.q_unix.path);
+    sioc = qio_channel_socket_accept(listener, errp);
+    /* Closing a channel that listens unlinks the path. */
+    qio_channel_close(QIO_CHANNEL(listener), NULL);
+    return sioc;
+}
+
+static QIOChannelSocket *connect_one(SocketAddress *address, Error **errp)
+{
+    g_autoptr(QIOChannelSocket) sioc = qio_channel_socket_new();
+
+    if (qio_channel_socket_connect_sync(sioc, address, errp) < 0) {
+        return NULL;
+    }
+    return g_steal_pointer(&sioc);
+}
+
+/*
+ * Cut ",server=on|off" off @path.  All other commas belong to the path, as in
+ * QEMU's own migration URIs.
+ */
+static bool parse_server(char *path, bool *server, Error **errp)
+{
+    char *option = g_strrstr(path, ",server=");
+
+    if (option) {
+        if (!qapi_bool_parse("server", strchr(option, '=') + 1, server, errp)) {
+            return false;
+        }
+        *option = '\0';
+    }
+    if (!path[0]) {
+        error_setg(errp, "the path is empty");
+        return false;
+    }
+    return true;
+}
+
+static bool transport_init_unix(SnapTransport *transport, const char *address,
+                                bool server, Error **errp)
+{
+    g_autofree char *path = g_strdup(address);
+    SocketAddress saddr = { .type = SOCKET_ADDRESS_TYPE_UNIX };
+    QIOChannelSocket *sioc;
+
+    if (!parse_server(path, &server, errp)) {
+        return false;
+    }
+    saddr.u.q_unix.path = path;
+    g_free(transport->name);
+    transport->name = g_strdup_printf("unix:%s", path);
+
+    sioc = server ? accept_one(&saddr, errp) : connect_one(&saddr, errp);
+    if (!sioc) {
+        return false;
+    }
+    transport_init_socket(transport, sioc);
+    return true;
+}
+
+static bool transport_init(SnapTransport *transport, const char *uri,
+                           bool listen, Error **errp)
+{
+    const char *rest;
+
+    if (!uri) {
+        return transport_init_files(transport, STDIN_FILENO, STDOUT_FILENO,
+                                    errp);
+    }
+    if (strstart(uri, "unix:", &rest)) {
+        return transport_init_unix(transport, rest, listen, errp);
+    }
+    if (strstart(uri, "fd:", &rest)) {
+        return transport_init_fd(transport, rest, errp);
+    }
+    error_setg(errp, "a channel is unix:PATH[,server=on|off] or fd:N");
+    return false;
+}
+
+SnapTransport *snap_transport_open(const char *uri, bool listen, Error **errp)
+{
+    ERRP_GUARD();
+    g_autoptr(SnapTransport) transport = g_new0(SnapTransport, 1);
+
+    transport->name = g_strdup(uri ?: (listen ? "stdin" : "stdout"));
+    if (!transport_init(transport, uri, listen, errp)) {
+        error_prepend(errp, "Cannot open channel '%s': ",
+                      uri ?: "stdin and stdout");
+        return NULL;
+    }
+    trace_snap_transport_open(transport->name, !!transport->input.ioc,
+                              !!transport->output.ioc);
+    return g_steal_pointer(&transport);
+}
+
+void snap_transport_close(SnapTransport *transport)
+{
+    if (!transport) {
+        return;
+    }
+    trace_snap_transport_close(transport->name);
+    /* Both may share a descriptor, which is gone with the first. */
+    direction_restore(&transport->input);
+    direction_restore(&transport->output);
+    direction_destroy(&transport->input);
+    direction_destroy(&transport->output);
+    g_free(transport->name);
+    g_free(transport);
+}
+
+const char *snap_transport_name(const SnapTransport *transport)
+{
+    return transport->name;
+}
+
+QEMUFile *snap_transport_input(SnapTransport *transport)
+{
+    SnapDirection *input = &transport->input;
+
+    if (input->ioc && !input->file) {
+        direction_set_nonblocking(input);
+        input->file = qemu_file_new_input(input->ioc);
+    }
+    return input->file;
+}
+
+QEMUFile *snap_transport_output(SnapTransport *transport)
+{
+    SnapDirection *output = &transport->output;
+
+    if (output->ioc && !output->file) {
+        direction_set_nonblocking(output);
+        output->file = qemu_file_new_output(output->ioc);
+    }
+    return output->file;
+}
+
+int snap_transport_set_pipe_size(SnapTransport *transport, int bytes)
+{
+    int in = direction_set_pipe_size(&transport->input, bytes);
+    int out = direction_set_pipe_size(&transport->output, bytes);
+    int ret = in && in != -ENOTSUP ? in : out;
+
+    if (ret == -ENOTSUP) {
+        ret = in;
+    }
+    trace_snap_transport_set_pipe_size(transport->name, bytes, ret);
+    return ret;
+}
+
+int snap_transport_pipe_size(SnapTransport *transport)
+{
+    int size = direction_pipe_size(&transport->input);
+
+    return size ?: direction_pipe_size(&transport->output);
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Replacing a local file as a whole
+ *
+ * The new content grows in a temporary beside the file, and takes its name
+ * when it is complete.  Until the replacement is confirmed it can be undone.
+ */
+
+#ifndef SNAP_REPLACE_H
+#define SNAP_REPLACE_H
+
+typedef struct SnapReplace SnapReplace;
+
+/**
+ * snap_replace_begin: make an empty temporary beside @path
+ * @path: local file name; symbolic links are followed. What is there must be
+ *        a regular file or nothing
+ *
+ * The temporary has a name that follows from that of the file and is locked:
+ * a second replacement of the same file is refused while the first one runs,
+ * and what a killed one left is removed.  It has mode 0600 until the commit: a
+ * snapshot holds the guest's memory.
+ *
+ * Returns: NULL with @errp set
+ */
+SnapReplace *snap_replace_begin(const char *path, Error **errp);
+
+/* Path of the temporary. */
+const char *snap_replace_path(const SnapReplace *replace);
+
+/**
+ * snap_replace_commit: let the temporary take the file's name, durably
+ *
+ * The content must be on stable storage.  The new file gets mode, owner, access
+ * list and security label of the old one where permissions allow, and never a
+ * mode that lets in more users; it keeps mode 0600 where there is no old one.
+ *
+ * The old file is kept until snap_replace_confirm(): under the temporary's name
+ * where the file system can exchange names (renameat2(2), RENAME_EXCHANGE),
+ * else as a hard link ".NAME.saved".  Where it can do neither, the old file is
+ * gone with the commit.
+ *
+ * Returns: 0 or -errno with @errp set; the old file is in place then
+ */
+int snap_replace_commit(SnapReplace *replace, Error **errp);
+
+/* Give up the old file; what was committed stays. */
+void snap_replace_confirm(SnapReplace *replace);
+
+/**
+ * snap_replace_end: the last call, frees @replace
+ *
+ * What was not confirmed is undone: the old file is back in place, the
+ * temporary is gone.  A file that could not be kept does not come back, but
+ * the unconfirmed one is removed all the same.
+ */
+void snap_replace_end(SnapReplace *replace);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapReplace, snap_replace_end)
+
+#endif /* SNAP_REPLACE_H */

@@ -1,0 +1,411 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Replacing a local file as a whole
+ */
+
+#include "qemu/osdep.h"
+#include <glib/gstdio.h>
+#include "qapi/error.h"
+#include "snap/replace.h"
+
+/* An empty directory and the names in it that matter. */
+typedef struct Fixture {
+    char *dir;
+    char *file;
+    char *temporary;
+    char *spare;
+} Fixture;
+
+static void fixture_set_up(Fixture *f, gconstpointer data)
+{
+    g_autofree char *dir = g_dir_make_tmp("test-snap-replace-XXXXXX", NULL);
+
+    g_assert_nonnull(dir);
+    f->dir = realpath(dir, NULL);
+    f->file = g_build_filename(f->dir, "vm.qcow2", NULL);
+    f->temporary = g_build_filename(f->dir, ".vm.qcow2.saving", NULL);
+    f->spare = g_build_filename(f->dir, ".vm.qcow2.saved", NULL);
+}
+
+static void fixture_tear_down(Fixture *f, gconstpointer data)
+{
+    g_autoptr(GDir) dir = g_dir_open(f->dir, 0, NULL);
+    const char *name;
+
+    while ((name = g_dir_read_name(dir))) {
+        g_autofree char *path = g_build_filename(f->dir, name, NULL);
+
+        g_remove(path);
+    }
+    g_assert_cmpint(g_rmdir(f->dir), ==, 0);
+    free(f->dir);
+    g_free(f->file);
+    g_free(f->temporary);
+    g_free(f->spare);
+}
+
+static void write_file(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(write(fd, text, strlen(text)), ==, strlen(text));
+    close(fd);
+}
+
+static void assert_content(const char *path, const char *text)
+{
+    g_autofree char *content = NULL;
+
+    g_assert_true(g_file_get_contents(path, &content, NULL, NULL));
+    g_assert_cmpstr(content, ==, text);
+}
+
+static void assert_absent(const char *path)
+{
+    g_assert_cmpint(access(path, F_OK), ==, -1);
+    g_assert_cmpint(errno, ==, ENOENT);
+}
+
+static mode_t mode_of(const char *path)
+{
+    struct stat st;
+
+    g_assert_cmpint(stat(path, &st), ==, 0);
+    return st.st_mode & 07777;
+}
+
+/* A replacement whose new content is "new". */
+static SnapReplace *begin_new(const char *path)
+{
+    SnapReplace *replace = snap_replace_begin(path, &error_abort);
+
+    write_file(snap_replace_path(replace), "new");
+    return replace;
+}
+
+static void assert_refused(const char *path, const char *why)
+{
+    Error *err = NULL;
+
+    g_assert_null(snap_replace_begin(path, &err));
+    g_assert_nonnull(strstr(error_get_pretty(err), why));
+    error_free(err);
+}
+
+static void test_new_file(Fixture *f, gconstpointer data)
+{
+    SnapReplace *replace = begin_new(f->file);
+
+    g_assert_cmpstr(snap_replace_path(replace), ==, f->temporary);
+    assert_absent(f->file);
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    snap_replace_confirm(replace);
+    snap_replace_end(replace);
+    assert_content(f->file, "new");
+    g_assert_cmpuint(mode_of(f->file), ==, 0600);
+    assert_absent(f->temporary);
+}
+
+static void test_old_file(Fixture *f, gconstpointer data)
+{
+    SnapReplace *replace;
+
+    write_file(f->file, "old");
+    replace = begin_new(f->file);
+    assert_content(f->file, "old");
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    assert_content(f->file, "new");
+    snap_replace_confirm(replace);
+    snap_replace_end(replace);
+    assert_content(f->file, "new");
+    assert_absent(f->temporary);
+    assert_absent(f->spare);
+}
+
+static void test_abandon(Fixture *f, gconstpointer data)
+{
+    write_file(f->file, "old");
+    snap_replace_end(begin_new(f->file));
+    assert_content(f->file, "old");
+    assert_absent(f->temporary);
+}
+
+static void test_undo(Fixture *f, gconstpointer data)
+{
+    SnapReplace *replace;
+
+    write_file(f->file, "old");
+    replace = begin_new(f->file);
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    snap_replace_end(replace);
+    assert_content(f->file, "old");
+    assert_absent(f->temporary);
+    assert_absent(f->spare);
+}
+
+static void test_undo_new_file(Fixture *f, gconstpointer data)
+{
+    SnapReplace *replace = begin_new(f->file);
+
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    snap_replace_end(replace);
+    assert_absent(f->file);
+    assert_absent(f->temporary);
+}
+
+static void test_undo_leaves_foreign_file(Fixture *f, gconstpointer data)
+{
+    SnapReplace *replace = begin_new(f->file);
+
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    g_assert_cmpint(unlink(f->file), ==, 0);
+    write_file(f->file, "foreign");
+    snap_replace_end(replace);
+    assert_content(f->file, "foreign");
+}
+
+static void test_second_refused(Fixture *f, gconstpointer data)
+{
+    g_autoptr(SnapReplace) replace = begin_new(f->file);
+
+    assert_refused(f->file, "another save to '");
+    assert_content(f->temporary, "new");
+}
+
+/* The old file has the temporary's name then, and must not be taken for one. */
+static void test_second_refused_after_commit(Fixture *f, gconstpointer data)
+{
+    SnapReplace *replace;
+
+    write_file(f->file, "old");
+    replace = begin_new(f->file);
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    assert_refused(f->file, "another save to '");
+    snap_replace_end(replace);
+    assert_content(f->file, "old");
+}
+
+static void test_second_refused_new_file(Fixture *f, gconstpointer data)
+{
+    g_autoptr(SnapReplace) replace = begin_new(f->file);
+
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    assert_refused(f->file, "another save to '");
+    assert_content(f->file, "new");
+}
+
+static void test_second_after_end(Fixture *f, gconstpointer data)
+{
+    snap_replace_end(begin_new(f->file));
+    snap_replace_end(begin_new(f->file));
+    assert_absent(f->temporary);
+}
+
+static void test_leftover_removed(Fixture *f, gconstpointer data)
+{
+    g_autoptr(SnapReplace) replace = NULL;
+
+    write_file(f->temporary, "leftover");
+    replace = snap_replace_begin(f->file, &error_abort);
+    assert_content(f->temporary, "");
+    g_assert_cmpuint(mode_of(f->temporary), ==, 0600);
+}
+
+/* A load may have it open, or it may have another name. */
+static void test_leftover_not_written(Fixture *f, gconstpointer data)
+{
+    g_autofree char *other = g_build_filename(f->dir, "other", NULL);
+    g_autoptr(SnapReplace) replace = NULL;
+
+    write_file(f->temporary, "old");
+    g_assert_cmpint(link(f->temporary, other), ==, 0);
+    replace = begin_new(f->file);
+    assert_content(other, "old");
+}
+
+static void test_leftover_link_refused(Fixture *f, gconstpointer data)
+{
+    g_autofree char *other = g_build_filename(f->dir, "other", NULL);
+
+    write_file(other, "other");
+    g_assert_cmpint(symlink("other", f->temporary), ==, 0);
+    assert_refused(f->file, f->temporary);
+    assert_content(other, "other");
+}
+
+static void test_leftover_fifo_refused(Fixture *f, gconstpointer data)
+{
+    g_assert_cmpint(mkfifo(f->temporary, 0600), ==, 0);
+    assert_refused(f->file, "is in the way");
+}
+
+static void test_mode_kept(Fixture *f, gconstpointer data)
+{
+    g_autoptr(SnapReplace) replace = NULL;
+
+    write_file(f->file, "old");
+    g_assert_cmpint(chmod(f->file, 0640), ==, 0);
+    replace = begin_new(f->file);
+    g_assert_cmpuint(mode_of(f->temporary), ==, 0600);
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    g_assert_cmpuint(mode_of(f->file), ==, 0640);
+    snap_replace_confirm(replace);
+}
+
+static void test_owner_kept(Fixture *f, gconstpointer data)
+{
+    g_autoptr(SnapReplace) replace = NULL;
+    struct stat st;
+
+    if (geteuid()) {
+        g_test_skip("only root can give files away");
+        return;
+    }
+    write_file(f->file, "old");
+    g_assert_cmpint(chown(f->file, 12, 34), ==, 0);
+    replace = begin_new(f->file);
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    snap_replace_confirm(replace);
+    g_assert_cmpint(stat(f->file, &st), ==, 0);
+    g_assert_cmpuint(st.st_uid, ==, 12);
+    g_assert_cmpuint(st.st_gid, ==, 34);
+}
+
+static void test_symlink_kept(Fixture *f, gconstpointer data)
+{
+    g_autofree char *name = g_build_filename(f->dir, "link", NULL);
+    g_autoptr(SnapReplace) replace = NULL;
+
+    write_file(f->file, "old");
+    g_assert_cmpint(symlink("vm.qcow2", name), ==, 0);
+    replace = begin_new(name);
+    g_assert_cmpstr(snap_replace_path(replace), ==, f->temporary);
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    snap_replace_confirm(replace);
+    g_assert_true(g_file_test(name, G_FILE_TEST_IS_SYMLINK));
+    assert_content(f->file, "new");
+}
+
+static void test_dangling_symlink_refused(Fixture *f, gconstpointer data)
+{
+    g_assert_cmpint(symlink("nowhere", f->file), ==, 0);
+    assert_refused(f->file, "symbolic link");
+}
+
+static void test_reader_goes_on(Fixture *f, gconstpointer data)
+{
+    g_autoptr(SnapReplace) replace = NULL;
+    char buf[4] = "";
+    int fd;
+
+    write_file(f->file, "old");
+    fd = open(f->file, O_RDONLY);
+    replace = begin_new(f->file);
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    snap_replace_confirm(replace);
+    g_assert_cmpint(read(fd, buf, 3), ==, 3);
+    g_assert_cmpstr(buf, ==, "old");
+    close(fd);
+}
+
+static void test_lost_temporary(Fixture *f, gconstpointer data)
+{
+    g_autoptr(SnapReplace) replace = NULL;
+    Error *err = NULL;
+
+    write_file(f->file, "old");
+    replace = begin_new(f->file);
+    g_assert_cmpint(unlink(f->temporary), ==, 0);
+    write_file(f->temporary, "foreign");
+    g_assert_cmpint(snap_replace_commit(replace, &err), ==, -ENOENT);
+    error_free_or_abort(&err);
+    assert_content(f->file, "old");
+}
+
+/* A commit that fails leaves the old file alone. */
+static void test_file_becomes_directory(Fixture *f, gconstpointer data)
+{
+    g_autoptr(SnapReplace) replace = begin_new(f->file);
+    Error *err = NULL;
+
+    g_assert_cmpint(g_mkdir(f->file, 0700), ==, 0);
+    g_assert_cmpint(snap_replace_commit(replace, &err), <, 0);
+    error_free_or_abort(&err);
+    g_assert_true(g_file_test(f->file, G_FILE_TEST_IS_DIR));
+}
+
+static void test_directory_refused(Fixture *f, gconstpointer data)
+{
+    assert_refused(f->dir, "not a regular file");
+}
+
+static void test_missing_directory(Fixture *f, gconstpointer data)
+{
+    g_autofree char *path = g_build_filename(f->dir, "none", "file", NULL);
+
+    assert_refused(path, path);
+}
+
+static void test_empty_name(Fixture *f, gconstpointer data)
+{
+    assert_refused("", "not the name of a file");
+}
+
+static void test_long_name(Fixture *f, gconstpointer data)
+{
+    g_autofree char *name = g_strnfill(NAME_MAX - 3, 'x');
+    g_autofree char *path = g_build_filename(f->dir, name, NULL);
+
+    assert_refused(path, "File name too long");
+}
+
+static void test_permission_denied(Fixture *f, gconstpointer data)
+{
+    if (!geteuid()) {
+        g_test_skip("root may write everywhere");
+        return;
+    }
+    g_assert_cmpint(chmod(f->dir, 0500), ==, 0);
+    assert_refused(f->file, "Permission denied");
+    g_assert_cmpint(chmod(f->dir, 0700), ==, 0);
+}
+
+static void add(const char *name, void (*test)(Fixture *, gconstpointer))
+{
+    g_autofree char *path = g_strdup_printf("/snap/replace/%s", name);
+
+    g_test_add(path, Fixture, NULL, fixture_set_up, test, fixture_tear_down);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    add("new-file", test_new_file);
+    add("old-file", test_old_file);
+    add("abandon", test_abandon);
+    add("undo", test_undo);
+    add("undo/new-file", test_undo_new_file);
+    add("undo/foreign-file", test_undo_leaves_foreign_file);
+    add("second/refused", test_second_refused);
+    add("second/refused-after-commit", test_second_refused_after_commit);
+    add("second/refused-new-file", test_second_refused_new_file);
+    add("second/after-end", test_second_after_end);
+    add("leftover/removed", test_leftover_removed);
+    add("leftover/not-written", test_leftover_not_written);
+    add("leftover/link", test_leftover_link_refused);
+    add("leftover/fifo", test_leftover_fifo_refused);
+    add("mode", test_mode_kept);
+    add("owner", test_owner_kept);
+    add("symlink/kept", test_symlink_kept);
+    add("symlink/dangling", test_dangling_symlink_refused);
+    add("reader", test_reader_goes_on);
+    add("lost-temporary", test_lost_temporary);
+    add("file-becomes-directory", test_file_becomes_directory);
+    add("directory", test_directory_refused);
+    add("missing-directory", test_missing_directory);
+    add("empty-name", test_empty_name);
+    add("long-name", test_long_name);
+    add("permission-denied", test_permission_denied);
+    return g_test_run();
+}

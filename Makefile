@@ -15,7 +15,7 @@ export MESON
 mandir = $(DESTDIR)$(PREFIX)/share/man/man1
 with_env = . $(abspath $(BUILD))/snap-env.sh &&
 
-.PHONY: all check demo bench man install clean distclean help deps test-deps docs-deps
+.PHONY: all check demo bench man manual install clean distclean help deps test-deps docs-deps
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) --quiet
@@ -42,14 +42,18 @@ demo: test-deps all
 bench: test-deps all
 	@$(with_env) $(PYTHON) tests/snap/bench.py $(ARGS)
 
-man: docs-deps $(BUILD)/build.ninja
+man: docs-deps all
+	@scripts/build-man $(BUILD)
+
+manual: docs-deps $(BUILD)/build.ninja
 	@$(MESON) configure $(BUILD) -Ddocs=true
-	@ninja -C $(BUILD) --quiet qemu-snap.1
+	@ninja -C $(BUILD) --quiet manual
+	@echo 'See $(BUILD)/qemu/docs/manual/index.html'
 
 # The man page needs Sphinx, which nothing else does
 install: all
+	@if scripts/install-deps --check docs; then scripts/build-man $(BUILD); fi
 	install -D -m 755 $(BUILD)/qemu-snap $(DESTDIR)$(PREFIX)/bin/qemu-snap
-	@if scripts/install-deps --check docs; then $(MAKE) man; fi
 	@if [ -e $(BUILD)/qemu-snap.1 ]; then set -x; \
 	    install -D -m 644 $(BUILD)/qemu-snap.1 $(mandir)/qemu-snap.1; fi
 
@@ -66,6 +70,7 @@ help:
 	@echo 'make demo       ... and show it with a Linux guest'
 	@echo 'make bench      ... and measure it beside its peers'
 	@echo 'make man        build the man page'
+	@echo 'make manual     build all of QEMU'"'"'s manual with it, as HTML'
 	@echo 'make install    install to PREFIX ($(PREFIX)), below DESTDIR'
 	@echo 'make clean      remove $(BUILD)'
 	@echo 'make distclean  ... and all that was fetched'

@@ -1,0 +1,32 @@
+#
+# Harness of the VM tests: stock QEMU emulators, small guests, and the tool.
+#
+# This work is licensed under the terms of the GNU GPL, version 2 or later.
+# See the COPYING file in the top-level directory.
+#
+"""
+Everything is found through the environment, and what is missing is an error:
+
+QEMU_SNAP, QEMU_IMG, QEMU_IO  the programs under test, and their siblings
+QEMU_TREE                     a QEMU source tree (python/ and scripts/ are used)
+SNAP_EMULATORS                10.0/ and 7.2/, each with qemu-system-<arch>
+SNAP_KERNEL, SNAP_BUSYBOX     a Linux kernel and a static busybox, for x86_64
+"""
+
+import os
+import signal
+import sys
+
+
+def env(name: str) -> str:
+    """The value of a variable that the tests cannot do without."""
+    value = os.environ.get(name)
+    if not value:
+        sys.exit(f'{name} is not set; "make check" sets it')
+    return os.path.abspath(value)
+
+
+sys.path.insert(0, os.path.join(env('QEMU_TREE'), 'python'))
+
+# A test that is told to end does so by way of its cleanups.
+signal.signal(signal.SIGTERM, signal.default_int_handler)

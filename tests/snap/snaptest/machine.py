@@ -1,0 +1,226 @@
+#
+# This work is licensed under the terms of the GNU GPL, version 2 or later.
+# See the COPYING file in the top-level directory.
+#
+"""A stock emulator under test, all of it bounded in time."""
+
+import json
+import os
+import socket
+import threading
+import time
+
+from . import env
+from .ram import Ram
+
+from qemu.machine import QEMUMachine  # pylint: disable=wrong-import-order
+
+# Machine type prefix: architecture, the id of its RAM, further arguments
+MACHINES = {
+    'pc-': ('x86_64', 'pc.ram', []),
+    'virt-': ('aarch64', 'mach-virt.ram', ['-cpu', 'cortex-a57']),
+    's390-': ('s390x', 's390.ram', []),
+    'pseries-': ('ppc64', 'ppc_spapr.ram', []),
+}
+
+
+def wait_until(what, timeout: float):
+    """Wait for @what() to be true, and return that."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = what()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise TimeoutError(f'{timeout} s have passed')
+        time.sleep(0.01)
+
+
+class VM(QEMUMachine):
+    """
+    A TCG guest without default devices.
+
+    @machine: versioned machine type, which chooses the architecture
+    @ram: a Ram to run on, or a size for anonymous memory
+    @version: whose emulator to take
+    """
+
+    def __init__(self, directory: str, machine: str, ram: Ram | str,
+                 args=(), version: str = '10.0', name: str = 'vm'):
+        self.machine, self.ram, self.version = machine, ram, version
+        self.arch, ram_id, extra = next(
+            v for k, v in MACHINES.items() if machine.startswith(k))
+        binary = os.path.join(env('SNAP_EMULATORS'), version,
+                              'qemu-system-' + self.arch)
+        if not os.path.exists(binary):
+            raise FileNotFoundError(binary)
+        self.probe_path = os.path.join(directory, name + '.qmp')
+        self.serial_path = os.path.join(directory, name + '.serial')
+        if isinstance(ram, Ram):
+            memory = ['-machine', f'{machine},memory-backend={ram_id}',
+                      '-m', f'{ram.size >> 20}M', '-object',
+                      f'memory-backend-file,id={ram_id},size={ram.size},'
+                      f'mem-path={ram.path},share=on']
+        else:
+            memory = ['-machine', machine, '-m', ram]
+        super().__init__(
+            binary,
+            ['-nodefaults', '-accel', 'tcg', *memory, *extra,
+             '-chardev', f'socket,id=probe,path={self.probe_path},'
+                         'server=on,wait=off',
+             '-mon', 'chardev=probe,mode=control',
+             '-serial', f'file:{self.serial_path}', *args],
+            # No emulator survives the test that started it.
+            wrapper=('setpriv', '--pdeathsig', 'KILL'),
+            name=name, base_temp_dir=directory, log_dir=directory)
+
+    def launch(self):
+        super().launch()
+        self._qmp.settimeout(60)
+
+    def __del__(self):
+        if self._popen and self._popen.poll() is None:
+            self._popen.kill()
+
+    def log(self) -> str:
+        """What the emulator, and the tool under it, said on stderr."""
+        path = os.path.join(self.log_dir, self._name + '.log')
+        with open(path, encoding='utf-8', errors='replace') as f:
+            return f.read()
+
+    def status(self) -> str:
+        return self.cmd('query-status')['status']
+
+    def wait_until(self, what, timeout: float = 30):
+        """Like wait_until(), and tells what the emulator said."""
+        try:
+            return wait_until(what, timeout)
+        except TimeoutError as e:
+            raise TimeoutError(f'{e}; {self.log()}') from None
+
+    # Migration
+
+    def capabilities(self, *names: str):
+        self.cmd('migrate-set-capabilities', capabilities=[
+            {'capability': name, 'state': True} for name in names])
+
+    def migrate(self, uri: str, *caps: str):
+        """Start to migrate, without the default limit of bandwidth."""
+        self.capabilities('events', *caps)
+        self.cmd('migrate-set-parameters', {'max-bandwidth': 16 << 30})
+
+        def accepted():
+            reply = self.qmp('migrate', uri=uri)
+            if 'error' not in reply:
+                return True
+            # The migration before has ended, but is not cleaned up yet.
+            if 'yank' in reply['error']['desc']:
+                return False
+            raise RuntimeError(reply['error']['desc'])
+        self.wait_until(accepted)
+
+    def incoming(self, uri: str):
+        self.cmd('migrate-incoming', uri=uri)
+
+    def migration(self) -> dict:
+        return self.cmd('query-migrate')
+
+    def wait_migration(self, *wanted: str, timeout: float = 60) -> dict:
+        """Wait for the end, or for one of @wanted; another end is an error."""
+        wanted = wanted or ('completed',)
+
+        def reached():
+            info = self.migration()
+            status = info.get('status')
+            if status in wanted:
+                return info
+            if status in ('completed', 'failed', 'cancelled'):
+                raise RuntimeError(f'migration {status}, not {wanted}: '
+                                   f'{info.get("error-desc")}; {self.log()}')
+            return None
+        return self.wait_until(reached, timeout)
+
+    def pages_sent(self) -> int:
+        ram = self.migration().get('ram', {})
+        return ram.get('normal', 0) + ram.get('duplicate', 0)
+
+    def wait_snapshot_taken(self):
+        """Wait until the moment of a background snapshot has passed."""
+        self.wait_until(self.pages_sent)
+
+    def getfd(self, name: str, fd: int):
+        """Hand over @fd, for fd:@name."""
+        self.send_fd_scm(fd)
+        self.cmd('getfd', fdname=name)
+
+    # The guest
+
+    def console(self) -> list[str]:
+        """The whole lines that the guest has written so far."""
+        with open(self.serial_path, encoding='utf-8', errors='replace') as f:
+            text = f.read()
+        return text[:text.rfind('\n') + 1].splitlines()
+
+    def wait_console(self, what, timeout: float = 60):
+        """Wait for whole lines of which @what() is true, and return that."""
+        return self.wait_until(lambda: what(self.console()), timeout)
+
+    def dump_ram(self, path: str, size: int) -> Ram:
+        """Guest-physical memory from 0 on, for RAM that is no file."""
+        self.cmd('pmemsave', val=0, size=size, filename=path)
+        return Ram.existing(path)
+
+
+class Probe(threading.Thread):
+    """
+    Measures how long QMP commands take, on a monitor of its own:
+
+        with Probe(vm) as probe:
+            ...
+        probe.longest
+    """
+
+    def __init__(self, vm: VM):
+        super().__init__(daemon=True)
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(60)
+        self.sock.connect(vm.probe_path)
+        self.stream = self.sock.makefile('rw')
+        self.stream.readline()
+        self.quit = threading.Event()
+        self.longest = 0.0
+        self.count = 0
+        self.query('qmp_capabilities')
+
+    def query(self, command: str):
+        self.stream.write(json.dumps({'execute': command}) + '\n')
+        self.stream.flush()
+        while True:
+            line = self.stream.readline()
+            if not line:
+                raise ConnectionError('the emulator has gone')
+            if 'event' not in json.loads(line):
+                return
+
+    def run(self):
+        while not self.quit.is_set():
+            start = time.monotonic()
+            try:
+                self.query('query-status')
+            except OSError:
+                # A probe that saw no answer has seen the longest wait.
+                self.longest = float('inf')
+                return
+            self.longest = max(self.longest, time.monotonic() - start)
+            self.count += 1
+            time.sleep(0.002)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *exc):
+        self.quit.set()
+        self.join()
+        self.stream.close()
+        self.sock.close()

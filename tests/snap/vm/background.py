@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+#
+# Background snapshots: the guest runs on, its snapshot does not.
+#
+# This work is licensed under the terms of the GNU GPL, version 2 or later.
+# See the COPYING file in the top-level directory.
+#
+
+import os
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
+# pylint: disable=wrong-import-position
+from snaptest.case import Machines, SnapTest
+from snaptest.machine import Probe
+
+
+class Paused(Machines, SnapTest):
+    """Of a stopped guest, byte for byte.  (7.2 lets it run afterwards.)"""
+
+    def round_trip(self, machine, version='10.0', to='10.0'):
+        src = self.source(machine, version=version)
+        truth = src.ram.copy()
+        self.save(src, self.path('image'), caps=['background-snapshot'])
+        dst = self.destination(src, version=to)
+        self.load(self.path('image'), dst)
+        self.assertIsNone(truth.difference(dst.ram))
+        self.assert_goes_on(dst, src.loop)
+
+
+class Running(Machines, SnapTest):
+    """Of a running guest: RAM and devices are those of one instant."""
+
+    def round_trip(self, machine, version='10.0', to='10.0'):
+        src = self.source(machine, version=version, run=True)
+        loop = src.loop
+        before = loop.gen()
+        src.migrate(self.exec_uri(self.command('save', self.path('image'))),
+                    'background-snapshot')
+        src.wait_snapshot_taken()
+        after = loop.gen()
+        src.wait_migration()
+        self.assert_completed('save')
+        self.assertEqual(src.status(), 'running')
+        src.wait_until(lambda: loop.gen() > after)
+
+        dst = self.destination(src, version=to)
+        self.load(self.path('image'), dst)
+        self.assertIsNone(loop.torn(dst.ram))
+        self.assertLessEqual(before, loop.gen(dst.ram))
+        self.assertLessEqual(loop.gen(dst.ram), after)
+        self.assertIsNone(src.ram.difference(dst.ram, loop.end))
+        self.assert_goes_on(dst, loop)
+
+    def test_completed_is_durable(self):
+        """When the source says completed, the image is complete."""
+        src = self.source(run=True)
+        image = self.path('image')
+        src.migrate(self.exec_uri(self.command('save', image)),
+                    'background-snapshot')
+        src.wait_migration()
+        info = self.tool('info', '-U', image)
+        self.assertEqual(info.returncode, 0, info.stderr)
+        self.assert_completed('save')
+
+    def test_responsive(self):
+        """QMP does not stand still while a guest is saved."""
+        src = self.source(run=True, mib=256)
+        with Probe(src) as probe:
+            self.save(src, self.path('image'), caps=['background-snapshot'])
+        print(f'longest of {probe.count} QMP commands: '
+              f'{probe.longest * 1000:.0f} ms')
+        self.assertGreater(probe.count, 10)
+        self.assertLess(probe.longest, 1)
+
+    def test_one_after_another(self):
+        """Several snapshots of one running guest, each of its own moment."""
+        src = self.source(run=True)
+        for n in range(3):
+            self.save(src, self.path(f'image{n}'),
+                      caps=['background-snapshot'])
+        gens = []
+        for n in range(3):
+            dst = self.destination(src)
+            self.load(self.path(f'image{n}'), dst)
+            self.assertIsNone(src.loop.torn(dst.ram))
+            gens.append(src.loop.gen(dst.ram))
+            dst.kill()
+        self.assertEqual(gens, sorted(set(gens)))
+
+
+unittest.main(verbosity=2)

@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+#
+# Saves of a running guest by precopy, loaded byte for byte.
+#
+# This work is licensed under the terms of the GNU GPL, version 2 or later.
+# See the COPYING file in the top-level directory.
+#
+
+import os
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
+# pylint: disable=wrong-import-position
+from snaptest.case import Machines, SnapTest
+from snaptest.guests import MIB
+from snaptest.ram import PAGE
+
+
+class Live(Machines, SnapTest):
+    """Pages come again, become zero and come back: the last one counts."""
+
+    def round_trip(self, machine, version='10.0', to='10.0', caps=()):
+        src = self.source(machine, version=version, run=True, pages=1024)
+        info = self.save(src, self.path('image'), caps=caps)
+        self.assertEqual(src.status(), 'postmigrate')
+        ram = info['ram']
+        self.assertGreater(ram['normal'] + ram['duplicate'],
+                           src.ram.size // PAGE, 'no page was sent twice')
+        dst = self.destination(src, version=to)
+        self.load(self.path('image'), dst)
+        self.assertIsNone(src.loop.torn(dst.ram))
+        self.assert_same_ram(src, dst)
+        self.assert_goes_on(dst, src.loop)
+
+    def test_return_path(self):
+        self.round_trip('pc-q35-10.0', caps=['return-path'])
+
+    def test_runs_on(self):
+        """A destination without -S runs, like the source."""
+        src = self.source(run=True)
+        self.save(src, self.path('image'))
+        dst = self.destination(src, run=True)
+        self.load(self.path('image'), dst)
+        self.assertEqual(dst.status(), 'running')
+        dst.wait_until(lambda: src.loop.gen(dst.ram) > src.loop.gen())
+
+    def test_grown_zero(self):
+        """Much of RAM becomes zero while it is saved."""
+        src = self.source(run=True, mib=96)
+        slow = {'max-bandwidth': 40 * MIB}
+        src.capabilities('events')
+        src.cmd('migrate-set-parameters', slow)
+        src.cmd('migrate', uri=self.exec_uri(
+            self.command('save', self.path('image'))))
+        src.wait_snapshot_taken()
+        # The working set is moved over RAM that has been filled, or will be.
+        first = src.loop.end
+        src.loop.move(first, (src.ram.size - first) // PAGE, delay=0)
+        gen = src.loop.gen()
+        src.wait_until(lambda: src.loop.gen() > gen + 5)
+        src.loop.move(first, 64)
+        src.cmd('migrate-set-parameters', {'max-bandwidth': 16 << 30})
+        src.wait_migration()
+        self.assert_completed('save')
+        dst = self.destination(src)
+        self.load(self.path('image'), dst)
+        self.assert_same_ram(src, dst)
+
+
+unittest.main(verbosity=2)

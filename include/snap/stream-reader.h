@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Reader of QEMU's migration stream
+ *
+ * A pull parser: each call of snap_stream_next() yields one event.  The reader
+ * knows nothing of images; the caller fetches a page's bytes straight into its
+ * own buffer.  Everything runs in one coroutine.
+ */
+
+#ifndef SNAP_STREAM_READER_H
+#define SNAP_STREAM_READER_H
+
+#include "migration/qemu-file-types.h"
+#include "snap/stream.h"
+
+typedef struct SnapStreamReader SnapStreamReader;
+
+/**
+ * SnapEventType: what the stream said
+ *
+ * @SNAP_EVENT_RAM_SETUP: RAM's START section is over; layout, configuration
+ *                        and section identity are known from here on
+ * @SNAP_EVENT_PAGE: a page with data, to be taken with snap_stream_read_page()
+ *                   before the next event
+ * @SNAP_EVENT_ZERO_PAGE: a page that is zero
+ * @SNAP_EVENT_RAM_FINAL: RAM's END section begins: what comes is the last of
+ *                        RAM (never in a background snapshot)
+ * @SNAP_EVENT_RAM_EOS: a section of RAM is over
+ * @SNAP_EVENT_OPEN_RETURN_PATH: the source wants an answer when all is done
+ * @SNAP_EVENT_PING: the source wants a PONG with @value
+ * @SNAP_EVENT_DEVICES: device state begins; RAM is over
+ * @SNAP_EVENT_DEVICE_DATA: @length bytes of device state at @data; sections
+ *                          of other iterable devices are part of it
+ * @SNAP_EVENT_DEVICE_END: the device state seems to be complete; a description
+ *                         of @length bytes follows where that is not 0.  The
+ *                         source still has bytes to write
+ * @SNAP_EVENT_DEVICE_RESUMED: the end announced before was none, device state
+ *                             goes on (bytes that looked like an end)
+ * @SNAP_EVENT_END: end of the stream; @length bytes of description at @data
+ */
+typedef enum SnapEventType {
+    SNAP_EVENT_RAM_SETUP,
+    SNAP_EVENT_PAGE,
+    SNAP_EVENT_ZERO_PAGE,
+    SNAP_EVENT_RAM_FINAL,
+    SNAP_EVENT_RAM_EOS,
+    SNAP_EVENT_OPEN_RETURN_PATH,
+    SNAP_EVENT_PING,
+    SNAP_EVENT_DEVICES,
+    SNAP_EVENT_DEVICE_DATA,
+    SNAP_EVENT_DEVICE_END,
+    SNAP_EVENT_DEVICE_RESUMED,
+    SNAP_EVENT_END,
+} SnapEventType;
+
+/**
+ * SnapEvent: one event
+ * @type: which
+ * @block: index of the RAM block (PAGE, ZERO_PAGE)
+ * @offset: offset within the block in bytes (PAGE, ZERO_PAGE)
+ * @value: number to answer (PING)
+ * @data: bytes owned by the reader, valid until the next event
+ * @length: how many, in bytes
+ */
+typedef struct SnapEvent {
+    SnapEventType type;
+    int block;
+    uint64_t offset;
+    uint32_t value;
+    const uint8_t *data;
+    size_t length;
+} SnapEvent;
+
+/**
+ * snap_stream_reader_new: read a stream from @file
+ * @file: not owned, must outlive the reader
+ * @page_bits: log2 of the target page size for streams that do not say it
+ */
+SnapStreamReader *snap_stream_reader_new(QEMUFile *file, unsigned page_bits);
+void snap_stream_reader_free(SnapStreamReader *reader);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapStreamReader, snap_stream_reader_free)
+
+/**
+ * snap_stream_next: parse up to the next event
+ *
+ * Returns: 0, or -errno with @errp set: the stream is malformed, ends too
+ * early, or uses a feature that cannot be taken (which the error names)
+ */
+int coroutine_fn snap_stream_next(SnapStreamReader *reader, SnapEvent *event,
+                                  Error **errp);
+
+/**
+ * snap_stream_read_page: take the data of the page just announced
+ * @buf: room for one target page
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int coroutine_fn snap_stream_read_page(SnapStreamReader *reader, void *buf,
+                                       Error **errp);
+
+/**
+ * snap_stream_layout: the RAM blocks
+ *
+ * Valid after SNAP_EVENT_RAM_SETUP; owned by the reader.  The caller may
+ * update the page counts of the blocks.
+ */
+SnapLayout *snap_stream_layout(SnapStreamReader *reader);
+const SnapRAMSection *snap_stream_ram_section(const SnapStreamReader *reader);
+
+/**
+ * snap_stream_configuration: header and configuration section as they came
+ *
+ * Valid after SNAP_EVENT_RAM_SETUP; owned by the reader.
+ */
+const GByteArray *snap_stream_configuration(const SnapStreamReader *reader);
+
+/**
+ * snap_stream_setup: sections other than RAM that came before RAM's first page
+ * @before_ram: returns how many of the bytes came before RAM's START section
+ *
+ * Complete from the first PAGE, ZERO_PAGE or RAM_FINAL on; owned by the reader.
+ */
+const GByteArray *snap_stream_setup(const SnapStreamReader *reader,
+                                    size_t *before_ram);
+
+/**
+ * snap_stream_machine: name of the machine type, "" where the stream has no
+ * configuration section
+ */
+const char *snap_stream_machine(const SnapStreamReader *reader);
+
+#endif /* SNAP_STREAM_READER_H */

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * QEMU's migration stream, as far as an outside program has to know it
+ *
+ * What reader and writer share.  Names and numbers that QEMU keeps private to
+ * migration/savevm.c or describes in prose only are given here anew; those of
+ * migration/savevm.h and migration/ram.h are used from there.
+ */
+
+#ifndef SNAP_STREAM_H
+#define SNAP_STREAM_H
+
+#include "qemu/units.h"
+#include "snap/layout.h"
+
+/* Commands of a QEMU_VM_COMMAND section (migration/savevm.c:qemu_vm_cmd). */
+typedef enum SnapCommand {
+    SNAP_CMD_OPEN_RETURN_PATH = 1,
+    SNAP_CMD_PING             = 2,
+    SNAP_CMD_POSTCOPY_ADVISE  = 3,
+    SNAP_CMD_SWITCHOVER_START = 11,
+} SnapCommand;
+
+/* Messages on the return path (migration/migration.h:mig_rp_message_type). */
+typedef enum SnapReturnMessage {
+    SNAP_RP_SHUT = 1,
+    SNAP_RP_PONG = 2,
+} SnapReturnMessage;
+
+/* How the RAM section calls itself (migration/ram.c:savevm_ram_handlers). */
+#define SNAP_RAM_SECTION_NAME     "ram"
+#define SNAP_RAM_SECTION_VERSION  4
+
+/* Bounds of parts that are held in memory. */
+#define SNAP_MAX_CONFIGURATION    (64 * KiB)
+#define SNAP_MAX_SETUP            (16 * MiB)
+#define SNAP_MAX_VMDESC           (16 * MiB)
+
+/**
+ * SnapRAMSection: identity of the RAM section within a stream
+ * @id: section id, which must be the same in START, PART and END
+ * @instance: instance id
+ * @footers: whether sections end with a footer (machine types since 2.4,
+ *           migration property send-section-footer)
+ */
+typedef struct SnapRAMSection {
+    uint32_t id;
+    uint32_t instance;
+    bool footers;
+} SnapRAMSection;
+
+#endif /* SNAP_STREAM_H */

@@ -1,0 +1,1030 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Reader of QEMU's migration stream
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "migration/qemu-file.h"
+#include "migration/ram.h"
+#include "migration/savevm.h"
+#include "snap/device-sections.h"
+#include "snap/stream-reader.h"
+#include "trace.h"
+
+/* Removed from QEMU's headers in 9.1, but older sources send it. */
+#define RAM_SAVE_FLAG_COMPRESS_PAGE 0x100
+
+/* Flags fit below the smallest target page (migration/ram.h). */
+#define ALL_FLAGS ((1 << SNAP_MIN_PAGE_BITS) - 1)
+
+/* Device state is handed on in pieces of this size. */
+#define DEVICE_CHUNK (64 * KiB)
+
+/* EOF, VMDESCRIPTION, be32 length, and how every description begins. */
+#define DESCRIPTION_HEAD 8
+
+/* Machine type names are far shorter (migration/savevm.c bounds nothing). */
+#define MAX_MACHINE_NAME 255
+
+typedef enum Phase {
+    PHASE_HEADER,           /* nothing read yet */
+    PHASE_SECTIONS,         /* between sections, before device state */
+    PHASE_RAM,              /* within a PART or END section of RAM */
+    PHASE_DEVICES,          /* device state up to a possible end */
+    PHASE_DEVICE_END,       /* a possible end was found, not yet announced */
+    PHASE_DESCRIPTION,      /* announced; the description comes next */
+    PHASE_OVER,
+} Phase;
+
+struct SnapStreamReader {
+    /* set once */
+    QEMUFile *file;
+
+    /* what the stream said of itself; constant after RAM_SETUP */
+    unsigned page_bits;
+    char *machine;
+    GByteArray *configuration;
+    SnapRAMSection section;
+    SnapLayout layout;
+    GHashTable *iterable;   /* ids of iterable sections other than RAM */
+    bool return_path;
+
+    /* where the parser stands */
+    Phase phase;
+    const char *where;      /* part of the stream, for messages */
+    bool ram_started;       /* RAM's START section is over */
+    bool ram_paged;         /* the first PART or END of RAM has begun */
+    int block;              /* block of the last record, -1 for none */
+
+    /* sections other than RAM, as they came */
+    GByteArray *setup;
+    size_t before_ram;
+    GByteArray *late;       /* among and behind RAM's pages: goes to devices */
+
+    /*
+     * device state: bytes that wait to be handed on, how many of them the
+     * event before has handed on, the last 16 bytes as shift registers, and
+     * bytes to be read again because they were no description after all
+     */
+    GByteArray *pending;
+    size_t handed_on;
+    uint64_t tail_high;
+    uint64_t tail_low;
+    GByteArray *replay;
+    size_t replay_pos;
+    GByteArray *description;
+    uint32_t description_length;
+};
+
+SnapStreamReader *snap_stream_reader_new(QEMUFile *file, unsigned page_bits)
+{
+    SnapStreamReader *r = g_new0(SnapStreamReader, 1);
+
+    r->file = file;
+    r->page_bits = page_bits;
+    r->machine = g_strdup("");
+    r->configuration = g_byte_array_new();
+    r->iterable = g_hash_table_new(g_direct_hash, g_direct_equal);
+    r->block = -1;
+    r->setup = g_byte_array_new();
+    r->late = g_byte_array_new();
+    r->pending = g_byte_array_new();
+    r->replay = g_byte_array_new();
+    r->description = g_byte_array_new();
+    return r;
+}
+
+void snap_stream_reader_free(SnapStreamReader *r)
+{
+    if (!r) {
+        return;
+    }
+    g_free(r->machine);
+    g_byte_array_unref(r->configuration);
+    g_hash_table_unref(r->iterable);
+    g_byte_array_unref(r->setup);
+    g_byte_array_unref(r->late);
+    g_byte_array_unref(r->pending);
+    g_byte_array_unref(r->replay);
+    g_byte_array_unref(r->description);
+    snap_layout_destroy(&r->layout);
+    g_free(r);
+}
+
+SnapLayout *snap_stream_layout(SnapStreamReader *r)
+{
+    return &r->layout;
+}
+
+const SnapRAMSection *snap_stream_ram_section(const SnapStreamReader *r)
+{
+    return &r->section;
+}
+
+const GByteArray *snap_stream_configuration(const SnapStreamReader *r)
+{
+    return r->configuration;
+}
+
+const GByteArray *snap_stream_setup(const SnapStreamReader *r,
+                                    size_t *before_ram)
+{
+    *before_ram = r->before_ram;
+    return r->setup;
+}
+
+const char *snap_stream_machine(const SnapStreamReader *r)
+{
+    return r->machine;
+}
+
+/*
+ * QEMUFile reports the end of the file as -EIO, like other errors.  The
+ * channel tells again whether it is at its end.
+ */
+static bool coroutine_fn at_end_of_file(SnapStreamReader *r)
+{
+    char byte;
+
+    return qemu_file_get_error_obj(r->file, NULL) == -EIO &&
+           qio_channel_read(qemu_file_get_ioc(r->file), &byte, 1, NULL) == 0;
+}
+
+/*
+ * QEMUFile hands out zeroes after an error or the end of the file, so every
+ * value has to be followed by this before it is believed.
+ */
+static int coroutine_fn check_file(SnapStreamReader *r, Error **errp)
+{
+    Error *err = NULL;
+    int ret = qemu_file_get_error_obj(r->file, &err);
+
+    if (!ret) {
+        return 0;
+    }
+    if (at_end_of_file(r)) {
+        error_free(err);
+        error_setg(errp, "The migration stream ends too early, in %s",
+                   r->where);
+    } else {
+        error_propagate_prepend(errp, err, "Could not read %s: ", r->where);
+    }
+    return ret;
+}
+
+/* Read @length bytes to the end of @array, which may grow up to @max bytes. */
+static int coroutine_fn read_bytes(SnapStreamReader *r, GByteArray *array,
+                                   size_t length, size_t max, Error **errp)
+{
+    size_t start = array->len;
+
+    if (length > max - start) {
+        error_setg(errp, "Too many bytes in %s of the migration stream",
+                   r->where);
+        return -EINVAL;
+    }
+    g_byte_array_set_size(array, start + length);
+    qemu_get_buffer(r->file, array->data + start, length);
+    return check_file(r, errp);
+}
+
+/* --- header and configuration section --- */
+
+static int coroutine_fn read_configuration(SnapStreamReader *r, size_t length,
+                                           const uint8_t **data, Error **errp)
+{
+    int ret = read_bytes(r, r->configuration, length, SNAP_MAX_CONFIGURATION,
+                         errp);
+
+    *data = r->configuration->data + r->configuration->len - length;
+    return ret;
+}
+
+static int coroutine_fn parse_page_bits(SnapStreamReader *r, Error **errp)
+{
+    const uint8_t *p;
+    int ret = read_configuration(r, 4, &p, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    r->page_bits = ldl_be_p(p);
+    if (r->page_bits < SNAP_MIN_PAGE_BITS ||
+        r->page_bits > SNAP_MAX_PAGE_BITS) {
+        error_setg(errp, "Target page size of 2^%u bytes is not supported",
+                   r->page_bits);
+        return -ENOTSUP;
+    }
+    return 0;
+}
+
+/*
+ * The capabilities that QEMU lists are those that change the format of RAM
+ * (migration/savevm.c:should_validate_capability): none of them can be taken.
+ */
+static int coroutine_fn parse_capabilities(SnapStreamReader *r, Error **errp)
+{
+    g_autofree char *name = NULL;
+    const uint8_t *p;
+    int ret = read_configuration(r, 4, &p, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (ldl_be_p(p) == 0) {
+        return 0;
+    }
+    ret = read_configuration(r, 1, &p, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = read_configuration(r, *p, &p, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    name = g_strndup((const char *)p,
+                     r->configuration->data + r->configuration->len - p);
+    error_setg(errp, "Migration capability '%s' is not supported: "
+               "switch it off for the save", name);
+    return -ENOTSUP;
+}
+
+static int coroutine_fn parse_subsection(SnapStreamReader *r, Error **errp)
+{
+    g_autofree char *name = NULL;
+    const uint8_t *p;
+    int ret;
+
+    ret = read_configuration(r, 2, &p, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = read_configuration(r, p[1], &p, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    name = g_strndup((const char *)p,
+                     r->configuration->data + r->configuration->len - p);
+    ret = read_configuration(r, 4, &p, errp); /* version */
+    if (ret < 0) {
+        return ret;
+    }
+
+    if (!strcmp(name, "configuration/target-page-bits")) {
+        return parse_page_bits(r, errp);
+    } else if (!strcmp(name, "configuration/capabilities")) {
+        return parse_capabilities(r, errp);
+    } else if (!strcmp(name, "configuration/uuid")) {
+        return read_configuration(r, 16, &p, errp);
+    }
+    error_setg(errp, "Unknown subsection '%s' in the migration stream", name);
+    return -ENOTSUP;
+}
+
+static int coroutine_fn parse_machine(SnapStreamReader *r, Error **errp)
+{
+    const uint8_t *p;
+    uint32_t length;
+    int ret;
+
+    ret = read_configuration(r, 5, &p, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    length = ldl_be_p(p + 1);
+    if (length > MAX_MACHINE_NAME) {
+        error_setg(errp, "Machine type name of %u bytes in the migration "
+                   "stream", length);
+        return -EINVAL;
+    }
+    ret = read_configuration(r, length, &p, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    g_free(r->machine);
+    r->machine = g_strndup((const char *)p, length);
+    return 0;
+}
+
+static int coroutine_fn parse_header(SnapStreamReader *r, Error **errp)
+{
+    const uint8_t *p;
+    int ret;
+
+    r->where = "its header";
+    qemu_peek_byte(r->file, 0);
+    if (at_end_of_file(r)) {
+        error_setg(errp, "No migration stream to read");
+        return -EIO;
+    }
+    ret = read_configuration(r, 8, &p, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    if (ldl_be_p(p) != QEMU_VM_FILE_MAGIC) {
+        error_setg(errp, "Not a QEMU migration stream");
+        return -EINVAL;
+    }
+    if (ldl_be_p(p + 4) != QEMU_VM_FILE_VERSION) {
+        error_setg(errp, "Migration stream of version %u is not supported",
+                   ldl_be_p(p + 4));
+        return -ENOTSUP;
+    }
+
+    r->where = "its configuration section";
+    if (qemu_peek_byte(r->file, 0) == QEMU_VM_CONFIGURATION) {
+        ret = parse_machine(r, errp);
+        while (!ret && qemu_peek_byte(r->file, 0) == QEMU_VM_SUBSECTION) {
+            ret = parse_subsection(r, errp);
+        }
+    }
+    trace_snap_stream_header(r->machine, r->page_bits);
+    return ret ?: check_file(r, errp);
+}
+
+/* --- RAM --- */
+
+static int coroutine_fn read_name(SnapStreamReader *r, char name[256],
+                                  Error **errp)
+{
+    unsigned length = qemu_get_byte(r->file);
+    int ret;
+
+    qemu_get_buffer(r->file, (uint8_t *)name, length);
+    name[length] = '\0';
+    ret = check_file(r, errp);
+    if (!ret && (length == 0 || strlen(name) != length)) {
+        error_setg(errp, "Invalid name in %s of the migration stream",
+                   r->where);
+        ret = -EINVAL;
+    }
+    return ret;
+}
+
+/*
+ * A block's page size follows its length only in some configurations
+ * (migration/ram.c:ram_save_setup), which the stream does not tell. It is a
+ * be64 and so begins with a zero byte, which no length of a name does; behind
+ * the last block it has no flags, which every record has.
+ */
+static uint64_t coroutine_fn read_block_page_size(SnapStreamReader *r,
+                                                  bool last)
+{
+    uint8_t *p;
+
+    if (last) {
+        if (qemu_peek_buffer(r->file, &p, 8, 0) < 8 ||
+            (ldq_be_p(p) & ALL_FLAGS)) {
+            return 0;
+        }
+    } else if (qemu_peek_byte(r->file, 0) != 0) {
+        return 0;
+    }
+    return qemu_get_be64(r->file);
+}
+
+static int coroutine_fn parse_blocks(SnapStreamReader *r, uint64_t total,
+                                     Error **errp)
+{
+    while (total) {
+        char name[256];
+        uint64_t length, page_size;
+        int ret = read_name(r, name, errp);
+
+        if (ret < 0) {
+            return ret;
+        }
+        length = qemu_get_be64(r->file);
+        if (length > total) {
+            error_setg(errp, "RAM blocks are longer than their total in the "
+                       "migration stream");
+            return -EINVAL;
+        }
+        total -= length;
+        page_size = read_block_page_size(r, total == 0);
+        ret = check_file(r, errp);
+        if (ret < 0) {
+            return ret;
+        }
+        if (!snap_layout_add(&r->layout, name, length, page_size, errp)) {
+            return -EINVAL;
+        }
+        trace_snap_stream_block(name, length, page_size);
+    }
+    return 0;
+}
+
+static int unsupported_record(uint64_t flags, Error **errp)
+{
+    if (flags & RAM_SAVE_FLAG_MULTIFD_FLUSH) {
+        error_setg(errp, "Migration capability 'multifd' is not supported: "
+                   "switch it off for the save");
+    } else if (flags & RAM_SAVE_FLAG_COMPRESS_PAGE) {
+        error_setg(errp, "Migration capability 'compress' is not supported: "
+                   "switch it off for the save");
+    } else if (flags & RAM_SAVE_FLAG_XBZRLE) {
+        error_setg(errp, "Migration capability 'xbzrle' is not supported: "
+                   "switch it off for the save");
+    } else if (flags & RAM_SAVE_FLAG_HOOK) {
+        error_setg(errp, "Migration by RDMA is not supported");
+    } else {
+        error_setg(errp, "Unknown RAM record in the migration stream "
+                   "(flags 0x%" PRIx64 ")", flags);
+    }
+    return -ENOTSUP;
+}
+
+static int coroutine_fn read_footer(SnapStreamReader *r, uint32_t id,
+                                    Error **errp)
+{
+    uint8_t type = qemu_get_byte(r->file);
+    uint32_t footer_id = qemu_get_be32(r->file);
+    int ret = check_file(r, errp);
+
+    if (!ret && (type != QEMU_VM_SECTION_FOOTER || footer_id != id)) {
+        error_setg(errp, "Section %u of the migration stream has no footer",
+                   id);
+        ret = -EINVAL;
+    }
+    return ret;
+}
+
+static int coroutine_fn parse_ram_start(SnapStreamReader *r, uint32_t id,
+                                        uint32_t instance, uint32_t version,
+                                        Error **errp)
+{
+    uint64_t mask = (UINT64_C(1) << r->page_bits) - 1;
+    uint64_t word;
+    int ret;
+
+    if (r->ram_started) {
+        error_setg(errp, "RAM starts twice in the migration stream");
+        return -EINVAL;
+    }
+    if (version != SNAP_RAM_SECTION_VERSION) {
+        error_setg(errp, "RAM section of version %u is not supported",
+                   version);
+        return -ENOTSUP;
+    }
+
+    r->where = "RAM's START section";
+    snap_layout_init(&r->layout, r->page_bits);
+    word = qemu_get_be64(r->file);
+    ret = check_file(r, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    if ((word & mask) != RAM_SAVE_FLAG_MEM_SIZE) {
+        error_setg(errp, "RAM does not start with its size in the migration "
+                   "stream");
+        return -EINVAL;
+    }
+    ret = parse_blocks(r, word & ~mask, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    if (!r->layout.nb_blocks) {
+        error_setg(errp, "The migration stream has no RAM");
+        return -EINVAL;
+    }
+
+    word = qemu_get_be64(r->file);
+    ret = check_file(r, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    if (word != RAM_SAVE_FLAG_EOS) {
+        return unsupported_record(word, errp);
+    }
+
+    r->section = (SnapRAMSection) {
+        .id = id,
+        .instance = instance,
+        .footers = qemu_peek_byte(r->file, 0) == QEMU_VM_SECTION_FOOTER,
+    };
+    r->before_ram = r->setup->len;
+    r->ram_started = true;
+    return r->section.footers ? read_footer(r, id, errp) : check_file(r, errp);
+}
+
+/* Resolve the block of a page record. */
+static int coroutine_fn parse_record_block(SnapStreamReader *r, uint64_t flags,
+                                           uint64_t offset, Error **errp)
+{
+    char name[256];
+    int ret;
+
+    if (!(flags & RAM_SAVE_FLAG_CONTINUE)) {
+        ret = read_name(r, name, errp);
+        if (ret < 0) {
+            return ret;
+        }
+        r->block = snap_layout_find(&r->layout, name, r->block);
+        if (r->block < 0) {
+            error_setg(errp, "Page of an unknown RAM block '%s' in the "
+                       "migration stream", name);
+            return -EINVAL;
+        }
+    } else if (r->block < 0) {
+        error_setg(errp, "Page without a RAM block in the migration stream");
+        return -EINVAL;
+    }
+    if (offset >= r->layout.blocks[r->block].length) {
+        error_setg(errp, "Page at offset 0x%" PRIx64 " lies outside RAM block "
+                   "'%s'", offset, r->layout.blocks[r->block].name);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+/* One record of a PART or END section. */
+static int coroutine_fn parse_record(SnapStreamReader *r, SnapEvent *event,
+                                     Error **errp)
+{
+    uint64_t mask = snap_layout_page_size(&r->layout) - 1;
+    uint64_t word = qemu_get_be64(r->file);
+    uint64_t flags = word & mask;
+    int ret = check_file(r, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (word == RAM_SAVE_FLAG_EOS) {
+        r->phase = PHASE_SECTIONS;
+        event->type = SNAP_EVENT_RAM_EOS;
+        return r->section.footers ? read_footer(r, r->section.id, errp) : 0;
+    }
+    if ((flags & ~RAM_SAVE_FLAG_CONTINUE) != RAM_SAVE_FLAG_PAGE &&
+        (flags & ~RAM_SAVE_FLAG_CONTINUE) != RAM_SAVE_FLAG_ZERO) {
+        return unsupported_record(flags, errp);
+    }
+    ret = parse_record_block(r, flags, word & ~mask, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    event->block = r->block;
+    event->offset = word & ~mask;
+    if (flags & RAM_SAVE_FLAG_PAGE) {
+        event->type = SNAP_EVENT_PAGE;
+        return 0;
+    }
+    event->type = SNAP_EVENT_ZERO_PAGE;
+    if (qemu_get_byte(r->file) != 0) {
+        error_setg(errp, "Zero page with a fill value in the migration stream");
+        return -ENOTSUP;
+    }
+    return check_file(r, errp);
+}
+
+int coroutine_fn snap_stream_read_page(SnapStreamReader *r, void *buf,
+                                       Error **errp)
+{
+    qemu_get_buffer(r->file, buf, snap_layout_page_size(&r->layout));
+    return check_file(r, errp);
+}
+
+/* --- sections other than RAM, before the device state --- */
+
+/* Whether a known section can start at what is next in the file. */
+static bool coroutine_fn next_head_plausible(SnapStreamReader *r)
+{
+    uint8_t *p;
+    size_t wanted = 1, got;
+    int ret;
+
+    do {
+        got = qemu_peek_buffer(r->file, &p, wanted, 0);
+        ret = snap_device_section_head_plausible(p, got);
+    } while (ret < 0 && got == wanted++);
+
+    if (ret > 0 && (p[0] == QEMU_VM_SECTION_PART ||
+                    p[0] == QEMU_VM_SECTION_END)) {
+        uint32_t id;
+
+        if (qemu_peek_buffer(r->file, &p, 5, 0) < 5) {
+            return false;
+        }
+        id = ldl_be_p(p + 1);
+        return (r->ram_started && id == r->section.id) ||
+               g_hash_table_contains(r->iterable, GUINT_TO_POINTER(id));
+    }
+    return ret > 0;
+}
+
+/*
+ * Take over the rest of section @id, whose length is not known: it goes up to
+ * a footer of its own that is followed by the head of another section.
+ */
+static int coroutine_fn copy_section(SnapStreamReader *r, GByteArray *array,
+                                     uint32_t id, Error **errp)
+{
+    uint64_t footer = ((uint64_t)QEMU_VM_SECTION_FOOTER << 32) | id;
+    uint64_t tail = 0;
+
+    r->where = "a device's section";
+    if (r->ram_started && !r->section.footers) {
+        error_setg(errp, "Device sections before RAM need section footers "
+                   "(migration property send-section-footer)");
+        return -ENOTSUP;
+    }
+    for (;;) {
+        uint8_t byte;
+        int ret = read_bytes(r, array, 1, SNAP_MAX_SETUP, errp);
+
+        if (ret < 0) {
+            return ret;
+        }
+        byte = array->data[array->len - 1];
+        tail = ((tail << 8) | byte) & MAKE_64BIT_MASK(0, 40);
+        if (tail == footer && next_head_plausible(r)) {
+            return 0;
+        }
+    }
+}
+
+static void append_head(GByteArray *array, uint8_t type, uint32_t id)
+{
+    uint8_t head[5] = { type };
+
+    stl_be_p(head + 1, id);
+    g_byte_array_append(array, head, sizeof(head));
+}
+
+/* START or FULL: name, instance and version follow the id. */
+static int coroutine_fn parse_named_section(SnapStreamReader *r, uint8_t type,
+                                            uint32_t id, Error **errp)
+{
+    GByteArray *array = r->ram_paged ? r->late : r->setup;
+    char name[256];
+    uint32_t instance, version;
+    uint8_t length;
+    uint8_t numbers[8];
+    int ret;
+
+    ret = read_name(r, name, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    instance = qemu_get_be32(r->file);
+    version = qemu_get_be32(r->file);
+    ret = check_file(r, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    trace_snap_stream_section(type, id, name);
+    if (type == QEMU_VM_SECTION_START) {
+        if (!strcmp(name, SNAP_RAM_SECTION_NAME)) {
+            return parse_ram_start(r, id, instance, version, errp);
+        }
+        if (strcmp(name, "dirty-bitmap")) {
+            error_setg(errp, "Device '%s' sends its state in iterations, "
+                       "which is not supported", name);
+            return -ENOTSUP;
+        }
+        g_hash_table_add(r->iterable, GUINT_TO_POINTER(id));
+    }
+
+    length = strlen(name);
+    append_head(array, type, id);
+    g_byte_array_append(array, &length, 1);
+    g_byte_array_append(array, (uint8_t *)name, length);
+    stl_be_p(numbers, instance);
+    stl_be_p(numbers + 4, version);
+    g_byte_array_append(array, numbers, sizeof(numbers));
+    return copy_section(r, array, id, errp);
+}
+
+/* PART or END; *@event_set where it is RAM's END */
+static int coroutine_fn parse_iteration(SnapStreamReader *r, uint8_t type,
+                                        uint32_t id, SnapEvent *event,
+                                        bool *event_set, Error **errp)
+{
+    if (r->ram_started && id == r->section.id) {
+        r->where = "RAM";
+        r->phase = PHASE_RAM;
+        r->ram_paged = true;
+        if (type == QEMU_VM_SECTION_END) {
+            event->type = SNAP_EVENT_RAM_FINAL;
+            *event_set = true;
+        }
+        return 0;
+    }
+    if (!g_hash_table_contains(r->iterable, GUINT_TO_POINTER(id))) {
+        error_setg(errp, "Unknown section %u in the migration stream", id);
+        return -EINVAL;
+    }
+    append_head(r->late, type, id);
+    return copy_section(r, r->late, id, errp);
+}
+
+static int coroutine_fn parse_command(SnapStreamReader *r, SnapEvent *event,
+                                      bool *event_set, Error **errp)
+{
+    unsigned command = qemu_get_be16(r->file);
+    unsigned length = qemu_get_be16(r->file);
+    uint8_t data[16];
+    int ret;
+
+    if (length > sizeof(data)) {
+        ret = check_file(r, errp);
+        if (!ret) {
+            error_setg(errp, "Command %u in the migration stream is not "
+                       "supported", command);
+            ret = -ENOTSUP;
+        }
+        return ret;
+    }
+    qemu_get_buffer(r->file, data, length);
+    ret = check_file(r, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    trace_snap_stream_command(command, length);
+
+    if (command == SNAP_CMD_OPEN_RETURN_PATH && length == 0) {
+        r->return_path = true;
+        event->type = SNAP_EVENT_OPEN_RETURN_PATH;
+        *event_set = true;
+    } else if (command == SNAP_CMD_PING && length == 4) {
+        event->type = SNAP_EVENT_PING;
+        event->value = ldl_be_p(data);
+        *event_set = true;
+    } else if (command == SNAP_CMD_POSTCOPY_ADVISE ||
+               command == SNAP_CMD_SWITCHOVER_START) {
+        /* Possibilities of the source that a complete precopy does not use. */
+    } else {
+        error_setg(errp, "Command %u in the migration stream is not supported",
+                   command);
+        return -ENOTSUP;
+    }
+    return 0;
+}
+
+static int coroutine_fn read_section_id(SnapStreamReader *r, uint32_t *id,
+                                        Error **errp)
+{
+    *id = qemu_get_be32(r->file);
+    return check_file(r, errp);
+}
+
+/* Whatever starts at the next byte, while device state has not begun. */
+static int coroutine_fn parse_section(SnapStreamReader *r, SnapEvent *event,
+                                      bool *event_set, Error **errp)
+{
+    uint8_t type;
+    bool was_started = r->ram_started;
+    uint32_t id;
+    int ret;
+
+    r->where = r->ram_paged ? "RAM" : "the sections before RAM";
+    type = qemu_peek_byte(r->file, 0);
+    ret = check_file(r, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    if (r->ram_paged && type == QEMU_VM_SECTION_FULL) {
+        r->phase = PHASE_DEVICES;
+        g_byte_array_append(r->pending, r->late->data, r->late->len);
+        event->type = SNAP_EVENT_DEVICES;
+        *event_set = true;
+        return 0;
+    }
+
+    qemu_file_skip(r->file, 1);
+    switch (type) {
+    case QEMU_VM_SECTION_START:
+    case QEMU_VM_SECTION_FULL:
+        ret = read_section_id(r, &id, errp) ?:
+              parse_named_section(r, type, id, errp);
+        break;
+    case QEMU_VM_SECTION_PART:
+    case QEMU_VM_SECTION_END:
+        ret = read_section_id(r, &id, errp) ?:
+              parse_iteration(r, type, id, event, event_set, errp);
+        break;
+    case QEMU_VM_COMMAND:
+        ret = parse_command(r, event, event_set, errp);
+        break;
+    default:
+        error_setg(errp, "Unknown section type 0x%02x in the migration stream",
+                   type);
+        ret = -EINVAL;
+    }
+    if (!ret && r->ram_started && !was_started) {
+        event->type = SNAP_EVENT_RAM_SETUP;
+        *event_set = true;
+    }
+    return ret;
+}
+
+/* --- device state --- */
+
+/* Next byte of device state; -1 at the end of the file or an error. */
+static int coroutine_fn next_byte(SnapStreamReader *r)
+{
+    int byte;
+
+    if (r->replay_pos < r->replay->len) {
+        return r->replay->data[r->replay_pos++];
+    }
+    byte = qemu_get_byte(r->file);
+    return byte || !qemu_file_get_error_obj(r->file, NULL) ? byte : -1;
+}
+
+/* Whether @footer, the 5 bytes before a section type, is a footer. */
+static bool footer_plausible(const SnapStreamReader *r, uint64_t footer)
+{
+    return !r->section.footers ||
+           (((footer >> 32) & 0xff) == QEMU_VM_SECTION_FOOTER &&
+            (uint32_t)footer <= UINT16_MAX);
+}
+
+/* Whether the last bytes end the device state and begin a description. */
+static bool description_begins(const SnapStreamReader *r)
+{
+    uint64_t tail = r->tail_low;
+    uint32_t length = tail >> 16;
+
+    return (tail >> 48) == ((QEMU_VM_EOF << 8) | QEMU_VM_VMDESCRIPTION) &&
+           (tail & 0xffff) == (('{' << 8) | '"') &&
+           length > 2 && length <= SNAP_MAX_VMDESC &&
+           footer_plausible(r, r->tail_high);
+}
+
+/* Whether the last bytes end the device state where nothing follows. */
+static bool eof_plausible(const SnapStreamReader *r)
+{
+    uint64_t before = (r->tail_high << 56) | (r->tail_low >> 8);
+
+    return (r->tail_low & 0xff) == QEMU_VM_EOF && footer_plausible(r, before);
+}
+
+/* Hand on @length of the pending bytes. */
+static void hand_on(SnapStreamReader *r, SnapEvent *event, size_t length)
+{
+    event->type = SNAP_EVENT_DEVICE_DATA;
+    event->data = r->pending->data;
+    event->length = length;
+    r->handed_on = length;
+}
+
+/*
+ * Bytes are taken one at a time, so that no byte behind the possible end is
+ * consumed: what the source still has to write is what holds it back.
+ */
+static int coroutine_fn parse_devices(SnapStreamReader *r, SnapEvent *event,
+                                      Error **errp)
+{
+    r->where = "the device state";
+    while (r->pending->len < DEVICE_CHUNK + DESCRIPTION_HEAD) {
+        int byte = next_byte(r);
+        uint8_t value = byte;
+
+        if (byte < 0) {
+            if (!at_end_of_file(r) || !eof_plausible(r)) {
+                return check_file(r, errp);
+            }
+            r->description_length = 0;
+            r->phase = PHASE_DEVICE_END;
+            hand_on(r, event, r->pending->len - 1);
+            r->handed_on++;
+            return 0;
+        }
+        g_byte_array_append(r->pending, &value, 1);
+        r->tail_high = (r->tail_high << 8) | (r->tail_low >> 56);
+        r->tail_low = (r->tail_low << 8) | value;
+        if (r->pending->len >= DESCRIPTION_HEAD && description_begins(r)) {
+            r->description_length = r->tail_low >> 16;
+            r->phase = PHASE_DEVICE_END;
+            hand_on(r, event, r->pending->len - DESCRIPTION_HEAD);
+            return 0;
+        }
+    }
+    hand_on(r, event, r->pending->len - DESCRIPTION_HEAD);
+    return 0;
+}
+
+/* Whether @data is one JSON object from the first byte to the last. */
+static bool is_one_object(const uint8_t *data, size_t length)
+{
+    unsigned depth = 0;
+    bool in_string = false;
+
+    for (size_t i = 0; i < length; i++) {
+        if (in_string) {
+            if (data[i] == '\\') {
+                i++;
+            } else if (data[i] == '"') {
+                in_string = false;
+            }
+        } else if (data[i] == '"') {
+            in_string = true;
+        } else if (data[i] == '{' || data[i] == '[') {
+            depth++;
+        } else if (data[i] == '}' || data[i] == ']') {
+            if (--depth == 0) {
+                return i == length - 1;
+            }
+        }
+    }
+    return false;
+}
+
+/* Whether nothing follows; a source that waits for an answer stays silent. */
+static bool coroutine_fn stream_is_over(SnapStreamReader *r)
+{
+    if (r->replay_pos < r->replay->len) {
+        return false;
+    }
+    if (r->return_path) {
+        return true;
+    }
+    qemu_peek_byte(r->file, 0);
+    return at_end_of_file(r);
+}
+
+static int coroutine_fn parse_description(SnapStreamReader *r,
+                                          SnapEvent *event, Error **errp)
+{
+    static const uint8_t begin[] = { '{', '"' };
+    GByteArray *array = r->description;
+    int byte = 0;
+
+    r->where = "the description of the device state";
+    g_byte_array_set_size(array, 0);
+    if (r->description_length) {
+        g_byte_array_append(array, begin, sizeof(begin));
+    }
+    while (array->len < r->description_length && (byte = next_byte(r)) >= 0) {
+        uint8_t value = byte;
+
+        g_byte_array_append(array, &value, 1);
+    }
+    if (!r->description_length ||
+        (byte >= 0 && is_one_object(array->data, array->len) &&
+         stream_is_over(r))) {
+        r->phase = PHASE_OVER;
+        event->type = SNAP_EVENT_END;
+        event->data = array->data;
+        event->length = array->len;
+        return 0;
+    }
+
+    /* It only looked like the end: what was read is device state. */
+    trace_snap_stream_resumed(array->len);
+    g_byte_array_remove_range(r->replay, 0, r->replay_pos);
+    g_byte_array_prepend(r->replay, array->data + sizeof(begin),
+                         array->len - sizeof(begin));
+    r->replay_pos = 0;
+    r->phase = PHASE_DEVICES;
+    event->type = SNAP_EVENT_DEVICE_RESUMED;
+    return 0;
+}
+
+/* --- the parser --- */
+
+static int coroutine_fn parse_event(SnapStreamReader *r, SnapEvent *event,
+                                    Error **errp)
+{
+    switch (r->phase) {
+    case PHASE_RAM:
+        return parse_record(r, event, errp);
+    case PHASE_DEVICES:
+        return parse_devices(r, event, errp);
+    case PHASE_DEVICE_END:
+        r->phase = PHASE_DESCRIPTION;
+        event->type = SNAP_EVENT_DEVICE_END;
+        event->length = r->description_length;
+        return 0;
+    case PHASE_DESCRIPTION:
+        return parse_description(r, event, errp);
+    default:
+        g_assert_not_reached();
+    }
+}
+
+int coroutine_fn snap_stream_next(SnapStreamReader *r, SnapEvent *event,
+                                  Error **errp)
+{
+    bool event_set = false;
+    int ret = 0;
+
+    *event = (SnapEvent) { .block = -1 };
+    g_byte_array_remove_range(r->pending, 0, r->handed_on);
+    r->handed_on = 0;
+
+    if (r->phase == PHASE_HEADER) {
+        ret = parse_header(r, errp);
+        r->phase = PHASE_SECTIONS;
+    }
+    while (!ret && r->phase == PHASE_SECTIONS && !event_set) {
+        ret = parse_section(r, event, &event_set, errp);
+    }
+    if (!ret && !event_set) {
+        ret = parse_event(r, event, errp);
+    }
+    return ret;
+}

@@ -1,0 +1,1 @@
+#include "trace/trace-tools_snap.h"

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Opening images, and making the one that a save writes to
+ */
+
+#ifndef SNAP_BLOCKDEV_H
+#define SNAP_BLOCKDEV_H
+
+#include "system/block-backend.h"
+
+/**
+ * SnapImageOptions: how to open an image, as given on the command line
+ * @filename: file name, or options where @image_opts
+ * @format: block driver; NULL to probe
+ * @image_opts: @filename is a list of options, as qemu-img --image-opts
+ * @cache: cache mode, as qemu-img -t
+ * @aio: "threads", "native", "io_uring"; NULL for QEMU's default
+ * @force_share: open also what others have open for writing
+ */
+typedef struct SnapImageOptions {
+    const char *filename;
+    const char *format;
+    bool image_opts;
+    const char *cache;
+    const char *aio;
+    bool force_share;
+} SnapImageOptions;
+
+/**
+ * snap_blockdev_open: open an image for reading
+ *
+ * Call outside a coroutine.
+ *
+ * Returns: NULL with @errp set
+ */
+BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
+                                 Error **errp);
+
+/**
+ * SnapTargetOptions: where a save goes to
+ * @image: how to open it; @image.format is what to create
+ * @create_options: creation options, as qemu-img -o; NULL for the defaults
+ * @existing: use what is there instead of replacing a local file
+ */
+typedef struct SnapTargetOptions {
+    SnapImageOptions image;
+    const char *create_options;
+    bool existing;
+} SnapTargetOptions;
+
+typedef struct SnapTarget SnapTarget;
+
+/**
+ * snap_target_open: create, or open, what a save writes to
+ * @size: size of the virtual disk in bytes; an existing target must have it
+ *
+ * A local file is not touched before snap_target_commit().  Call outside a
+ * coroutine.
+ *
+ * Returns: NULL with @errp set
+ */
+SnapTarget *snap_target_open(const SnapTargetOptions *options, uint64_t size,
+                             Error **errp);
+
+/* The disk to write to, owned by the target. */
+BlockBackend *snap_target_blk(SnapTarget *target);
+
+/**
+ * snap_target_commit: let a new file take the place of the old one, durably
+ *
+ * What was written must be on stable storage.  May be undone until
+ * snap_target_confirm(); does nothing for an existing target.
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int snap_target_commit(SnapTarget *target, Error **errp);
+void snap_target_confirm(SnapTarget *target);
+
+/**
+ * snap_target_close: close the disk; what was not confirmed is undone
+ *
+ * Call outside a coroutine.
+ */
+void snap_target_close(SnapTarget *target);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapTarget, snap_target_close)
+
+/**
+ * snap_target_abandon: undo what was not confirmed, without closing the disk
+ *
+ * For a process that ends at once, whatever may be in flight.
+ */
+void snap_target_abandon(SnapTarget *target);
+
+#endif /* SNAP_BLOCKDEV_H */

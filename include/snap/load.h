@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Loading: from a snapshot image to a migration stream
+ */
+
+#ifndef SNAP_LOAD_H
+#define SNAP_LOAD_H
+
+#include "snap/stats.h"
+#include "snap/transport.h"
+#include "system/block-backend.h"
+
+typedef struct SnapLoad SnapLoad;
+
+/**
+ * snap_load_new: a load of the snapshot on @blk
+ * @blk: not owned
+ * @transport: not owned
+ * @progress: show progress on stderr
+ */
+SnapLoad *snap_load_new(BlockBackend *blk, SnapTransport *transport,
+                        bool progress);
+
+/**
+ * snap_load_run: send the snapshot, all RAM first (precopy)
+ * @stats: filled in on success
+ *
+ * Runs the main loop until all is done.  Every page is compared with its hash
+ * before it is sent, and the device state with its checksum before anything
+ * is sent.
+ *
+ * Returns: 0 when the stream was delivered whole; -errno with @errp set
+ */
+int snap_load_run(SnapLoad *load, SnapStats *stats, Error **errp);
+void snap_load_free(SnapLoad *load);
+
+/* Like snap_save_interrupt(). */
+void snap_load_interrupt(SnapLoad *load);
+
+#endif /* SNAP_LOAD_H */

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * How far the source may run ahead of the reader of its pipe
+ *
+ * QEMU calls a migration over exec: completed as soon as its last byte is in
+ * the pipe.  To have the last word, the reader shrinks the pipe before the
+ * device state comes, so that the source is still writing when the image is
+ * committed.
+ */
+
+#ifndef SNAP_PACE_H
+#define SNAP_PACE_H
+
+#include "snap/transport.h"
+
+/**
+ * SnapPace: state of the pipe
+ * @transport: not owned
+ * @size: capacity of the pipe in bytes, 0 for no pipe
+ * @narrow: the end is near
+ */
+typedef struct SnapPace {
+    SnapTransport *transport;
+    int size;
+    bool narrow;
+} SnapPace;
+
+/* Start with a large pipe, which makes a precopy faster. */
+void snap_pace_init(SnapPace *pace, SnapTransport *transport);
+
+/**
+ * snap_pace_pages: as many pages have not come yet
+ * @missing: number of pages
+ * @repeated: pages have come twice: only a section of its own ends RAM
+ *
+ * To be called for every page.
+ */
+void snap_pace_pages(SnapPace *pace, uint64_t missing, bool repeated);
+
+/* RAM's last section begins. */
+void snap_pace_final(SnapPace *pace);
+
+#endif /* SNAP_PACE_H */

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * From a stream's pages to the image: placing, hashing, collecting into large
+ * writes, and keeping the books
+ */
+
+#ifndef SNAP_RAM_WRITER_H
+#define SNAP_RAM_WRITER_H
+
+#include "system/block-backend.h"
+#include "snap/layout.h"
+#include "snap/table.h"
+
+typedef struct SnapRAMWriter SnapRAMWriter;
+
+/**
+ * snap_ram_writer_new: write pages to @blk
+ * @blk: not owned
+ * @layout: RAM blocks, not owned; their page counts are kept up to date
+ * @page_table: not owned, entries are set as pages come
+ * @arrivals: not owned, gets the pages that came out of order
+ */
+SnapRAMWriter *snap_ram_writer_new(BlockBackend *blk, SnapLayout *layout,
+                                   SnapTable *page_table, SnapTable *arrivals);
+
+/* snap_ram_writer_flush() or snap_ram_writer_abort() comes before. */
+void snap_ram_writer_free(SnapRAMWriter *writer);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapRAMWriter, snap_ram_writer_free)
+
+/**
+ * snap_ram_writer_place: where to put the data of a page
+ * @page: page number
+ *
+ * May wait for a free buffer.
+ *
+ * Returns: room for one target page, valid until the next call; to be filled
+ * and handed to snap_ram_writer_add()
+ */
+void *coroutine_fn snap_ram_writer_place(SnapRAMWriter *writer, uint64_t page);
+
+/**
+ * snap_ram_writer_add: the page just placed is filled
+ *
+ * A page may come several times; the last one wins.
+ *
+ * Returns: 0 or -errno with @errp set, also for an error of an earlier write
+ */
+int coroutine_fn snap_ram_writer_add(SnapRAMWriter *writer, uint64_t page,
+                                     Error **errp);
+
+/**
+ * snap_ram_writer_add_zero: a page is zero
+ *
+ * Returns: 0 or -errno with @errp set, also for an error of an earlier write
+ */
+int coroutine_fn snap_ram_writer_add_zero(SnapRAMWriter *writer, uint64_t page,
+                                          Error **errp);
+
+/**
+ * snap_ram_writer_flush: write all that was collected and wait for it
+ *
+ * Not to stable storage: that is for who owns the image.
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int coroutine_fn snap_ram_writer_flush(SnapRAMWriter *writer, Error **errp);
+
+/* Forget what was collected, wait for what is in flight. */
+void coroutine_fn snap_ram_writer_abort(SnapRAMWriter *writer);
+
+/* Pages that have not come yet. */
+uint64_t snap_ram_writer_missing(const SnapRAMWriter *writer);
+
+/* Whether a page has come more than once: never in a background snapshot. */
+bool snap_ram_writer_repeated(const SnapRAMWriter *writer);
+
+/**
+ * snap_ram_writer_arrivals: entries of the arrival list
+ * @truncated: returns whether there were more than fit
+ */
+uint64_t snap_ram_writer_arrivals(const SnapRAMWriter *writer,
+                                  bool *truncated);
+
+#endif /* SNAP_RAM_WRITER_H */

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Saving: from a migration stream to a snapshot image
+ */
+
+#ifndef SNAP_SAVE_H
+#define SNAP_SAVE_H
+
+#include "snap/blockdev.h"
+#include "snap/stats.h"
+#include "snap/transport.h"
+
+/**
+ * SnapSaveOptions: what to save and how
+ * @target: where to
+ * @max_ram: bytes of RAM that may come, 0 for any number
+ * @page_bits: log2 of the target page size for streams that do not say it
+ * @progress: show progress on stderr
+ */
+typedef struct SnapSaveOptions {
+    SnapTargetOptions target;
+    uint64_t max_ram;
+    unsigned page_bits;
+    bool progress;
+} SnapSaveOptions;
+
+typedef struct SnapSave SnapSave;
+
+SnapSave *snap_save_new(const SnapSaveOptions *options,
+                        SnapTransport *transport);
+
+/**
+ * snap_save_run: carry out the save
+ * @stats: filled in on success
+ *
+ * Runs the main loop until all is done.  On success the snapshot is complete
+ * and on stable storage; on failure nothing is left of it, and a source that
+ * waits for an answer has got it.
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int snap_save_run(SnapSave *save, SnapStats *stats, Error **errp);
+void snap_save_free(SnapSave *save);
+
+/**
+ * snap_save_interrupt: let snap_save_run() return as soon as possible
+ *
+ * From the main loop, while it runs.  What is in flight is not waited for, so
+ * the process has to end then.
+ */
+void snap_save_interrupt(SnapSave *save);
+
+#endif /* SNAP_SAVE_H */

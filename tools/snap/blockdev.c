@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Opening images, and making the one that a save writes to
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/cutils.h"
+#include "qemu/keyval.h"
+#include "qapi/error.h"
+#include "block/block.h"
+#include "block/qdict.h"
+#include "qobject/qdict.h"
+#include "snap/blockdev.h"
+#include "snap/replace.h"
+
+struct SnapTarget {
+    BlockBackend *blk;
+    SnapReplace *replace;       /* NULL for an existing target */
+};
+
+/* Flags of the block layer for cache and aio modes. */
+static bool parse_modes(const SnapImageOptions *options, int *flags,
+                        bool *writethrough, Error **errp)
+{
+    if (bdrv_parse_cache_mode(options->cache, flags, writethrough) < 0) {
+        error_setg(errp, "Invalid cache mode '%s'", options->cache);
+        return false;
+    }
+    if (options->aio && bdrv_parse_aio(options->aio, flags) < 0) {
+        error_setg(errp, "Invalid aio mode '%s'", options->aio);
+        return false;
+    }
+    return true;
+}
+
+static QDict *parse_image_opts(const SnapImageOptions *options, Error **errp)
+{
+    QDict *dict = keyval_parse(options->filename, NULL, NULL, errp);
+
+    if (dict) {
+        qdict_flatten(dict);
+    }
+    return dict;
+}
+
+static BlockBackend *open_blk(const SnapImageOptions *options,
+                              const char *filename, int flags, Error **errp)
+{
+    ERRP_GUARD();
+    QDict *dict = NULL;
+    BlockBackend *blk;
+    bool writethrough = false;
+
+    if (!parse_modes(options, &flags, &writethrough, errp)) {
+        return NULL;
+    }
+    if (options->image_opts) {
+        dict = parse_image_opts(options, errp);
+        if (!dict) {
+            return NULL;
+        }
+        filename = NULL;
+    } else {
+        dict = qdict_new();
+        if (options->format) {
+            qdict_put_str(dict, "driver", options->format);
+        }
+    }
+    if (options->force_share) {
+        qdict_put_str(dict, BDRV_OPT_FORCE_SHARE, "on");
+    }
+    blk = blk_new_open(filename, NULL, dict, flags, errp);
+    if (!blk) {
+        error_prepend(errp, "Could not open: ");
+        return NULL;
+    }
+    blk_set_enable_write_cache(blk, !writethrough);
+    return blk;
+}
+
+BlockBackend *snap_blockdev_open(const SnapImageOptions *options, Error **errp)
+{
+    return open_blk(options, options->filename, 0, errp);
+}
+
+/* The local path that a file name stands for, NULL for anything else. */
+static const char *local_path(const char *filename)
+{
+    if (strstart(filename, "file:", &filename)) {
+        return filename;
+    }
+    return path_has_protocol(filename) ? NULL : filename;
+}
+
+static bool create_file(SnapTarget *target, const SnapTargetOptions *options,
+                        uint64_t size, Error **errp)
+{
+    g_autofree char *create_options = g_strdup(options->create_options);
+    const char *path = options->image.image_opts ? NULL :
+                       local_path(options->image.filename);
+    Error *err = NULL;
+
+    if (!path) {
+        error_setg(errp, "Only a local file can be created: "
+                   "use -n with an image that exists");
+        return false;
+    }
+    target->replace = snap_replace_begin(path, errp);
+    if (!target->replace) {
+        return false;
+    }
+    bdrv_img_create(snap_replace_path(target->replace), options->image.format,
+                    NULL, NULL, create_options, size, 0, true, &err);
+    if (err) {
+        error_propagate_prepend(errp, err, "Could not create: ");
+        return false;
+    }
+    return true;
+}
+
+static bool check_size(SnapTarget *target, uint64_t size, Error **errp)
+{
+    int64_t have = blk_getlength(target->blk);
+
+    if (have < 0) {
+        error_setg_errno(errp, -have, "Could not get the size");
+        return false;
+    }
+    if (have < size) {
+        error_setg(errp, "A disk of %" PRId64 " bytes cannot hold the "
+                   "snapshot, which takes %" PRIu64, have, size);
+        return false;
+    }
+    return true;
+}
+
+SnapTarget *snap_target_open(const SnapTargetOptions *options, uint64_t size,
+                             Error **errp)
+{
+    g_autoptr(SnapTarget) target = g_new0(SnapTarget, 1);
+    const char *filename = options->image.filename;
+
+    if (!options->existing) {
+        if (!create_file(target, options, size, errp)) {
+            return NULL;
+        }
+        filename = snap_replace_path(target->replace);
+    }
+    target->blk = open_blk(&options->image, filename,
+                           BDRV_O_RDWR | BDRV_O_RESIZE, errp);
+    if (!target->blk || !check_size(target, size, errp)) {
+        return NULL;
+    }
+    return g_steal_pointer(&target);
+}
+
+BlockBackend *snap_target_blk(SnapTarget *target)
+{
+    return target->blk;
+}
+
+int snap_target_commit(SnapTarget *target, Error **errp)
+{
+    return target->replace ? snap_replace_commit(target->replace, errp) : 0;
+}
+
+void snap_target_confirm(SnapTarget *target)
+{
+    if (target->replace) {
+        snap_replace_confirm(target->replace);
+    }
+}
+
+void snap_target_abandon(SnapTarget *target)
+{
+    g_clear_pointer(&target->replace, snap_replace_end);
+}
+
+void snap_target_close(SnapTarget *target)
+{
+    if (!target) {
+        return;
+    }
+    blk_unref(target->blk);
+    snap_target_abandon(target);
+    g_free(target);
+}

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Whether a snapshot image is sound
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "snap/check.h"
+#include "snap/ram-reader.h"
+
+/* Enough for tables that are walked in order. */
+#define TABLE_CHUNKS 1
+
+/* Count damage, and keep the first. */
+static void note(SnapCheckResult *result, uint64_t *counter, Error *err)
+{
+    ++*counter;
+    error_propagate(&result->first, err);
+}
+
+static void coroutine_fn check_part(SnapImage *image, SnapPart part,
+                                    SnapCheckResult *result)
+{
+    g_autoptr(GByteArray) data = NULL;
+    Error *err = NULL;
+
+    if (part == SNAP_PART_DEVICES) {
+        snap_image_copy_part(image, part, NULL, NULL, &err);
+    } else {
+        data = snap_image_read_part(image, part, &err);
+    }
+    if (err) {
+        note(result, &result->parts_corrupt, err);
+    }
+}
+
+static void coroutine_fn check_arrivals(SnapImage *image,
+                                        SnapCheckResult *result)
+{
+    g_autoptr(SnapTable) arrivals = snap_image_arrivals(image, TABLE_CHUNKS);
+
+    for (uint64_t i = 0; i < image->header.nb_arrivals; i++) {
+        Error *err = NULL;
+        uint64_t page;
+
+        if (!snap_table_get(arrivals, i, &page, &err) &&
+            page >= image->layout.nb_pages) {
+            error_setg(&err, "The snapshot's arrival list is corrupt");
+        }
+        if (err) {
+            note(result, &result->parts_corrupt, err);
+            return;
+        }
+    }
+}
+
+static void coroutine_fn check_ram(SnapImage *image, SnapCheckResult *result)
+{
+    g_autoptr(SnapRAMReader) reader = snap_ram_reader_new(image);
+    SnapRAMPiece piece;
+    Error *err = NULL;
+    int ret;
+
+    while ((ret = snap_ram_reader_next(reader, &piece, &err)) > 0) {
+        for (unsigned i = 0; i < piece.nb_pages; i++) {
+            result->pages_checked += piece.entries[i] > SNAP_PAGE_ZERO;
+        }
+    }
+    if (ret < 0) {
+        note(result, &result->pages_corrupt, err);
+        snap_ram_reader_abort(reader);
+    }
+}
+
+void coroutine_fn snap_check(SnapImage *image, SnapCheckResult *result)
+{
+    static const SnapPart parts[] = {
+        SNAP_PART_CONFIGURATION, SNAP_PART_SETUP, SNAP_PART_METADATA,
+        SNAP_PART_DEVICES, SNAP_PART_VMDESC,
+    };
+
+    *result = (SnapCheckResult) { };
+    for (unsigned i = 0; i < ARRAY_SIZE(parts); i++) {
+        check_part(image, parts[i], result);
+    }
+    check_arrivals(image, result);
+    check_ram(image, result);
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The verb load
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/timer.h"
+#include "snap/interrupt.h"
+#include "snap/load.h"
+#include "cmd.h"
+
+static void on_interrupt(void *opaque)
+{
+    snap_load_interrupt(opaque);
+}
+
+static void load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
+{
+    SnapImageOptions image_options = snap_cmd_image_options(options);
+    bool progress = options->progress && !options->quiet;
+    g_autoptr(SnapTransport) transport = NULL;
+    g_autoptr(SnapInterrupt) interrupt = NULL;
+    BlockBackend *blk;
+    SnapLoad *l;
+
+    blk = snap_blockdev_open(&image_options, errp);
+    if (!blk) {
+        return;
+    }
+    transport = snap_transport_open(options->uri, false, errp);
+    if (!transport) {
+        blk_unref(blk);
+        return;
+    }
+    l = snap_load_new(blk, transport, progress);
+    interrupt = snap_interrupt_new(on_interrupt, l);
+    if (snap_load_run(l, stats, errp) != -EINTR) {
+        snap_load_free(l);
+        blk_unref(blk);
+    }
+}
+
+int snap_cmd_load(const SnapCmdOptions *options)
+{
+    int64_t start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    SnapStats stats = { };
+    Error *err = NULL;
+
+    load(options, &stats, &err);
+    return snap_cmd_finish(options, "load", &stats, start_ns, err);
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What several verbs do
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "qemu/timer.h"
+#include "qobject/qdict.h"
+#include "qobject/qjson.h"
+#include "cmd.h"
+
+SnapImageOptions snap_cmd_image_options(const SnapCmdOptions *options)
+{
+    return (SnapImageOptions) {
+        .filename = options->filename,
+        .format = options->format,
+        .image_opts = options->image_opts,
+        .cache = options->cache,
+        .aio = options->aio,
+        .force_share = options->force_share,
+    };
+}
+
+static bool write_report(const SnapCmdOptions *options, const char *verb,
+                         const SnapStats *stats, int64_t ns, const Error *err)
+{
+    g_autoptr(QDict) report = qdict_new();
+    g_autoptr(GString) json = NULL;
+    g_autoptr(GError) gerr = NULL;
+
+    qdict_put_str(report, "verb", verb);
+    qdict_put_str(report, "image", options->filename);
+    qdict_put_str(report, "status", err ? "failed" : "completed");
+    if (err) {
+        qdict_put_str(report, "error", error_get_pretty(err));
+    }
+    qdict_put_int(report, "milliseconds", ns / SCALE_MS);
+    qdict_put_int(report, "ram-bytes", stats->ram_bytes);
+    qdict_put_int(report, "stored-pages", stats->stored_pages);
+    qdict_put_int(report, "zero-pages", stats->zero_pages);
+    qdict_put_int(report, "device-bytes", stats->device_bytes);
+    json = qobject_to_json_pretty(QOBJECT(report), true);
+    g_string_append_c(json, '\n');
+    if (!g_file_set_contents(options->report, json->str, json->len, &gerr)) {
+        error_report("Could not write the report: %s", gerr->message);
+        return false;
+    }
+    return true;
+}
+
+int snap_cmd_finish(const SnapCmdOptions *options, const char *verb,
+                    const SnapStats *stats, int64_t start_ns, Error *err)
+{
+    int64_t ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - start_ns;
+    int status = err ? EXIT_FAILURE : EXIT_SUCCESS;
+
+    if (options->report &&
+        !write_report(options, verb, stats, ns, err)) {
+        status = EXIT_FAILURE;
+    }
+    if (err) {
+        error_reportf_err(err, "Could not %s '%s': ", verb, options->filename);
+    }
+    return status;
+}

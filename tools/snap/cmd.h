@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Verbs of the command line
+ */
+
+#ifndef SNAP_CMD_H
+#define SNAP_CMD_H
+
+#include "snap/blockdev.h"
+#include "snap/stats.h"
+
+/**
+ * SnapCmdOptions: the command line
+ * @filename: the image
+ * @cache, @aio, @format, @create_format, @create_options, @uri, @report: as
+ *         given, NULL where not
+ * @image_size: bytes of RAM that an image may be for, 0 for any number
+ * @page_bits: log2 of the target page size
+ * @image_opts, @existing, @force_share, @quiet, @progress, @json: switches
+ */
+typedef struct SnapCmdOptions {
+    const char *filename;
+    const char *cache;
+    const char *aio;
+    const char *format;
+    const char *create_format;
+    const char *create_options;
+    const char *uri;
+    const char *report;
+    uint64_t image_size;
+    unsigned page_bits;
+    bool image_opts;
+    bool existing;
+    bool force_share;
+    bool quiet;
+    bool progress;
+    bool json;
+} SnapCmdOptions;
+
+/* The verbs. Each reports its errors and returns the exit status. */
+int snap_cmd_save(const SnapCmdOptions *options);
+int snap_cmd_load(const SnapCmdOptions *options);
+int snap_cmd_info(const SnapCmdOptions *options);
+int snap_cmd_check(const SnapCmdOptions *options);
+
+/* How to open the image that a verb reads. */
+SnapImageOptions snap_cmd_image_options(const SnapCmdOptions *options);
+
+/**
+ * snap_cmd_finish: report how a save or load ended
+ * @verb: "save" or "load"
+ * @err: what went wrong, taken over; NULL for nothing
+ * @start_ns: QEMU_CLOCK_REALTIME when it began
+ *
+ * To stderr, and to the file of --report.
+ *
+ * Returns: exit status
+ */
+int snap_cmd_finish(const SnapCmdOptions *options, const char *verb,
+                    const SnapStats *stats, int64_t start_ns, Error *err);
+
+#endif /* SNAP_CMD_H */

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Loading: from a snapshot image to a migration stream
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "snap/image.h"
+#include "snap/load.h"
+#include "snap/progress.h"
+#include "snap/ram-reader.h"
+#include "snap/stream-writer.h"
+#include "snap/task.h"
+#include "trace.h"
+
+/* A large pipe makes a precopy faster. */
+#define PIPE_SIZE (1 * MiB)
+
+struct SnapLoad {
+    /* constant */
+    BlockBackend *blk;
+    SnapTransport *transport;
+
+    /* set from the main loop */
+    bool interrupted;
+
+    /* while it runs */
+    SnapImage *image;
+    SnapStreamWriter *writer;
+    SnapStats stats;
+    SnapProgress progress;
+};
+
+SnapLoad *snap_load_new(BlockBackend *blk, SnapTransport *transport,
+                        bool progress)
+{
+    SnapLoad *l = g_new0(SnapLoad, 1);
+
+    l->blk = blk;
+    l->transport = transport;
+    l->progress.enabled = progress;
+    return l;
+}
+
+void snap_load_free(SnapLoad *l)
+{
+    if (!l) {
+        return;
+    }
+    snap_stream_writer_free(l->writer);
+    snap_image_close(l->image);
+    g_free(l);
+}
+
+void snap_load_interrupt(SnapLoad *l)
+{
+    l->interrupted = true;
+}
+
+/* Header, RAM's START section, and what surrounds it. */
+static int coroutine_fn send_setup(SnapLoad *l, Error **errp)
+{
+    g_autoptr(GByteArray) configuration = NULL;
+    g_autoptr(GByteArray) setup = NULL;
+    size_t before_ram = l->image->header.before_ram;
+
+    configuration = snap_image_read_part(l->image, SNAP_PART_CONFIGURATION,
+                                         errp);
+    if (!configuration) {
+        return -EIO;
+    }
+    setup = snap_image_read_part(l->image, SNAP_PART_SETUP, errp);
+    if (!setup) {
+        return -EIO;
+    }
+    snap_stream_put(l->writer, configuration->data, configuration->len);
+    snap_stream_put(l->writer, setup->data, before_ram);
+    snap_stream_put_ram_start(l->writer);
+    snap_stream_put(l->writer, setup->data + before_ram,
+                    setup->len - before_ram);
+    return snap_stream_flush(l->writer, errp);
+}
+
+static void coroutine_fn send_page(SnapLoad *l, const SnapRAMPiece *piece,
+                                   unsigned i)
+{
+    unsigned page_bits = l->image->layout.page_bits;
+    size_t in_piece = (size_t)i << page_bits;
+
+    if (piece->entries[i] == SNAP_PAGE_ZERO) {
+        snap_stream_put_zero_page(l->writer, piece->block,
+                                  piece->offset + in_piece);
+        l->stats.zero_pages++;
+    } else if (piece->entries[i] != SNAP_PAGE_UNSENT) {
+        snap_stream_put_page(l->writer, piece->block, piece->offset + in_piece,
+                             piece->data + in_piece);
+        l->stats.stored_pages++;
+    }
+}
+
+static int coroutine_fn send_pages(SnapLoad *l, SnapRAMReader *reader,
+                                   Error **errp)
+{
+    SnapRAMPiece piece;
+    int ret;
+
+    while ((ret = snap_ram_reader_next(reader, &piece, errp)) > 0) {
+        snap_stream_begin_ram(l->writer, false);
+        for (unsigned i = 0; i < piece.nb_pages; i++) {
+            send_page(l, &piece, i);
+        }
+        snap_stream_end_ram(l->writer);
+        snap_progress_show(&l->progress,
+                           l->stats.stored_pages + l->stats.zero_pages,
+                           l->image->header.nb_pages);
+        /* The reader takes the piece's buffer back. */
+        ret = snap_stream_flush(l->writer, errp);
+        if (ret < 0) {
+            break;
+        }
+    }
+    return ret;
+}
+
+static int coroutine_fn send_ram(SnapLoad *l, Error **errp)
+{
+    g_autoptr(SnapRAMReader) reader = snap_ram_reader_new(l->image);
+    int ret = send_pages(l, reader, errp);
+
+    if (ret < 0) {
+        snap_ram_reader_abort(reader);
+        return ret;
+    }
+    snap_stream_begin_ram(l->writer, true);
+    snap_stream_end_ram(l->writer);
+    return snap_stream_flush(l->writer, errp);
+}
+
+static void coroutine_fn send_device_bytes(void *opaque, const void *data,
+                                           size_t length)
+{
+    SnapLoad *l = opaque;
+
+    snap_stream_put(l->writer, data, length);
+    l->stats.device_bytes += length;
+}
+
+static int coroutine_fn send_devices(SnapLoad *l, Error **errp)
+{
+    g_autoptr(GByteArray) vmdesc = NULL;
+    Error *err = NULL;
+    int ret;
+
+    ret = snap_image_copy_part(l->image, SNAP_PART_DEVICES, send_device_bytes,
+                               l, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    vmdesc = snap_image_read_part(l->image, SNAP_PART_VMDESC, &err);
+    if (!vmdesc) {
+        /* No destination needs it. */
+        warn_report_err(err);
+    }
+    snap_stream_put_eof(l->writer, vmdesc ? vmdesc->data : NULL,
+                        vmdesc ? vmdesc->len : 0);
+    return snap_stream_flush(l->writer, errp);
+}
+
+static int coroutine_fn load(void *opaque, Error **errp)
+{
+    SnapLoad *l = opaque;
+    int ret;
+
+    l->image = snap_image_open(l->blk, errp);
+    if (!l->image) {
+        return -EIO;
+    }
+    l->writer = snap_stream_writer_new(snap_transport_output(l->transport),
+                                       &l->image->layout,
+                                       &l->image->header.section);
+    l->stats.ram_bytes = l->image->header.nb_pages <<
+                         l->image->header.page_bits;
+
+    /* Nothing should begin that damage will end. */
+    ret = snap_image_copy_part(l->image, SNAP_PART_DEVICES, NULL, NULL, errp);
+    if (!ret) {
+        ret = send_setup(l, errp);
+    }
+    if (!ret) {
+        ret = send_ram(l, errp);
+    }
+    if (!ret) {
+        ret = send_devices(l, errp);
+    }
+    return ret;
+}
+
+int snap_load_run(SnapLoad *l, SnapStats *stats, Error **errp)
+{
+    int ret;
+
+    /* Where the user may not have that much, what is there must do. */
+    snap_transport_set_pipe_size(l->transport, PIPE_SIZE);
+    ret = snap_task_run(load, l, &l->interrupted, errp);
+    snap_progress_end(&l->progress);
+    *stats = l->stats;
+    return ret;
+}

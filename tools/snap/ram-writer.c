@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * From a stream's pages to the image
+ *
+ * Pages are collected in buffers, each of which stands for an aligned piece of
+ * the image.  Several are open at a time, because a background snapshot jumps
+ * to pages that the guest writes to and goes on from there.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bitmap.h"
+#include "qemu/cutils.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "snap/coalesce.h"
+#include "snap/format.h"
+#include "snap/io-window.h"
+#include "snap/ram-writer.h"
+#include "trace.h"
+
+/* A buffer stands for so much of the image; it divides SNAP_BLOCK_ALIGN. */
+#define BUFFER_SIZE (1 * MiB)
+#define MAX_BUFFER_PAGES (BUFFER_SIZE >> SNAP_MIN_PAGE_BITS)
+/* Buffers being filled, and buffers in all: open or in flight. */
+#define OPEN_BUFFERS 8
+#define NB_BUFFERS (OPEN_BUFFERS + 16)
+/* For formats that do not name a unit of allocation. */
+#define DEFAULT_FILL (64 * KiB)
+
+/* A buffer that collects pages. */
+typedef struct OpenBuffer {
+    SnapIOBuffer *buffer;       /* NULL for a free place */
+    uint64_t first_page;        /* page number of its first page */
+    unsigned nb_pages;          /* pages of the RAM block in it */
+    uint64_t last_use;
+    DECLARE_BITMAP(present, MAX_BUFFER_PAGES);
+} OpenBuffer;
+
+struct SnapRAMWriter {
+    /* constant */
+    SnapLayout *layout;
+    SnapTable *page_table;
+    SnapTable *arrivals;
+    SnapIOWindow *window;
+    unsigned fill_pages;        /* unit of allocation, in pages */
+
+    /* buffers being filled */
+    OpenBuffer open[OPEN_BUFFERS];
+    OpenBuffer *current;
+    uint64_t use;
+
+    /* the books: two bits a page */
+    unsigned long *seen;
+    unsigned long *stored;
+    uint64_t nb_seen;
+    bool repeated;
+
+    /* order of arrival */
+    uint64_t expected;
+    uint64_t nb_arrivals;
+    bool arrivals_truncated;
+};
+
+/* Pages of the unit that the image allocates as a whole. */
+static unsigned fill_unit(BlockBackend *blk, unsigned page_bits)
+{
+    BlockDriverInfo info = { };
+    int64_t unit = DEFAULT_FILL;
+
+    if (bdrv_get_info(blk_bs(blk), &info) == 0 && info.cluster_size > 0) {
+        unit = MIN(info.subcluster_size ?: info.cluster_size, BUFFER_SIZE);
+    }
+    return MAX(unit >> page_bits, 1);
+}
+
+SnapRAMWriter *snap_ram_writer_new(BlockBackend *blk, SnapLayout *layout,
+                                   SnapTable *page_table, SnapTable *arrivals)
+{
+    SnapRAMWriter *w = g_new0(SnapRAMWriter, 1);
+
+    w->layout = layout;
+    w->page_table = page_table;
+    w->arrivals = arrivals;
+    w->window = snap_io_window_new(blk, NB_BUFFERS, BUFFER_SIZE);
+    w->fill_pages = fill_unit(blk, layout->page_bits);
+    w->seen = bitmap_new(layout->nb_pages);
+    w->stored = bitmap_new(layout->nb_pages);
+    return w;
+}
+
+void snap_ram_writer_free(SnapRAMWriter *w)
+{
+    if (!w) {
+        return;
+    }
+    snap_io_window_free(w->window);
+    g_free(w->seen);
+    g_free(w->stored);
+    g_free(w);
+}
+
+/* Report the first error of a write, which may be one of some time ago. */
+static int write_status(SnapRAMWriter *w, Error **errp)
+{
+    int ret = snap_io_window_status(w->window);
+
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not write RAM");
+    }
+    return ret;
+}
+
+/*
+ * Bits of @map from @first on as a map of their own. Pieces of RAM start at
+ * any page number, so they are not aligned to words.
+ */
+static void copy_bits(unsigned long *dst, const unsigned long *map,
+                      uint64_t first, unsigned nb)
+{
+    for (uint64_t page = find_next_bit(map, first + nb, first);
+         page < first + nb; page = find_next_bit(map, first + nb, page + 1)) {
+        set_bit(page - first, dst);
+    }
+}
+
+/* Zero those pages of an extent that were not collected. */
+static void zero_gaps(const OpenBuffer *open, const SnapExtent *extent,
+                      unsigned page_bits)
+{
+    unsigned end = extent->first + extent->count;
+    unsigned gap = find_next_zero_bit(open->present, end, extent->first);
+
+    while (gap < end) {
+        unsigned next = find_next_bit(open->present, end, gap);
+
+        memset(open->buffer->data + ((size_t)gap << page_bits), 0,
+               (size_t)(next - gap) << page_bits);
+        gap = find_next_zero_bit(open->present, end, next);
+    }
+}
+
+/* Hand an open buffer to the window. */
+static void coroutine_fn submit(SnapRAMWriter *w, OpenBuffer *open)
+{
+    g_autofree SnapExtent *extents = g_new(SnapExtent, MAX_BUFFER_PAGES);
+    DECLARE_BITMAP(stored, MAX_BUFFER_PAGES);
+    unsigned page_bits = w->layout->page_bits;
+    unsigned nb_extents;
+
+    bitmap_zero(stored, MAX_BUFFER_PAGES);
+    copy_bits(stored, w->stored, open->first_page, open->nb_pages);
+    nb_extents = snap_coalesce(open->present, stored, BUFFER_SIZE >> page_bits,
+                               w->fill_pages, extents);
+    for (unsigned i = 0; i < nb_extents; i++) {
+        zero_gaps(open, &extents[i], page_bits);
+    }
+    trace_snap_ram_writer_submit(open->buffer->offset, nb_extents);
+    w->current = NULL;
+    snap_io_window_write(w->window, g_steal_pointer(&open->buffer), page_bits,
+                         extents, nb_extents);
+}
+
+static OpenBuffer *find_open(SnapRAMWriter *w, uint64_t offset)
+{
+    for (unsigned i = 0; i < OPEN_BUFFERS; i++) {
+        if (w->open[i].buffer && w->open[i].buffer->offset == offset) {
+            return &w->open[i];
+        }
+    }
+    return NULL;
+}
+
+/* A free place, or the least recently used one. */
+static OpenBuffer *victim(SnapRAMWriter *w)
+{
+    OpenBuffer *open = &w->open[0];
+
+    for (unsigned i = 0; i < OPEN_BUFFERS; i++) {
+        if (!w->open[i].buffer) {
+            return &w->open[i];
+        }
+        if (w->open[i].last_use < open->last_use) {
+            open = &w->open[i];
+        }
+    }
+    return open;
+}
+
+/* The open buffer for the piece of the image that @page lies in. */
+static OpenBuffer *coroutine_fn open_buffer(SnapRAMWriter *w, uint64_t page)
+{
+    const SnapRAMBlock *block;
+    OpenBuffer *open = w->current;
+    uint64_t offset;
+
+    if (open && page >= open->first_page &&
+        page - open->first_page < open->nb_pages) {
+        return open;
+    }
+
+    block = snap_layout_block_of(w->layout, page);
+    offset = QEMU_ALIGN_DOWN(snap_layout_offset(w->layout, block, page),
+                             BUFFER_SIZE);
+    open = find_open(w, offset);
+    if (!open) {
+        uint64_t in_block = offset - block->offset;
+
+        open = victim(w);
+        if (open->buffer) {
+            submit(w, open);
+        }
+        open->buffer = snap_io_window_get(w->window);
+        open->buffer->offset = offset;
+        open->first_page = snap_layout_page(w->layout, block, in_block);
+        open->nb_pages = MIN(block->length - in_block, BUFFER_SIZE) >>
+                         w->layout->page_bits;
+        bitmap_zero(open->present, MAX_BUFFER_PAGES);
+    }
+    open->last_use = ++w->use;
+    w->current = open;
+    return open;
+}
+
+void *coroutine_fn snap_ram_writer_place(SnapRAMWriter *w, uint64_t page)
+{
+    OpenBuffer *open = open_buffer(w, page);
+
+    return open->buffer->data +
+           ((page - open->first_page) << w->layout->page_bits);
+}
+
+/*
+ * A page that is not the next one still missing was asked for by a write of
+ * the guest (migration/ram.c:get_queued_page): it belongs to its working set.
+ */
+static int coroutine_fn note_arrival(SnapRAMWriter *w, uint64_t page,
+                                     Error **errp)
+{
+    int ret = 0;
+
+    if (page != w->expected) {
+        uint64_t next = find_next_zero_bit(w->seen, w->layout->nb_pages,
+                                           w->expected);
+
+        if (page != next && w->nb_arrivals < SNAP_MAX_ARRIVALS) {
+            ret = snap_table_set(w->arrivals, w->nb_arrivals++, page, errp);
+        } else if (page != next) {
+            w->arrivals_truncated = true;
+        }
+    }
+    w->expected = page + 1 < w->layout->nb_pages ? page + 1 : 0;
+    return ret;
+}
+
+/* Enter a page into the books, with or without data. */
+static int coroutine_fn account(SnapRAMWriter *w, uint64_t page, bool has_data,
+                                Error **errp)
+{
+    SnapRAMBlock *block = snap_layout_block_of(w->layout, page);
+    int ret = 0;
+
+    if (test_bit(page, w->seen)) {
+        bool had_data = test_bit(page, w->stored);
+
+        w->repeated = true;
+        block->stored_pages -= had_data;
+        block->zero_pages -= !had_data;
+    } else {
+        ret = note_arrival(w, page, errp);
+        set_bit(page, w->seen);
+        w->nb_seen++;
+    }
+    block->stored_pages += has_data;
+    block->zero_pages += !has_data;
+    if (has_data) {
+        set_bit(page, w->stored);
+    } else {
+        clear_bit(page, w->stored);
+    }
+    return ret;
+}
+
+int coroutine_fn snap_ram_writer_add(SnapRAMWriter *w, uint64_t page,
+                                     Error **errp)
+{
+    size_t page_size = snap_layout_page_size(w->layout);
+    unsigned in_buffer = page - w->current->first_page;
+    const uint8_t *data = w->current->buffer->data + in_buffer * page_size;
+    bool is_zero = buffer_is_zero(data, page_size);
+    int ret;
+
+    set_bit(in_buffer, w->current->present);
+    ret = snap_table_set(w->page_table, page,
+                         is_zero ? SNAP_PAGE_ZERO :
+                                   snap_page_entry(data, page_size), errp);
+    if (!ret) {
+        ret = account(w, page, !is_zero, errp);
+    }
+    return ret < 0 ? ret : write_status(w, errp);
+}
+
+int coroutine_fn snap_ram_writer_add_zero(SnapRAMWriter *w, uint64_t page,
+                                          Error **errp)
+{
+    int ret;
+
+    if (test_bit(page, w->stored)) {
+        /* What was stored must not come back, so zeroes are stored instead. */
+        memset(snap_ram_writer_place(w, page), 0,
+               snap_layout_page_size(w->layout));
+        return snap_ram_writer_add(w, page, errp);
+    }
+    ret = snap_table_set(w->page_table, page, SNAP_PAGE_ZERO, errp);
+    return ret < 0 ? ret : account(w, page, false, errp);
+}
+
+int coroutine_fn snap_ram_writer_flush(SnapRAMWriter *w, Error **errp)
+{
+    for (unsigned i = 0; i < OPEN_BUFFERS; i++) {
+        if (w->open[i].buffer) {
+            submit(w, &w->open[i]);
+        }
+    }
+    snap_io_window_drain(w->window);
+    return write_status(w, errp);
+}
+
+void coroutine_fn snap_ram_writer_abort(SnapRAMWriter *w)
+{
+    for (unsigned i = 0; i < OPEN_BUFFERS; i++) {
+        if (w->open[i].buffer) {
+            snap_io_window_put(w->window,
+                               g_steal_pointer(&w->open[i].buffer));
+        }
+    }
+    snap_io_window_drain(w->window);
+}
+
+uint64_t snap_ram_writer_missing(const SnapRAMWriter *w)
+{
+    return w->layout->nb_pages - w->nb_seen;
+}
+
+bool snap_ram_writer_repeated(const SnapRAMWriter *w)
+{
+    return w->repeated;
+}
+
+uint64_t snap_ram_writer_arrivals(const SnapRAMWriter *w, bool *truncated)
+{
+    *truncated = w->arrivals_truncated;
+    return w->nb_arrivals;
+}

@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Saving: from a migration stream to a snapshot image
+ *
+ * The source must not be able to believe in a snapshot that failed.  Over
+ * exec: it asks nobody: it is done when its last byte is in the pipe.  So the
+ * reading stops, while the source still has bytes to write, until RAM is on
+ * stable storage, and again until the image is committed; where one of them
+ * fails the process ends, and the source's write with it.  A source that
+ * opened the return path waits for an answer instead.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu-version.h"
+#include "qobject/qdict.h"
+#include "snap/image-writer.h"
+#include "snap/pace.h"
+#include "snap/progress.h"
+#include "snap/ram-writer.h"
+#include "snap/save.h"
+#include "snap/stream-reader.h"
+#include "snap/stream-writer.h"
+#include "snap/task.h"
+#include "trace.h"
+
+struct SnapSave {
+    /* constant */
+    SnapSaveOptions options;
+    SnapTransport *transport;
+
+    /* set from the main loop */
+    bool interrupted;
+
+    /* the way of the data; made when the stream has told the size of RAM */
+    SnapStreamReader *reader;
+    SnapPace pace;
+    SnapTarget *target;
+    SnapImageWriter *image;
+    SnapRAMWriter *ram;
+
+    /* how far the stream is */
+    bool return_path;
+    bool ram_end;           /* RAM ends with a section of its own */
+    bool ram_flushed;       /* RAM as it was at some time is on disk */
+    bool committed;
+    bool over;
+    uint64_t device_bytes;
+    SnapProgress progress;
+};
+
+SnapSave *snap_save_new(const SnapSaveOptions *options,
+                        SnapTransport *transport)
+{
+    SnapSave *s = g_new0(SnapSave, 1);
+
+    s->options = *options;
+    s->transport = transport;
+    s->progress.enabled = options->progress;
+    return s;
+}
+
+void snap_save_free(SnapSave *s)
+{
+    if (!s) {
+        return;
+    }
+    snap_ram_writer_free(s->ram);
+    snap_image_writer_free(s->image);
+    snap_target_close(s->target);
+    snap_stream_reader_free(s->reader);
+    g_free(s);
+}
+
+void snap_save_interrupt(SnapSave *s)
+{
+    s->interrupted = true;
+}
+
+/* --- answers to the source --- */
+
+static int coroutine_fn open_return_path(SnapSave *s, Error **errp)
+{
+    if (!snap_transport_output(s->transport)) {
+        error_setg(errp, "The source wants an answer, but %s has no way back",
+                   snap_transport_name(s->transport));
+        return -ENOTSUP;
+    }
+    s->return_path = true;
+    return 0;
+}
+
+static int coroutine_fn answer(SnapSave *s, int ret, Error **errp)
+{
+    trace_snap_save_answer(ret);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not answer the source");
+    }
+    return ret;
+}
+
+/* --- RAM --- */
+
+static int coroutine_fn save_page(SnapSave *s, const SnapEvent *event,
+                                  Error **errp)
+{
+    const SnapLayout *layout = snap_stream_layout(s->reader);
+    uint64_t page = snap_layout_page(layout, &layout->blocks[event->block],
+                                     event->offset);
+    uint64_t missing;
+    int ret;
+
+    if (event->type == SNAP_EVENT_ZERO_PAGE) {
+        ret = snap_ram_writer_add_zero(s->ram, page, errp);
+    } else {
+        void *buf = snap_ram_writer_place(s->ram, page);
+
+        ret = snap_stream_read_page(s->reader, buf, errp);
+        if (!ret) {
+            ret = snap_ram_writer_add(s->ram, page, errp);
+        }
+    }
+    missing = snap_ram_writer_missing(s->ram);
+    snap_pace_pages(&s->pace, missing, snap_ram_writer_repeated(s->ram));
+    snap_progress_show(&s->progress, layout->nb_pages - missing,
+                       layout->nb_pages);
+    return ret;
+}
+
+/* Bring RAM to stable storage, as far as it has come. */
+static int coroutine_fn flush_ram(SnapSave *s, Error **errp)
+{
+    bool truncated;
+    uint64_t nb_arrivals = snap_ram_writer_arrivals(s->ram, &truncated);
+    int ret = snap_ram_writer_flush(s->ram, errp);
+
+    trace_snap_save_flush_ram(snap_ram_writer_missing(s->ram), ret);
+    s->ram_flushed = true;
+    return ret < 0 ? ret : snap_image_writer_flush_ram(s->image, nb_arrivals,
+                                                       errp);
+}
+
+/*
+ * A background snapshot sends every page once, so that RAM is complete when
+ * the last one is there.  In other streams this costs one early flush.
+ */
+static int coroutine_fn ram_section_over(SnapSave *s, Error **errp)
+{
+    if (s->ram_flushed || s->return_path || snap_ram_writer_missing(s->ram)) {
+        return 0;
+    }
+    return flush_ram(s, errp);
+}
+
+/* --- device state and the end --- */
+
+static int coroutine_fn commit(SnapSave *s, size_t vmdesc_length, Error **errp)
+{
+    g_autoptr(QDict) metadata = qdict_new();
+    bool truncated;
+    SnapCommitInfo info = {
+        .configuration = snap_stream_configuration(s->reader),
+        .metadata = metadata,
+        .vmdesc_length = vmdesc_length,
+    };
+    int ret;
+
+    snap_ram_writer_arrivals(s->ram, &truncated);
+    info.setup = snap_stream_setup(s->reader, &info.before_ram);
+    info.flags = (truncated ? SNAP_FLAG_ARRIVALS_TRUNCATED : 0) |
+                 (s->ram_end ? SNAP_FLAG_RAM_END : 0);
+    qdict_put_str(metadata, "creator", "qemu-snap " QEMU_FULL_VERSION);
+
+    ret = snap_image_writer_commit(s->image, &info, errp);
+    if (!ret && !s->committed) {
+        ret = snap_target_commit(s->target, errp);
+    }
+    s->committed = !ret;
+    return ret;
+}
+
+/* The device state goes on behind what looked like its end. */
+static int coroutine_fn resume(SnapSave *s, Error **errp)
+{
+    return snap_image_writer_invalidate(s->image, errp);
+}
+
+static int coroutine_fn finish(SnapSave *s, const SnapEvent *event,
+                               Error **errp)
+{
+    Error *err = NULL;
+
+    if (event->length &&
+        snap_image_writer_vmdesc(s->image, event->data, event->length,
+                                 &err) < 0) {
+        /* Only tools that analyse snapshots miss it, no load does. */
+        warn_reportf_err(err, "The description of the devices is lost: ");
+    }
+    s->over = true;
+    return 0;
+}
+
+/* --- the stream --- */
+
+static int coroutine_fn handle(SnapSave *s, const SnapEvent *event,
+                               Error **errp)
+{
+    switch (event->type) {
+    case SNAP_EVENT_PAGE:
+    case SNAP_EVENT_ZERO_PAGE:
+        return save_page(s, event, errp);
+    case SNAP_EVENT_RAM_FINAL:
+        s->ram_end = true;
+        snap_pace_final(&s->pace);
+        return 0;
+    case SNAP_EVENT_RAM_EOS:
+        return ram_section_over(s, errp);
+    case SNAP_EVENT_OPEN_RETURN_PATH:
+        return open_return_path(s, errp);
+    case SNAP_EVENT_PING:
+        return answer(s, snap_return_path_pong(
+                             snap_transport_output(s->transport),
+                             event->value), errp);
+    case SNAP_EVENT_DEVICES:
+        return flush_ram(s, errp);
+    case SNAP_EVENT_DEVICE_DATA:
+        s->device_bytes += event->length;
+        return snap_image_writer_devices(s->image, event->data, event->length,
+                                         errp);
+    case SNAP_EVENT_DEVICE_END:
+        return commit(s, event->length, errp);
+    case SNAP_EVENT_DEVICE_RESUMED:
+        return resume(s, errp);
+    case SNAP_EVENT_END:
+        return finish(s, event, errp);
+    case SNAP_EVENT_RAM_SETUP:
+        return 0;
+    }
+    g_assert_not_reached();
+}
+
+/* Read as far as the size of RAM. */
+static int coroutine_fn read_setup(void *opaque, Error **errp)
+{
+    SnapSave *s = opaque;
+    SnapEvent event;
+    int ret;
+
+    do {
+        ret = snap_stream_next(s->reader, &event, errp);
+        if (!ret) {
+            ret = handle(s, &event, errp);
+        }
+    } while (!ret && event.type != SNAP_EVENT_RAM_SETUP);
+    return ret;
+}
+
+static int coroutine_fn read_stream(SnapSave *s, Error **errp)
+{
+    SnapEvent event;
+    int ret = 0;
+
+    while (!ret && !s->over) {
+        ret = snap_stream_next(s->reader, &event, errp);
+        if (!ret) {
+            ret = handle(s, &event, errp);
+        }
+    }
+    return ret;
+}
+
+/* What was committed already does not count any more. */
+static void coroutine_fn invalidate(SnapSave *s)
+{
+    Error *err = NULL;
+
+    if (s->committed && snap_image_writer_invalidate(s->image, &err) < 0) {
+        error_reportf_err(err, "The image must not be used: ");
+    }
+}
+
+static int coroutine_fn read_rest(void *opaque, Error **errp)
+{
+    SnapSave *s = opaque;
+    int ret = 0;
+
+    if (s->options.target.existing) {
+        ret = snap_image_writer_invalidate(s->image, errp);
+    }
+    if (!ret) {
+        ret = read_stream(s, errp);
+    }
+    if (ret < 0) {
+        snap_ram_writer_abort(s->ram);
+        invalidate(s);
+    }
+    return ret;
+}
+
+/* Tell a source that waits for it how it went. */
+static int coroutine_fn shut(void *opaque, Error **errp)
+{
+    SnapSave *s = opaque;
+    int ret = answer(s, snap_return_path_shut(
+                            snap_transport_output(s->transport),
+                            s->over ? 0 : 1), errp);
+
+    if (s->over && ret < 0) {
+        invalidate(s);
+    }
+    return ret;
+}
+
+/* Make everything that needs the size of RAM. */
+static int open_target(SnapSave *s, Error **errp)
+{
+    SnapLayout *layout = snap_stream_layout(s->reader);
+    uint64_t ram = layout->nb_pages << layout->page_bits;
+
+    if (s->options.max_ram && ram > s->options.max_ram) {
+        error_setg(errp, "The guest has %" PRIu64 " bytes of RAM, more than "
+                   "the image size of %" PRIu64 " bytes that was given", ram,
+                   s->options.max_ram);
+        return -ENOSPC;
+    }
+    s->target = snap_target_open(&s->options.target,
+                                 snap_image_writer_size(layout), errp);
+    if (!s->target) {
+        return -EIO;
+    }
+    s->image = snap_image_writer_new(snap_target_blk(s->target), layout,
+                                     snap_stream_ram_section(s->reader));
+    s->ram = snap_ram_writer_new(snap_target_blk(s->target), layout,
+                                 snap_image_writer_page_table(s->image),
+                                 snap_image_writer_arrivals(s->image));
+    return 0;
+}
+
+static void fill_stats(SnapSave *s, SnapStats *stats)
+{
+    const SnapLayout *layout = snap_stream_layout(s->reader);
+
+    *stats = (SnapStats) {
+        .ram_bytes = layout->nb_pages << layout->page_bits,
+        .device_bytes = s->device_bytes,
+    };
+    for (unsigned i = 0; i < layout->nb_blocks; i++) {
+        stats->stored_pages += layout->blocks[i].stored_pages;
+        stats->zero_pages += layout->blocks[i].zero_pages;
+    }
+}
+
+static int run(SnapSave *s, Error **errp)
+{
+    int ret;
+
+    snap_pace_init(&s->pace, s->transport);
+    s->reader = snap_stream_reader_new(snap_transport_input(s->transport),
+                                       s->options.page_bits);
+    ret = snap_task_run(read_setup, s, &s->interrupted, errp);
+    if (!ret) {
+        ret = open_target(s, errp);
+    }
+    if (!ret) {
+        ret = snap_task_run(read_rest, s, &s->interrupted, errp);
+    }
+    return ret;
+}
+
+int snap_save_run(SnapSave *s, SnapStats *stats, Error **errp)
+{
+    int ret = run(s, errp);
+
+    snap_progress_end(&s->progress);
+    if (ret == -EINTR) {
+        if (s->target) {
+            snap_target_abandon(s->target);
+        }
+        return ret;
+    }
+    if (s->return_path) {
+        int answer_ret = snap_task_run(shut, s, &s->interrupted,
+                                       ret ? NULL : errp);
+
+        ret = ret ?: answer_ret;
+    }
+    if (!ret) {
+        snap_target_confirm(s->target);
+        fill_stats(s, stats);
+    }
+    return ret;
+}

@@ -35,7 +35,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapStreamWriter, snap_stream_writer_free)
 void coroutine_fn snap_stream_put(SnapStreamWriter *writer, const void *data,
                                   size_t length);
 
-/* RAM's START section with the list of blocks (migration/ram.c:ram_save_setup) */
+/* RAM's START section with its blocks (migration/ram.c:ram_save_setup) */
 void coroutine_fn snap_stream_put_ram_start(SnapStreamWriter *writer);
 
 /**

@@ -44,6 +44,15 @@ apt_get()
 }
 sudo=
 
+# as_root HINT: from here on apt_get is run as root, if there is a way to
+as_root()
+{
+    if [ "$(id -u)" != 0 ]; then
+        sudo -n true 2>/dev/null || die "packages are missing; as root run: $1"
+        sudo='sudo -n DEBIAN_FRONTEND=noninteractive'
+    fi
+}
+
 apt_sources()
 {
     codename=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
@@ -73,6 +82,7 @@ apt_update()
     sources=$(apt_sources)
     echo "$sources" >"$sub/apt/sources/qemu-snap.list"
     say "updating package lists"
+    # never by sudo: the lists are the user's own files
     quietly "apt-get update" apt_get -o APT::Update::Error-Mode=any update
     touch "$sub/apt/updated"
 }

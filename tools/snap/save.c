@@ -42,7 +42,8 @@ struct SnapSave {
     /* how far the stream is */
     bool return_path;
     bool ram_end;           /* RAM ends with a section of its own */
-    bool ram_flushed;       /* RAM as it was at some time is on disk */
+    bool ram_dirty;         /* pages have come since RAM was flushed */
+    bool flushed_early;     /* RAM was flushed when every page was there */
     bool committed;
     bool over;
     uint64_t device_bytes;
@@ -120,6 +121,7 @@ static int coroutine_fn save_page(SnapSave *s, const SnapEvent *event,
             ret = snap_ram_writer_add(s->ram, page, errp);
         }
     }
+    s->ram_dirty = true;
     missing = snap_ram_writer_missing(s->ram);
     snap_pace_pages(&s->pace, missing, snap_ram_writer_repeated(s->ram));
     snap_progress_show(&s->progress, layout->nb_pages - missing,
@@ -132,12 +134,18 @@ static int coroutine_fn flush_ram(SnapSave *s, Error **errp)
 {
     bool truncated;
     uint64_t nb_arrivals = snap_ram_writer_arrivals(s->ram, &truncated);
-    int ret = snap_ram_writer_flush(s->ram, errp);
+    int ret;
 
+    if (!s->ram_dirty) {
+        return 0;
+    }
+    ret = snap_ram_writer_flush(s->ram, errp);
+    if (!ret) {
+        ret = snap_image_writer_flush_ram(s->image, nb_arrivals, errp);
+    }
     trace_snap_save_flush_ram(snap_ram_writer_missing(s->ram), ret);
-    s->ram_flushed = true;
-    return ret < 0 ? ret : snap_image_writer_flush_ram(s->image, nb_arrivals,
-                                                       errp);
+    s->ram_dirty = false;
+    return ret;
 }
 
 /*
@@ -146,9 +154,11 @@ static int coroutine_fn flush_ram(SnapSave *s, Error **errp)
  */
 static int coroutine_fn ram_section_over(SnapSave *s, Error **errp)
 {
-    if (s->ram_flushed || s->return_path || snap_ram_writer_missing(s->ram)) {
+    if (s->flushed_early || s->return_path ||
+        snap_ram_writer_missing(s->ram)) {
         return 0;
     }
+    s->flushed_early = true;
     return flush_ram(s, errp);
 }
 
@@ -355,6 +365,7 @@ static int run(SnapSave *s, Error **errp)
     int ret;
 
     snap_pace_init(&s->pace, s->transport);
+    s->ram_dirty = true;
     s->reader = snap_stream_reader_new(snap_transport_input(s->transport),
                                        s->options.page_bits);
     ret = snap_task_run(read_setup, s, &s->interrupted, errp);
@@ -372,13 +383,7 @@ int snap_save_run(SnapSave *s, SnapStats *stats, Error **errp)
     int ret = run(s, errp);
 
     snap_progress_end(&s->progress);
-    if (ret == -EINTR) {
-        if (s->target) {
-            snap_target_abandon(s->target);
-        }
-        return ret;
-    }
-    if (s->return_path) {
+    if (s->return_path && ret != -EINTR) {
         int answer_ret = snap_task_run(shut, s, &s->interrupted,
                                        ret ? NULL : errp);
 
@@ -387,6 +392,8 @@ int snap_save_run(SnapSave *s, SnapStats *stats, Error **errp)
     if (!ret) {
         snap_target_confirm(s->target);
         fill_stats(s, stats);
+    } else if (s->target) {
+        snap_target_abandon(s->target);
     }
     return ret;
 }

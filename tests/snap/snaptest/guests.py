@@ -24,8 +24,10 @@ generation and the rest of the one before: a snapshot that is torn shows.
 """
 
 import os
+import re
 import stat
 import struct
+from typing import NamedTuple
 
 from . import env
 from .ram import PAGE, Ram
@@ -251,3 +253,17 @@ def linux_args(directory: str) -> list[str]:
         initramfs(initrd)
     return ['-kernel', env('SNAP_KERNEL'), '-initrd', initrd,
             '-append', LINUX_CMDLINE]
+
+
+class Tick(NamedTuple):
+    """A line of the Linux guest."""
+    nonce: str
+    count: int
+    state: str
+
+
+def ticks(console: list[str]) -> list[Tick]:
+    """The whole lines of the Linux guest among what it has printed."""
+    found = re.findall(r'^snap ([0-9a-f]{16}) ([0-9]+) (ok|corrupt)\r?$',
+                       '\n'.join(console), re.MULTILINE)
+    return [Tick(nonce, int(count), state) for nonce, count, state in found]

@@ -48,7 +48,7 @@ class VM(QEMUMachine):
     def __init__(self, directory: str, machine: str, ram: Ram | str,
                  args=(), version: str = '10.0', name: str = 'vm'):
         self.machine, self.ram, self.version = machine, ram, version
-        self.arch, ram_id, extra = next(
+        self.arch, self.ram_id, extra = next(
             v for k, v in MACHINES.items() if machine.startswith(k))
         binary = os.path.join(env('SNAP_EMULATORS'), version,
                               'qemu-system-' + self.arch)
@@ -57,9 +57,9 @@ class VM(QEMUMachine):
         self.probe_path = os.path.join(directory, name + '.qmp')
         self.serial_path = os.path.join(directory, name + '.serial')
         if isinstance(ram, Ram):
-            memory = ['-machine', f'{machine},memory-backend={ram_id}',
+            memory = ['-machine', f'{machine},memory-backend={self.ram_id}',
                       '-m', f'{ram.size >> 20}M', '-object',
-                      f'memory-backend-file,id={ram_id},size={ram.size},'
+                      f'memory-backend-file,id={self.ram_id},size={ram.size},'
                       f'mem-path={ram.path},share=on']
         else:
             memory = ['-machine', machine, '-m', ram]

@@ -44,13 +44,19 @@ apt_get()
 }
 sudo=
 
-# as_root HINT: from here on apt_get is run as root, if there is a way to
-as_root()
+# need_root HINT: there has to be a way to install packages
+need_root()
 {
-    if [ "$(id -u)" != 0 ]; then
-        sudo -n true 2>/dev/null || die "packages are missing; as root run: $1"
-        sudo='sudo -n DEBIAN_FRONTEND=noninteractive'
-    fi
+    [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null ||
+        die "packages are missing; as root run: $1"
+}
+
+# For what changes the machine. All else in subprojects/ is the user's own.
+apt_get_as_root()
+{
+    [ "$(id -u)" = 0 ] || sudo='sudo -n DEBIAN_FRONTEND=noninteractive'
+    apt_get "$@"
+    sudo=
 }
 
 apt_sources()
@@ -82,7 +88,6 @@ apt_update()
     sources=$(apt_sources)
     echo "$sources" >"$sub/apt/sources/qemu-snap.list"
     say "updating package lists"
-    # never by sudo: the lists are the user's own files
     quietly "apt-get update" apt_get -o APT::Update::Error-Mode=any update
     touch "$sub/apt/updated"
 }

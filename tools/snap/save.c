@@ -102,6 +102,18 @@ static int coroutine_fn answer(SnapSave *s, int ret, Error **errp)
 
 /* --- RAM --- */
 
+/*
+ * Whether every page will come.  Those that virtio-mem has unplugged never do,
+ * and it is virtio-mem that sends a section ahead of RAM's pages.  The end of
+ * RAM may then be near at any time.
+ */
+static bool countable(SnapSave *s)
+{
+    size_t before_ram;
+
+    return snap_stream_setup(s->reader, &before_ram)->len == 0;
+}
+
 static int coroutine_fn save_page(SnapSave *s, const SnapEvent *event,
                                   Error **errp)
 {
@@ -123,7 +135,8 @@ static int coroutine_fn save_page(SnapSave *s, const SnapEvent *event,
     }
     s->ram_dirty = true;
     missing = snap_ram_writer_missing(s->ram);
-    snap_pace_pages(&s->pace, missing, snap_ram_writer_repeated(s->ram));
+    snap_pace_pages(&s->pace, countable(s) ? missing : 0,
+                    snap_ram_writer_repeated(s->ram));
     snap_progress_show(&s->progress, layout->nb_pages - missing,
                        layout->nb_pages);
     return ret;

@@ -10,6 +10,7 @@
 #include "migration/qemu-file.h"
 #include "migration/ram.h"
 #include "migration/savevm.h"
+#include "snap/device-end.h"
 #include "snap/device-sections.h"
 #include "snap/stream-reader.h"
 #include "trace.h"
@@ -22,9 +23,6 @@
 
 /* Device state is handed on in pieces of this size. */
 #define DEVICE_CHUNK (64 * KiB)
-
-/* EOF, VMDESCRIPTION, be32 length, and how every description begins. */
-#define DESCRIPTION_HEAD 8
 
 /* Machine type names are far shorter (migration/savevm.c bounds nothing). */
 #define MAX_MACHINE_NAME 255
@@ -66,13 +64,12 @@ struct SnapStreamReader {
 
     /*
      * device state: bytes that wait to be handed on, how many of them the
-     * event before has handed on, the last 16 bytes as shift registers, and
-     * bytes to be read again because they were no description after all
+     * event before has handed on, and bytes to be read again because they
+     * were no description after all
      */
     GByteArray *pending;
     size_t handed_on;
-    uint64_t tail_high;
-    uint64_t tail_low;
+    SnapDeviceEnd end;
     GByteArray *replay;
     size_t replay_pos;
     GByteArray *description;
@@ -787,6 +784,7 @@ static int coroutine_fn parse_section(SnapStreamReader *r, SnapEvent *event,
     }
     if (r->ram_paged && type == QEMU_VM_SECTION_FULL) {
         r->phase = PHASE_DEVICES;
+        snap_device_end_init(&r->end, r->section.footers);
         g_byte_array_append(r->pending, r->late->data, r->late->len);
         event->type = SNAP_EVENT_DEVICES;
         *event_set = true;
@@ -834,34 +832,6 @@ static int coroutine_fn next_byte(SnapStreamReader *r)
     return byte || !qemu_file_get_error_obj(r->file, NULL) ? byte : -1;
 }
 
-/* Whether @footer, the 5 bytes before a section type, is a footer. */
-static bool footer_plausible(const SnapStreamReader *r, uint64_t footer)
-{
-    return !r->section.footers ||
-           (((footer >> 32) & 0xff) == QEMU_VM_SECTION_FOOTER &&
-            (uint32_t)footer <= UINT16_MAX);
-}
-
-/* Whether the last bytes end the device state and begin a description. */
-static bool description_begins(const SnapStreamReader *r)
-{
-    uint64_t tail = r->tail_low;
-    uint32_t length = tail >> 16;
-
-    return (tail >> 48) == ((QEMU_VM_EOF << 8) | QEMU_VM_VMDESCRIPTION) &&
-           (tail & 0xffff) == (('{' << 8) | '"') &&
-           length > 2 && length <= SNAP_MAX_VMDESC &&
-           footer_plausible(r, r->tail_high);
-}
-
-/* Whether the last bytes end the device state where nothing follows. */
-static bool eof_plausible(const SnapStreamReader *r)
-{
-    uint64_t before = (r->tail_high << 56) | (r->tail_low >> 8);
-
-    return (r->tail_low & 0xff) == QEMU_VM_EOF && footer_plausible(r, before);
-}
-
 /* Hand on @length of the pending bytes. */
 static void hand_on(SnapStreamReader *r, SnapEvent *event, size_t length)
 {
@@ -879,12 +849,12 @@ static int coroutine_fn parse_devices(SnapStreamReader *r, SnapEvent *event,
                                       Error **errp)
 {
     r->where = "the device state";
-    while (r->pending->len < DEVICE_CHUNK + DESCRIPTION_HEAD) {
+    while (r->pending->len < DEVICE_CHUNK + SNAP_DESCRIPTION_HEAD) {
         int byte = next_byte(r);
         uint8_t value = byte;
 
         if (byte < 0) {
-            if (!at_end_of_file(r) || !eof_plausible(r)) {
+            if (!at_end_of_file(r) || !snap_device_end_is_eof(&r->end)) {
                 return check_file(r, errp);
             }
             r->description_length = 0;
@@ -894,43 +864,16 @@ static int coroutine_fn parse_devices(SnapStreamReader *r, SnapEvent *event,
             return 0;
         }
         g_byte_array_append(r->pending, &value, 1);
-        r->tail_high = (r->tail_high << 8) | (r->tail_low >> 56);
-        r->tail_low = (r->tail_low << 8) | value;
-        if (r->pending->len >= DESCRIPTION_HEAD && description_begins(r)) {
-            r->description_length = r->tail_low >> 16;
+        snap_device_end_feed(&r->end, value);
+        r->description_length = snap_device_end_description(&r->end);
+        if (r->description_length) {
             r->phase = PHASE_DEVICE_END;
-            hand_on(r, event, r->pending->len - DESCRIPTION_HEAD);
+            hand_on(r, event, r->pending->len - SNAP_DESCRIPTION_HEAD);
             return 0;
         }
     }
-    hand_on(r, event, r->pending->len - DESCRIPTION_HEAD);
+    hand_on(r, event, r->pending->len - SNAP_DESCRIPTION_HEAD);
     return 0;
-}
-
-/* Whether @data is one JSON object from the first byte to the last. */
-static bool is_one_object(const uint8_t *data, size_t length)
-{
-    unsigned depth = 0;
-    bool in_string = false;
-
-    for (size_t i = 0; i < length; i++) {
-        if (in_string) {
-            if (data[i] == '\\') {
-                i++;
-            } else if (data[i] == '"') {
-                in_string = false;
-            }
-        } else if (data[i] == '"') {
-            in_string = true;
-        } else if (data[i] == '{' || data[i] == '[') {
-            depth++;
-        } else if (data[i] == '}' || data[i] == ']') {
-            if (--depth == 0) {
-                return i == length - 1;
-            }
-        }
-    }
-    return false;
 }
 
 /* Whether nothing follows; a source that waits for an answer stays silent. */
@@ -964,7 +907,7 @@ static int coroutine_fn parse_description(SnapStreamReader *r,
         g_byte_array_append(array, &value, 1);
     }
     if (!r->description_length ||
-        (byte >= 0 && is_one_object(array->data, array->len) &&
+        (byte >= 0 && snap_description_valid(array->data, array->len) &&
          stream_is_over(r))) {
         r->phase = PHASE_OVER;
         event->type = SNAP_EVENT_END;

@@ -1,0 +1,1369 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Unit tests of writing, reading and checking a snapshot image
+ */
+
+#include "qemu/osdep.h"
+#include <glib/gstdio.h>
+#include "block/block.h"
+#include "block/qdict.h"
+#include "qemu/cutils.h"
+#include "qemu/main-loop.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#include "snap/check.h"
+#include "snap/image.h"
+#include "snap/image-writer.h"
+#include "snap/info.h"
+#include "snap/ram-reader.h"
+#include "snap/ram-writer.h"
+#include "slow-disk.h"
+#include "snap-coroutine.h"
+#include "stream-bytes.h"
+
+#define NB_PAGES (2819 + 1 + 255)
+
+/* What a page of the model is; other values say what data it has. */
+enum {
+    UNSENT = 0,
+    ZERO = 1,
+    DATA = 2,
+};
+
+/**
+ * Snapshot: a snapshot being saved, and a model of it
+ * @disk: what @blk is, NULL for a file
+ * @model: what each page is
+ * @info: what goes into the image at the commit
+ * @configuration, @setup, @metadata: for @info
+ * @devices: device state so far
+ */
+typedef struct Snapshot {
+    BlockBackend *blk;
+    SlowDisk *disk;
+    SnapLayout layout;
+    SnapImageWriter *image;
+    SnapRAMWriter *ram;
+    uint32_t *model;
+    SnapCommitInfo info;
+    GByteArray *configuration;
+    GByteArray *setup;
+    QDict *metadata;
+    GByteArray *devices;
+} Snapshot;
+
+/* Content of a page; every third seed has but one byte that is not zero. */
+static void fill_page(const Snapshot *s, uint8_t *buf, uint32_t seed)
+{
+    size_t page_size = snap_layout_page_size(&s->layout);
+
+    memset(buf, 0, page_size);
+    if (seed % 3 == 0) {
+        buf[page_size - 1] = seed % 255 + 1;
+        return;
+    }
+    for (size_t i = 0; i < page_size; i += 4) {
+        stl_be_p(buf + i, seed * 2654435761u + i);
+    }
+}
+
+static int coroutine_fn try_send(Snapshot *s, uint64_t page, uint32_t seed,
+                                 Error **errp)
+{
+    s->model[page] = seed;
+    if (seed == ZERO) {
+        return snap_ram_writer_add_zero(s->ram, page, errp);
+    }
+    fill_page(s, snap_ram_writer_place(s->ram, page), seed);
+    return snap_ram_writer_add(s->ram, page, errp);
+}
+
+static void coroutine_fn send_page(Snapshot *s, uint64_t page, uint32_t seed)
+{
+    try_send(s, page, seed, &error_abort);
+}
+
+static int coroutine_fn try_devices(Snapshot *s, const void *data,
+                                    size_t length, Error **errp)
+{
+    g_byte_array_append(s->devices, data, length);
+    return snap_image_writer_devices(s->image, data, length, errp);
+}
+
+/* Append @length bytes of device state in pieces of @step bytes. */
+static void coroutine_fn send_devices(Snapshot *s, size_t length, size_t step)
+{
+    g_autofree uint8_t *data = g_malloc(length);
+
+    for (size_t i = 0; i < length; i++) {
+        data[i] = i * 31 + (i >> 8) * 17 + (i >> 16);
+    }
+    for (size_t pos = 0; pos < length; pos += step) {
+        try_devices(s, data + pos, MIN(step, length - pos), &error_abort);
+    }
+}
+
+static int coroutine_fn try_commit(Snapshot *s, Error **errp)
+{
+    bool truncated;
+    uint64_t nb_arrivals = snap_ram_writer_arrivals(s->ram, &truncated);
+    int ret = snap_ram_writer_flush(s->ram, errp);
+
+    if (!ret) {
+        ret = snap_image_writer_flush_ram(s->image, nb_arrivals, errp);
+    }
+    return ret ?: snap_image_writer_commit(s->image, &s->info, errp);
+}
+
+static void coroutine_fn commit(Snapshot *s)
+{
+    try_commit(s, &error_abort);
+}
+
+static void coroutine_fn write_vmdesc(Snapshot *s, const char *vmdesc)
+{
+    snap_image_writer_vmdesc(s->image, vmdesc, strlen(vmdesc), &error_abort);
+}
+
+/* Compare a piece of RAM with the model. */
+static void assert_piece(const Snapshot *s, const SnapRAMPiece *piece,
+                         uint64_t first)
+{
+    size_t page_size = snap_layout_page_size(&s->layout);
+    g_autofree uint8_t *expected = g_malloc(page_size);
+
+    for (unsigned i = 0; i < piece->nb_pages; i++) {
+        uint32_t seed = s->model[first + i];
+
+        if (seed < DATA) {
+            g_assert_cmpuint(piece->entries[i], ==, seed == ZERO ?
+                             SNAP_PAGE_ZERO : SNAP_PAGE_UNSENT);
+            continue;
+        }
+        fill_page(s, expected, seed);
+        g_assert_cmpuint(piece->entries[i], ==,
+                         snap_page_entry(expected, page_size));
+        g_assert_cmpmem(piece->data + i * page_size, page_size,
+                        expected, page_size);
+    }
+}
+
+static void coroutine_fn assert_ram(const Snapshot *s, SnapImage *image)
+{
+    g_autoptr(SnapRAMReader) reader = snap_ram_reader_new(image);
+    SnapRAMPiece piece;
+    uint64_t next = 0;
+
+    while (snap_ram_reader_next(reader, &piece, &error_abort) > 0) {
+        uint64_t first = snap_layout_page(&image->layout,
+                                          &image->layout.blocks[piece.block],
+                                          piece.offset);
+
+        g_assert_cmpuint(first, ==, next);
+        assert_piece(s, &piece, first);
+        next += piece.nb_pages;
+    }
+    g_assert_cmpuint(next, ==, s->layout.nb_pages);
+}
+
+static void assert_counts(const Snapshot *s, const SnapLayout *layout)
+{
+    for (unsigned i = 0; i < layout->nb_blocks; i++) {
+        const SnapRAMBlock *block = &layout->blocks[i];
+        uint64_t end = block->first_page +
+                       snap_layout_block_pages(layout, block);
+        uint64_t stored = 0, zero = 0;
+
+        for (uint64_t page = block->first_page; page < end; page++) {
+            stored += s->model[page] >= DATA;
+            zero += s->model[page] == ZERO;
+        }
+        g_assert_cmpuint(block->stored_pages, ==, stored);
+        g_assert_cmpuint(block->zero_pages, ==, zero);
+    }
+}
+
+static void assert_layout(const Snapshot *s, const SnapLayout *layout)
+{
+    g_assert_cmpuint(layout->nb_blocks, ==, s->layout.nb_blocks);
+    for (unsigned i = 0; i < s->layout.nb_blocks; i++) {
+        g_assert_cmpstr(layout->blocks[i].name, ==, s->layout.blocks[i].name);
+        g_assert_cmpuint(layout->blocks[i].length, ==,
+                         s->layout.blocks[i].length);
+        g_assert_cmpuint(layout->blocks[i].offset, ==,
+                         s->layout.blocks[i].offset);
+    }
+}
+
+static void coroutine_fn append(void *opaque, const void *data, size_t length)
+{
+    g_byte_array_append(opaque, data, length);
+}
+
+/* That a part of the image reads as expected, in either way. */
+static void coroutine_fn assert_part(SnapImage *image, SnapPart part,
+                                     const GByteArray *expected)
+{
+    g_autoptr(GByteArray) copy = g_byte_array_new();
+    g_autoptr(GByteArray) whole = NULL;
+
+    snap_image_copy_part(image, part, append, copy, &error_abort);
+    g_assert_cmpmem(copy->data, copy->len, expected->data, expected->len);
+    if (expected->len <= SNAP_MAX_PART_IN_MEMORY) {
+        whole = snap_image_read_part(image, part, &error_abort);
+        g_assert_cmpmem(whole->data, whole->len, expected->data,
+                        expected->len);
+    }
+}
+
+static void coroutine_fn check(Snapshot *s, SnapCheckResult *result)
+{
+    g_autoptr(SnapImage) image = snap_image_open(s->blk, &error_abort);
+
+    snap_check(image, result);
+}
+
+static void coroutine_fn assert_sound(Snapshot *s)
+{
+    SnapCheckResult result;
+    uint64_t stored = 0;
+
+    for (uint64_t page = 0; page < s->layout.nb_pages; page++) {
+        stored += s->model[page] >= DATA;
+    }
+    check(s, &result);
+    g_assert_cmpuint(result.pages_checked, ==, stored);
+    g_assert_cmpuint(result.pages_corrupt, ==, 0);
+    g_assert_cmpuint(result.parts_corrupt, ==, 0);
+    g_assert_null(result.first);
+}
+
+/* That the image holds what the model says. */
+static void coroutine_fn assert_snapshot(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = snap_image_open(s->blk, &error_abort);
+
+    assert_layout(s, &image->layout);
+    assert_counts(s, &image->layout);
+    assert_ram(s, image);
+    assert_part(image, SNAP_PART_CONFIGURATION, s->configuration);
+    assert_part(image, SNAP_PART_SETUP, s->setup);
+    assert_part(image, SNAP_PART_DEVICES, s->devices);
+    assert_sound(s);
+}
+
+static void coroutine_fn assert_not_complete(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+    Error *err = NULL;
+
+    image = snap_image_open(s->blk, &err);
+    g_assert_null(image);
+    g_assert_nonnull(err);
+    error_free(err);
+}
+
+static void coroutine_fn flip_bit(Snapshot *s, uint64_t offset)
+{
+    uint8_t byte;
+
+    g_assert_cmpint(blk_co_pread(s->blk, offset, 1, &byte, 0), ==, 0);
+    byte ^= 0x04;
+    g_assert_cmpint(blk_co_pwrite(s->blk, offset, 1, &byte, 0), ==, 0);
+}
+
+/* Where page number @page lies in the image. */
+static uint64_t page_offset(const Snapshot *s, uint64_t page)
+{
+    return snap_layout_offset(&s->layout,
+                              snap_layout_block_of(&s->layout, page), page);
+}
+
+static uint64_t coroutine_fn part_offset(Snapshot *s, SnapPart part)
+{
+    g_autoptr(SnapImage) image = snap_image_open(s->blk, &error_abort);
+
+    return image->header.parts[part].offset;
+}
+
+static void coroutine_fn assert_reads_as_zero(Snapshot *s, uint64_t page)
+{
+    size_t page_size = snap_layout_page_size(&s->layout);
+    g_autofree uint8_t *buf = g_malloc(page_size);
+
+    g_assert_cmpint(blk_co_pread(s->blk, page_offset(s, page), page_size, buf,
+                                 0), ==, 0);
+    g_assert_true(buffer_is_zero(buf, page_size));
+}
+
+static void coroutine_fn test_empty(Snapshot *s)
+{
+    commit(s);
+    assert_snapshot(s);
+}
+
+static void coroutine_fn test_in_order(Snapshot *s)
+{
+    for (uint64_t page = 0; page < s->layout.nb_pages; page++) {
+        send_page(s, page, page % 5 ? DATA + page : ZERO);
+    }
+    commit(s);
+    assert_snapshot(s);
+}
+
+static void coroutine_fn test_random_order(Snapshot *s)
+{
+    /* 1031 is a prime that does not divide the number of pages. */
+    for (uint64_t i = 0; i < NB_PAGES; i++) {
+        send_page(s, i * 1031 % NB_PAGES, i % 7 ? DATA + i : ZERO);
+    }
+    g_assert_cmpuint(snap_ram_writer_missing(s->ram), ==, 0);
+    g_assert_false(snap_ram_writer_repeated(s->ram));
+    commit(s);
+    assert_snapshot(s);
+}
+
+static void coroutine_fn test_first_and_last_page_of_blocks(Snapshot *s)
+{
+    for (unsigned i = 0; i < s->layout.nb_blocks; i++) {
+        const SnapRAMBlock *block = &s->layout.blocks[i];
+        uint64_t nb = snap_layout_block_pages(&s->layout, block);
+
+        send_page(s, block->first_page + nb - 1, DATA + i);
+        send_page(s, block->first_page, DATA + 10 + i);
+    }
+    commit(s);
+    assert_snapshot(s);
+}
+
+static void coroutine_fn test_last_one_wins(Snapshot *s)
+{
+    for (unsigned round = 0; round < 20; round++) {
+        for (uint64_t page = 0; page < NB_PAGES; page += 100) {
+            send_page(s, page, DATA + page + round);
+        }
+    }
+    commit(s);
+    assert_snapshot(s);
+}
+
+static void coroutine_fn test_becomes_zero(Snapshot *s)
+{
+    for (uint64_t page = 10; page < 20; page++) {
+        send_page(s, page, DATA + page);
+    }
+    send_page(s, 15, ZERO);
+    commit(s);
+    assert_snapshot(s);
+    assert_reads_as_zero(s, 15);
+}
+
+static void coroutine_fn test_becomes_zero_after_flush(Snapshot *s)
+{
+    for (uint64_t page = 10; page < 20; page++) {
+        send_page(s, page, DATA + page);
+    }
+    snap_ram_writer_flush(s->ram, &error_abort);
+    send_page(s, 15, ZERO);
+    commit(s);
+    assert_snapshot(s);
+    assert_reads_as_zero(s, 15);
+}
+
+static void coroutine_fn test_data_again_after_zero(Snapshot *s)
+{
+    send_page(s, 15, DATA);
+    snap_ram_writer_flush(s->ram, &error_abort);
+    send_page(s, 15, ZERO);
+    snap_ram_writer_flush(s->ram, &error_abort);
+    send_page(s, 15, DATA + 2);
+    commit(s);
+    assert_snapshot(s);
+}
+
+/* Later writes to the same cluster keep what is there. */
+static void coroutine_fn test_neighbours_come_later(Snapshot *s)
+{
+    for (uint64_t page = 32; page < 48; page++) {
+        send_page(s, page ^ 5, DATA + page);
+        snap_ram_writer_flush(s->ram, &error_abort);
+    }
+    commit(s);
+    assert_snapshot(s);
+}
+
+/* A page full of zeroes that comes with data is a zero page. */
+static void coroutine_fn test_data_of_zeroes(Snapshot *s)
+{
+    memset(snap_ram_writer_place(s->ram, 3), 0,
+           snap_layout_page_size(&s->layout));
+    snap_ram_writer_add(s->ram, 3, &error_abort);
+    s->model[3] = ZERO;
+    commit(s);
+    assert_snapshot(s);
+}
+
+static void coroutine_fn test_never_sent(Snapshot *s)
+{
+    send_page(s, 5, DATA);
+    send_page(s, 7, ZERO);
+    g_assert_cmpuint(snap_ram_writer_missing(s->ram), ==, NB_PAGES - 2);
+    commit(s);
+    assert_snapshot(s);
+}
+
+static void coroutine_fn test_repeated(Snapshot *s)
+{
+    send_page(s, 5, DATA);
+    g_assert_false(snap_ram_writer_repeated(s->ram));
+    send_page(s, 5, DATA);
+    g_assert_true(snap_ram_writer_repeated(s->ram));
+    g_assert_cmpuint(snap_ram_writer_missing(s->ram), ==, NB_PAGES - 1);
+    snap_ram_writer_abort(s->ram);
+}
+
+static void coroutine_fn test_repeated_zero(Snapshot *s)
+{
+    send_page(s, 5, ZERO);
+    send_page(s, 5, ZERO);
+    g_assert_true(snap_ram_writer_repeated(s->ram));
+    snap_ram_writer_abort(s->ram);
+}
+
+static void coroutine_fn test_counts(Snapshot *s)
+{
+    send_page(s, 0, DATA);
+    send_page(s, 1, ZERO);
+    send_page(s, 1, DATA);
+    send_page(s, 2, DATA);
+    send_page(s, 2, ZERO);
+    assert_counts(s, &s->layout);
+    snap_ram_writer_abort(s->ram);
+}
+
+/* Streaks of pages with jumps, pages that repeat and change what they are. */
+static void coroutine_fn test_random(Snapshot *s)
+{
+    GRand *rand = g_rand_new_with_seed(20260105);
+    uint64_t nb_ops = MIN(64 * MiB >> s->layout.page_bits, 8000);
+    uint64_t page = 0;
+
+    for (uint64_t op = 0; op < nb_ops; op++) {
+        bool jump = g_rand_int_range(rand, 0, 8) == 0;
+
+        page = jump ? g_rand_int_range(rand, 0, NB_PAGES) :
+                      (page + 1) % NB_PAGES;
+        send_page(s, page, g_rand_int_range(rand, 0, 4) ? DATA + op : ZERO);
+        if (op % 1501 == 1500) {
+            snap_ram_writer_flush(s->ram, &error_abort);
+        }
+    }
+    commit(s);
+    assert_snapshot(s);
+    for (page = 0; page < NB_PAGES; page++) {
+        if (s->model[page] == ZERO) {
+            assert_reads_as_zero(s, page);
+        }
+    }
+    g_rand_free(rand);
+}
+
+/* A disk that was used before keeps what is not written. */
+static void coroutine_fn test_over_old_data(Snapshot *s)
+{
+    memset(s->disk->bytes, 0xee, SLOW_DISK_SIZE);
+    snap_image_writer_invalidate(s->image, &error_abort);
+    assert_not_complete(s);
+    for (uint64_t i = 0; i < NB_PAGES; i += 2) {
+        uint64_t page = i * 1031 % NB_PAGES;
+
+        send_page(s, page, i % 3 ? DATA + i : ZERO);
+    }
+    send_devices(s, 1000, 1000);
+    commit(s);
+    assert_snapshot(s);
+}
+
+/* RAM may go on behind a flush. */
+static void coroutine_fn test_after_flush(Snapshot *s)
+{
+    send_page(s, 5, DATA);
+    send_page(s, 6, ZERO);
+    snap_ram_writer_flush(s->ram, &error_abort);
+    snap_image_writer_flush_ram(s->image, 0, &error_abort);
+    send_page(s, 5, DATA + 1);
+    send_page(s, 6, DATA + 2);
+    send_page(s, 2000, DATA + 3);
+    commit(s);
+    assert_snapshot(s);
+}
+
+static uint64_t nb_arrivals(Snapshot *s)
+{
+    bool truncated;
+
+    return snap_ram_writer_arrivals(s->ram, &truncated);
+}
+
+/* The last entry of the arrival list of a snapshot that is complete. */
+static uint64_t coroutine_fn last_arrival(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = snap_image_open(s->blk, &error_abort);
+    g_autoptr(SnapTable) arrivals = snap_image_arrivals(image, 1);
+    uint64_t page = 0;
+
+    snap_table_get(arrivals, image->header.nb_arrivals - 1, &page,
+                   &error_abort);
+    return page;
+}
+
+static void coroutine_fn test_no_arrivals_in_order(Snapshot *s)
+{
+    for (uint64_t page = 0; page < NB_PAGES; page++) {
+        send_page(s, page, ZERO);
+    }
+    g_assert_cmpuint(nb_arrivals(s), ==, 0);
+    commit(s);
+    assert_snapshot(s);
+}
+
+static void coroutine_fn test_jump_is_arrival(Snapshot *s)
+{
+    send_page(s, 0, DATA);
+    send_page(s, 1, DATA);
+    send_page(s, 100, DATA);
+    g_assert_cmpuint(nb_arrivals(s), ==, 1);
+    commit(s);
+    assert_snapshot(s);
+    g_assert_cmpuint(last_arrival(s), ==, 100);
+}
+
+/* The source goes on behind the page that it jumped to. */
+static void coroutine_fn test_order_goes_on_behind_jump(Snapshot *s)
+{
+    send_page(s, 0, ZERO);
+    send_page(s, 100, ZERO);
+    send_page(s, 101, ZERO);
+    send_page(s, 102, ZERO);
+    g_assert_cmpuint(nb_arrivals(s), ==, 1);
+}
+
+/* Pages that came before are left out, and that is no jump. */
+static void coroutine_fn test_order_skips_what_came(Snapshot *s)
+{
+    send_page(s, 10, ZERO);
+    send_page(s, 9, ZERO);
+    g_assert_cmpuint(nb_arrivals(s), ==, 2);
+    send_page(s, 11, ZERO);
+    g_assert_cmpuint(nb_arrivals(s), ==, 2);
+}
+
+/* From the end of RAM the source goes on with what is left. */
+static void coroutine_fn test_order_wraps(Snapshot *s)
+{
+    send_page(s, 0, ZERO);
+    send_page(s, NB_PAGES - 1, ZERO);
+    send_page(s, 1, ZERO);
+    g_assert_cmpuint(nb_arrivals(s), ==, 1);
+}
+
+static void coroutine_fn test_repeated_is_no_arrival(Snapshot *s)
+{
+    for (uint64_t page = 0; page < 10; page++) {
+        send_page(s, page, ZERO);
+    }
+    send_page(s, 3, ZERO);
+    g_assert_cmpuint(nb_arrivals(s), ==, 0);
+}
+
+static void coroutine_fn test_most_arrivals(Snapshot *s)
+{
+    bool truncated;
+
+    for (uint64_t i = 0; i < SNAP_MAX_ARRIVALS; i++) {
+        send_page(s, 2 * i + 1, ZERO);
+    }
+    g_assert_cmpuint(snap_ram_writer_arrivals(s->ram, &truncated), ==,
+                     SNAP_MAX_ARRIVALS);
+    g_assert_false(truncated);
+    commit(s);
+    assert_sound(s);
+    g_assert_cmpuint(last_arrival(s), ==, 2 * SNAP_MAX_ARRIVALS - 1);
+}
+
+static void coroutine_fn test_too_many_arrivals(Snapshot *s)
+{
+    bool truncated;
+
+    for (uint64_t i = 0; i <= SNAP_MAX_ARRIVALS; i++) {
+        send_page(s, 2 * i + 1, ZERO);
+    }
+    g_assert_cmpuint(snap_ram_writer_arrivals(s->ram, &truncated), ==,
+                     SNAP_MAX_ARRIVALS);
+    g_assert_true(truncated);
+    commit(s);
+    assert_sound(s);
+    g_assert_cmpuint(last_arrival(s), ==, 2 * SNAP_MAX_ARRIVALS - 1);
+}
+
+static void coroutine_fn test_not_complete_before_commit(Snapshot *s)
+{
+    assert_not_complete(s);
+    send_page(s, 0, DATA);
+    send_devices(s, 200 * KiB, 4096);
+    snap_ram_writer_flush(s->ram, &error_abort);
+    snap_image_writer_flush_ram(s->image, 0, &error_abort);
+    assert_not_complete(s);
+}
+
+static void coroutine_fn test_invalidate(Snapshot *s)
+{
+    commit(s);
+    snap_image_writer_invalidate(s->image, &error_abort);
+    assert_not_complete(s);
+}
+
+static void coroutine_fn test_devices(Snapshot *s)
+{
+    static const size_t lengths[] = {
+        1, 511, 4095, 1, SNAP_DEVICE_CHUNK, SNAP_DEVICE_CHUNK - 1,
+        3 * SNAP_DEVICE_CHUNK + 7, 2,
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(lengths); i++) {
+        send_devices(s, lengths[i], lengths[i]);
+    }
+    commit(s);
+    assert_snapshot(s);
+}
+
+static void coroutine_fn test_one_byte_of_devices(Snapshot *s)
+{
+    send_devices(s, 1, 1);
+    commit(s);
+    assert_snapshot(s);
+}
+
+static void coroutine_fn test_whole_chunks_of_devices(Snapshot *s)
+{
+    send_devices(s, 2 * SNAP_DEVICE_CHUNK, 4096);
+    commit(s);
+    assert_snapshot(s);
+}
+
+static void coroutine_fn test_devices_beyond_reserve(Snapshot *s)
+{
+    int64_t size = blk_co_getlength(s->blk);
+
+    send_page(s, 0, DATA);
+    send_devices(s, SNAP_DEVICE_RESERVE + 5 * MiB + 3, MiB - 1);
+    commit(s);
+    assert_snapshot(s);
+    g_assert_cmpint(blk_co_getlength(s->blk), >, size);
+}
+
+static void coroutine_fn test_devices_after_commit(Snapshot *s)
+{
+    send_devices(s, 100001, 4096);
+    commit(s);
+    snap_image_writer_invalidate(s->image, &error_abort);
+    send_devices(s, 50001, 4096);
+    assert_not_complete(s);
+    commit(s);
+    assert_snapshot(s);
+}
+
+static void coroutine_fn test_copy_without_func(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+
+    send_devices(s, 100001, 4096);
+    commit(s);
+    image = snap_image_open(s->blk, &error_abort);
+    g_assert_cmpint(snap_image_copy_part(image, SNAP_PART_DEVICES, NULL, NULL,
+                                         &error_abort), ==, 0);
+}
+
+static void coroutine_fn test_vmdesc(Snapshot *s)
+{
+    static const char vmdesc[] = "{\"page_size\": 4096}";
+    g_autoptr(SnapImage) image = NULL;
+    g_autoptr(GByteArray) read = NULL;
+
+    s->info.vmdesc_length = strlen(vmdesc);
+    commit(s);
+    write_vmdesc(s, vmdesc);
+    assert_snapshot(s);
+    image = snap_image_open(s->blk, &error_abort);
+    read = snap_image_read_part(image, SNAP_PART_VMDESC, &error_abort);
+    g_assert_cmpmem(read->data, read->len, vmdesc, strlen(vmdesc));
+}
+
+static void coroutine_fn test_no_vmdesc(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+    g_autoptr(GByteArray) read = NULL;
+
+    commit(s);
+    image = snap_image_open(s->blk, &error_abort);
+    read = snap_image_read_part(image, SNAP_PART_VMDESC, &error_abort);
+    g_assert_cmpuint(read->len, ==, 0);
+}
+
+/* As a process leaves it that was killed behind the commit. */
+static void coroutine_fn test_vmdesc_not_written(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+    g_autoptr(GByteArray) read = NULL;
+    Error *err = NULL;
+
+    send_page(s, 0, DATA);
+    send_devices(s, 1000, 1000);
+    s->info.vmdesc_length = 5000;
+    commit(s);
+    image = snap_image_open(s->blk, &error_abort);
+    assert_ram(s, image);
+    assert_part(image, SNAP_PART_DEVICES, s->devices);
+    read = snap_image_read_part(image, SNAP_PART_VMDESC, &err);
+    g_assert_null(read);
+    g_assert_nonnull(err);
+    error_free(err);
+}
+
+static void coroutine_fn test_metadata(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+    g_autoptr(QDict) metadata = NULL;
+
+    qdict_put_str(s->metadata, "host", "caf\xc3\xa9");
+    qdict_put_int(s->metadata, "number", 42);
+    commit(s);
+    image = snap_image_open(s->blk, &error_abort);
+    metadata = snap_image_metadata(image, &error_abort);
+    g_assert_true(qobject_is_equal(QOBJECT(metadata), QOBJECT(s->metadata)));
+}
+
+static void coroutine_fn test_header(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+
+    s->info.flags = SNAP_FLAG_RAM_END;
+    commit(s);
+    image = snap_image_open(s->blk, &error_abort);
+    g_assert_cmpuint(image->header.page_bits, ==, s->layout.page_bits);
+    g_assert_cmpuint(image->header.nb_pages, ==, s->layout.nb_pages);
+    g_assert_cmpuint(image->header.before_ram, ==, s->info.before_ram);
+    g_assert_cmpuint(image->header.section.id, ==, 2);
+    g_assert_cmpuint(image->header.section.instance, ==, 1);
+    g_assert_true(image->header.section.footers);
+    g_assert_true(image->header.flags & SNAP_FLAG_RAM_END);
+    g_assert_false(image->header.flags & SNAP_FLAG_ARRIVALS_TRUNCATED);
+    g_assert_cmpuint(image->header.created, >, 1700000000);
+}
+
+static void coroutine_fn test_uuids_differ(Snapshot *s)
+{
+    const SnapRAMSection section = { };
+    g_autoptr(SnapImageWriter) other = NULL;
+    g_autoptr(SnapImage) image = NULL;
+    QemuUUID uuid;
+
+    commit(s);
+    image = snap_image_open(s->blk, &error_abort);
+    uuid = image->header.uuid;
+    g_clear_pointer(&image, snap_image_close);
+
+    other = snap_image_writer_new(s->blk, &s->layout, &section);
+    snap_image_writer_flush_ram(other, 0, &error_abort);
+    snap_image_writer_commit(other, &s->info, &error_abort);
+    image = snap_image_open(s->blk, &error_abort);
+    g_assert_false(qemu_uuid_is_equal(&image->header.uuid, &uuid));
+}
+
+static void coroutine_fn test_info(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+    g_autoptr(QDict) info = NULL;
+    QDict *block;
+
+    send_page(s, 0, DATA);
+    commit(s);
+    image = snap_image_open(s->blk, &error_abort);
+    info = snap_info(image, &error_abort);
+    g_assert_cmpstr(qdict_get_str(info, "machine"), ==, "pc-q35-10.0");
+    g_assert_cmpuint(qlist_size(qdict_get_qlist(info, "ram-blocks")), ==, 3);
+    block = qobject_to(QDict, qlist_peek(qdict_get_qlist(info, "ram-blocks")));
+    g_assert_cmpstr(qdict_get_str(block, "name"), ==, "pc.ram");
+    g_assert_cmpint(qdict_get_int(block, "size"), ==,
+                    s->layout.blocks[0].length);
+}
+
+/* Save a small snapshot with all parts, in which page 5 has data. */
+static void coroutine_fn save_small(Snapshot *s)
+{
+    send_page(s, 5, DATA);
+    send_page(s, 3, ZERO);
+    send_devices(s, 70001, 4096);
+    qdict_put_int(s->metadata, "number", 42);
+    s->info.vmdesc_length = 2;
+    commit(s);
+    write_vmdesc(s, "{}");
+    assert_sound(s);
+}
+
+static void coroutine_fn assert_damage(Snapshot *s, bool pages)
+{
+    SnapCheckResult result;
+
+    check(s, &result);
+    g_assert_cmpint(result.pages_corrupt > 0, ==, pages);
+    g_assert_cmpint(result.parts_corrupt > 0, ==, !pages);
+    g_assert_nonnull(result.first);
+    error_free(result.first);
+}
+
+static void coroutine_fn assert_ram_corrupt(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = snap_image_open(s->blk, &error_abort);
+    g_autoptr(SnapRAMReader) reader = snap_ram_reader_new(image);
+    SnapRAMPiece piece;
+    Error *err = NULL;
+    int ret;
+
+    do {
+        ret = snap_ram_reader_next(reader, &piece, &err);
+    } while (ret > 0);
+    assert_failed(ret, -EBADMSG, &err);
+    snap_ram_reader_abort(reader);
+}
+
+static void coroutine_fn test_damaged_page(Snapshot *s)
+{
+    save_small(s);
+    flip_bit(s, page_offset(s, 5) + 4000);
+    assert_ram_corrupt(s);
+    assert_damage(s, true);
+}
+
+/* A mapping that is lost reads as zeroes. */
+static void coroutine_fn test_lost_page(Snapshot *s)
+{
+    save_small(s);
+    blk_co_pwrite_zeroes(s->blk, page_offset(s, 0), 64 * KiB,
+                         BDRV_REQ_MAY_UNMAP);
+    assert_ram_corrupt(s);
+    assert_damage(s, true);
+}
+
+static void coroutine_fn test_damaged_page_table(Snapshot *s)
+{
+    save_small(s);
+    flip_bit(s, part_offset(s, SNAP_PART_PAGE_TABLE) + 5 * 8);
+    assert_ram_corrupt(s);
+    assert_damage(s, true);
+}
+
+static void coroutine_fn test_damaged_unsent_entry(Snapshot *s)
+{
+    save_small(s);
+    flip_bit(s, part_offset(s, SNAP_PART_PAGE_TABLE) + 6 * 8);
+    assert_ram_corrupt(s);
+    assert_damage(s, true);
+}
+
+static void coroutine_fn test_damaged_parts(Snapshot *s)
+{
+    static const SnapPart parts[] = {
+        SNAP_PART_ARRIVALS, SNAP_PART_CONFIGURATION, SNAP_PART_SETUP,
+        SNAP_PART_METADATA, SNAP_PART_DEVICES, SNAP_PART_VMDESC,
+    };
+
+    save_small(s);
+    for (unsigned i = 0; i < ARRAY_SIZE(parts); i++) {
+        uint64_t offset = part_offset(s, parts[i]);
+
+        flip_bit(s, offset + 1);
+        assert_damage(s, false);
+        flip_bit(s, offset + 1);
+    }
+    assert_sound(s);
+}
+
+static void coroutine_fn test_damaged_devices_are_not_read(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+    g_autoptr(GByteArray) read = NULL;
+    Error *err = NULL;
+
+    save_small(s);
+    flip_bit(s, part_offset(s, SNAP_PART_DEVICES) + 70000);
+    image = snap_image_open(s->blk, &error_abort);
+    read = snap_image_read_part(image, SNAP_PART_DEVICES, &err);
+    assert_failed(read ? 0 : -1, -1, &err);
+    g_assert_cmpint(snap_image_copy_part(image, SNAP_PART_DEVICES, NULL, NULL,
+                                         &err), <, 0);
+    g_assert_nonnull(err);
+    error_free(err);
+}
+
+static void coroutine_fn test_damaged_metadata_is_not_read(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+    Error *err = NULL;
+
+    save_small(s);
+    flip_bit(s, part_offset(s, SNAP_PART_METADATA));
+    image = snap_image_open(s->blk, &error_abort);
+    g_assert_null(snap_image_metadata(image, &err));
+    g_assert_nonnull(err);
+    error_free(err);
+}
+
+static void coroutine_fn test_damaged_header(Snapshot *s)
+{
+    save_small(s);
+    flip_bit(s, 100);
+    assert_not_complete(s);
+}
+
+static void coroutine_fn test_damaged_block_table(Snapshot *s)
+{
+    save_small(s);
+    flip_bit(s, part_offset(s, SNAP_PART_BLOCK_TABLE));
+    assert_not_complete(s);
+}
+
+/* A header that is valid in itself, with a part in the middle of RAM */
+static void coroutine_fn test_part_within_ram(Snapshot *s)
+{
+    uint8_t buf[SNAP_HEADER_SIZE];
+    SnapHeader header;
+
+    save_small(s);
+    g_assert_cmpint(blk_co_pread(s->blk, 0, sizeof(buf), buf, 0), ==, 0);
+    snap_header_decode(&header, buf, INT64_MAX, &error_abort);
+    header.parts[SNAP_PART_DEVICES].offset = SNAP_BLOCK_ALIGN;
+    snap_header_encode(&header, buf);
+    g_assert_cmpint(blk_co_pwrite(s->blk, 0, sizeof(buf), buf, 0), ==, 0);
+    assert_not_complete(s);
+}
+
+/* The header comes last, and everything else is on stable storage before. */
+static void coroutine_fn test_commit_order(Snapshot *s)
+{
+    save_small(s);
+    g_string_truncate(s->disk->log, 0);
+    snap_image_writer_commit(s->image, &s->info, &error_abort);
+    g_assert_true(g_str_has_suffix(s->disk->log->str, "WFHF"));
+    g_assert_true(strchr(s->disk->log->str, 'H') ==
+                  strrchr(s->disk->log->str, 'H'));
+}
+
+static void coroutine_fn test_flush_ram_is_durable(Snapshot *s)
+{
+    send_page(s, 5, DATA);
+    snap_ram_writer_flush(s->ram, &error_abort);
+    snap_image_writer_flush_ram(s->image, nb_arrivals(s), &error_abort);
+    g_assert_true(g_str_has_suffix(s->disk->log->str, "WF"));
+}
+
+static void coroutine_fn test_invalidate_is_durable(Snapshot *s)
+{
+    snap_image_writer_invalidate(s->image, &error_abort);
+    g_assert_true(g_str_has_suffix(s->disk->log->str, "HF"));
+}
+
+/* Every step reports an error of RAM's writes that was before. */
+static void coroutine_fn test_ram_error_sticks(Snapshot *s)
+{
+    Error *err = NULL;
+
+    s->disk->fail_ret = -ENOSPC;
+    s->disk->fail_at = page_offset(s, 5);
+    try_send(s, 5, DATA, &error_abort);
+    assert_failed(snap_ram_writer_flush(s->ram, &err), -ENOSPC, &err);
+    s->disk->fail_ret = 0;
+    assert_failed(try_send(s, 6, DATA, &err), -ENOSPC, &err);
+    assert_failed(snap_ram_writer_flush(s->ram, &err), -ENOSPC, &err);
+}
+
+/* A disk that cannot grow */
+static void coroutine_fn test_no_room_for_devices(Snapshot *s)
+{
+    g_autofree uint8_t *data = g_malloc0(SLOW_DISK_SIZE);
+    Error *err = NULL;
+
+    g_assert_cmpint(snap_image_writer_devices(s->image, data, SLOW_DISK_SIZE,
+                                              &err), <, 0);
+    g_assert_nonnull(err);
+    error_free(err);
+    assert_not_complete(s);
+}
+
+static void coroutine_fn test_error_from_file(Snapshot *s)
+{
+    Error *err = NULL;
+
+    send_page(s, 5, DATA);
+    assert_failed(snap_ram_writer_flush(s->ram, &err), -ENOSPC, &err);
+}
+
+static void coroutine_fn test_read_error(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+    g_autoptr(SnapRAMReader) reader = NULL;
+    SnapRAMPiece piece;
+    Error *err = NULL;
+
+    save_small(s);
+    image = snap_image_open(s->blk, &error_abort);
+    reader = snap_ram_reader_new(image);
+    s->disk->fail_reads = true;
+    s->disk->fail_ret = -EIO;
+    assert_failed(snap_ram_reader_next(reader, &piece, &err), -EIO, &err);
+    snap_ram_reader_abort(reader);
+    assert_not_complete(s);
+}
+
+/* A reader that is given up while reads are in flight */
+static void coroutine_fn test_reader_abort(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+    g_autoptr(SnapRAMReader) reader = NULL;
+    SnapRAMPiece piece;
+
+    for (uint64_t page = 0; page < NB_PAGES; page++) {
+        send_page(s, page, DATA + page);
+    }
+    commit(s);
+    image = snap_image_open(s->blk, &error_abort);
+    reader = snap_ram_reader_new(image);
+    g_assert_cmpint(snap_ram_reader_next(reader, &piece, &error_abort), ==, 1);
+    snap_ram_reader_abort(reader);
+    g_assert_cmpuint(s->disk->in_flight, ==, 0);
+}
+
+static void coroutine_fn test_writer_abort(Snapshot *s)
+{
+    for (uint64_t page = 0; page < NB_PAGES; page++) {
+        send_page(s, page, DATA + page);
+    }
+    snap_ram_writer_abort(s->ram);
+    g_assert_cmpuint(s->disk->in_flight, ==, 0);
+}
+
+/* Everything that a save does, up to the first error. */
+static int coroutine_fn try_save(Snapshot *s, Error **errp)
+{
+    int ret = snap_image_writer_invalidate(s->image, errp);
+
+    for (uint64_t page = 0; !ret && page < 600; page += 37) {
+        ret = try_send(s, page, DATA + page, errp);
+    }
+    if (!ret) {
+        ret = try_devices(s, s->model, SNAP_DEVICE_CHUNK + 1000, errp);
+    }
+    return ret ?: try_commit(s, errp);
+}
+
+/*
+ * A save in which one write or flush fails: it fails, and only where the
+ * header was the last to be written there may be a snapshot.
+ */
+static void coroutine_fn save_with_error(void *opaque)
+{
+    Snapshot *s = opaque;
+    Error *err = NULL;
+    int ret = try_save(s, &err);
+
+    if (s->disk->fail_nth >= s->disk->log->len) {
+        g_assert_cmpint(ret, ==, 0);
+        assert_snapshot(s);
+        return;
+    }
+    snap_ram_writer_abort(s->ram);
+    assert_failed(ret, -ENOSPC, &err);
+    if (!g_str_has_suffix(s->disk->log->str, "HF")) {
+        assert_not_complete(s);
+    }
+}
+
+typedef struct Test {
+    const char *path;
+    void coroutine_fn (*fn)(Snapshot *s);
+    const char *format;         /* of a file; NULL for the disk in memory */
+    const char *options;        /* to create the file */
+    unsigned page_bits;         /* 12 where that is 0 */
+    bool many_pages;            /* room for all arrivals */
+    bool fails;                 /* writes to the file fail */
+} Test;
+
+static const Test tests[] = {
+    { "ram/empty", test_empty },
+    { "ram/in-order/qcow2", test_in_order, "qcow2" },
+    { "ram/in-order/raw", test_in_order, "raw" },
+    { "ram/random-order/qcow2", test_random_order, "qcow2" },
+    { "ram/random-order/raw", test_random_order, "raw" },
+    { "ram/first-and-last-page-of-blocks",
+      test_first_and_last_page_of_blocks },
+    { "ram/last-one-wins", test_last_one_wins },
+    { "ram/becomes-zero", test_becomes_zero },
+    { "ram/becomes-zero/after-flush", test_becomes_zero_after_flush },
+    { "ram/becomes-zero/after-flush/qcow2",
+      test_becomes_zero_after_flush, "qcow2" },
+    { "ram/data-again-after-zero", test_data_again_after_zero },
+    { "ram/neighbours-come-later", test_neighbours_come_later },
+    { "ram/neighbours-come-later/qcow2", test_neighbours_come_later, "qcow2" },
+    { "ram/data-of-zeroes", test_data_of_zeroes },
+    { "ram/never-sent", test_never_sent },
+    { "ram/over-old-data", test_over_old_data },
+    { "ram/after-flush", test_after_flush },
+    { "ram/repeated", test_repeated },
+    { "ram/repeated/zero", test_repeated_zero },
+    { "ram/counts", test_counts },
+    { "ram/random", test_random },
+    { "ram/random/raw", test_random, "raw" },
+    { "ram/random/qcow2", test_random, "qcow2" },
+    { "ram/random/qcow2/subclusters", test_random, "qcow2",
+      "cluster_size=128k,extended_l2=on" },
+    { "ram/random/qcow2/large-clusters", test_random, "qcow2",
+      "cluster_size=2M" },
+    { "ram/random/qcow2/small-clusters", test_random, "qcow2",
+      "cluster_size=512" },
+    { "ram/random/small-pages", test_random, "qcow2", NULL, 10 },
+    { "ram/random/large-pages", test_random, "qcow2", NULL, 16 },
+    { "arrivals/none-in-order", test_no_arrivals_in_order },
+    { "arrivals/jump", test_jump_is_arrival },
+    { "arrivals/goes-on-behind-jump", test_order_goes_on_behind_jump },
+    { "arrivals/skips-what-came", test_order_skips_what_came },
+    { "arrivals/wraps", test_order_wraps },
+    { "arrivals/repeated", test_repeated_is_no_arrival },
+    { "arrivals/most", test_most_arrivals, "raw", .page_bits = 10,
+      .many_pages = true },
+    { "arrivals/too-many", test_too_many_arrivals, "raw", .page_bits = 10,
+      .many_pages = true },
+    { "commit/not-complete-before", test_not_complete_before_commit },
+    { "commit/invalidate", test_invalidate },
+    { "commit/order", test_commit_order },
+    { "commit/flush-ram-is-durable", test_flush_ram_is_durable },
+    { "commit/invalidate-is-durable", test_invalidate_is_durable },
+    { "devices/odd-lengths", test_devices },
+    { "devices/one-byte", test_one_byte_of_devices },
+    { "devices/whole-chunks", test_whole_chunks_of_devices },
+    { "devices/beyond-reserve/raw", test_devices_beyond_reserve, "raw" },
+    { "devices/beyond-reserve/qcow2", test_devices_beyond_reserve, "qcow2" },
+    { "devices/after-commit", test_devices_after_commit },
+    { "devices/copy-without-func", test_copy_without_func },
+    { "vmdesc", test_vmdesc },
+    { "vmdesc/none", test_no_vmdesc },
+    { "vmdesc/not-written", test_vmdesc_not_written },
+    { "metadata", test_metadata },
+    { "header", test_header },
+    { "uuids-differ", test_uuids_differ },
+    { "info", test_info },
+    { "damaged/page", test_damaged_page },
+    { "damaged/page/raw", test_damaged_page, "raw" },
+    { "damaged/page/qcow2", test_damaged_page, "qcow2" },
+    { "damaged/lost-page", test_lost_page, "qcow2" },
+    { "damaged/page-table", test_damaged_page_table },
+    { "damaged/unsent-entry", test_damaged_unsent_entry },
+    { "damaged/parts", test_damaged_parts },
+    { "damaged/devices-are-not-read", test_damaged_devices_are_not_read },
+    { "damaged/metadata-is-not-read", test_damaged_metadata_is_not_read },
+    { "damaged/header", test_damaged_header },
+    { "damaged/block-table", test_damaged_block_table },
+    { "damaged/part-within-ram", test_part_within_ram },
+    { "error/ram-sticks", test_ram_error_sticks },
+    { "error/no-room-for-devices", test_no_room_for_devices },
+    { "error/file", test_error_from_file, "raw", .fails = true },
+    { "error/read", test_read_error },
+    { "abort/reader", test_reader_abort },
+    { "abort/writer", test_writer_abort },
+};
+
+/* RAM blocks that do not fill the writer's buffers. */
+static void fill_layout(SnapLayout *layout, const Test *test)
+{
+    unsigned page_bits = test->page_bits ?: 12;
+    uint64_t lengths[] = { 2819, 1, 255 };
+
+    if (test->many_pages) {
+        lengths[0] = 2 * SNAP_MAX_ARRIVALS + 1000;
+    }
+    snap_layout_init(layout, page_bits);
+    snap_layout_add(layout, "pc.ram", lengths[0] << page_bits, 0,
+                    &error_abort);
+    snap_layout_add(layout, "vga.vram", lengths[1] << page_bits, 4 * KiB,
+                    &error_abort);
+    snap_layout_add(layout, "/rom@etc/acpi/tables", lengths[2] << page_bits,
+                    2 * MiB, &error_abort);
+}
+
+/* Header and configuration section of a stream, with the machine's name */
+static GByteArray *make_configuration(void)
+{
+    static const char machine[] = "pc-q35-10.0";
+    GByteArray *configuration = g_byte_array_new();
+
+    put_be32(configuration, QEMU_VM_FILE_MAGIC);
+    put_be32(configuration, QEMU_VM_FILE_VERSION);
+    put_u8(configuration, QEMU_VM_CONFIGURATION);
+    put_be32(configuration, strlen(machine));
+    put_bytes(configuration, machine, strlen(machine));
+    return configuration;
+}
+
+/* Start a snapshot on its disk. */
+static void snapshot_begin(Snapshot *s)
+{
+    const SnapRAMSection section = { .id = 2, .instance = 1, .footers = true };
+
+    s->image = snap_image_writer_new(s->blk, &s->layout, &section);
+    s->ram = snap_ram_writer_new(s->blk, &s->layout,
+                                 snap_image_writer_page_table(s->image),
+                                 snap_image_writer_arrivals(s->image));
+    s->model = g_new0(uint32_t, MAX(s->layout.nb_pages, SNAP_DEVICE_CHUNK));
+    s->configuration = make_configuration();
+    s->setup = g_byte_array_new();
+    put_zeroes(s->setup, 100);
+    s->metadata = qdict_new();
+    s->devices = g_byte_array_new();
+    s->info = (SnapCommitInfo) {
+        .configuration = s->configuration,
+        .setup = s->setup,
+        .before_ram = 60,
+        .metadata = s->metadata,
+    };
+}
+
+static void snapshot_end(Snapshot *s)
+{
+    snap_ram_writer_free(s->ram);
+    snap_image_writer_free(s->image);
+    snap_layout_destroy(&s->layout);
+    g_free(s->model);
+    g_byte_array_unref(s->configuration);
+    g_byte_array_unref(s->setup);
+    qobject_unref(s->metadata);
+    g_byte_array_unref(s->devices);
+    blk_unref(s->blk);
+}
+
+static char *create_file(const Test *test, const SnapLayout *layout)
+{
+    g_autofree char *options = g_strdup(test->options);
+    char *path = NULL;
+    int fd = g_file_open_tmp("test-snap-image-XXXXXX", &path, NULL);
+
+    g_assert_cmpint(fd, >=, 0);
+    close(fd);
+    bdrv_img_create(path, test->format, NULL, NULL, options,
+                    snap_image_writer_size(layout), 0, true, &error_abort);
+    return path;
+}
+
+static BlockBackend *open_file(const Test *test, const char *path)
+{
+    g_autoptr(QDict) options = qdict_new();
+
+    if (test->fails) {
+        qdict_put_str(options, "driver", "blkdebug");
+        qdict_put_str(options, "image.driver", "file");
+        qdict_put_str(options, "image.filename", path);
+        qdict_put_str(options, "inject-error.0.event", "none");
+        qdict_put_str(options, "inject-error.0.iotype", "write");
+        qdict_put_int(options, "inject-error.0.errno", ENOSPC);
+        path = NULL;
+    } else {
+        qdict_put_str(options, "driver", test->format);
+    }
+    return blk_new_open(path, NULL, g_steal_pointer(&options),
+                        BDRV_O_RDWR | BDRV_O_RESIZE, &error_abort);
+}
+
+typedef struct TestRun {
+    const Test *test;
+    Snapshot snapshot;
+} TestRun;
+
+static void coroutine_fn call_test(void *opaque)
+{
+    TestRun *run = opaque;
+
+    run->test->fn(&run->snapshot);
+}
+
+static void run_test(gconstpointer data)
+{
+    TestRun run = { .test = data };
+    Snapshot *s = &run.snapshot;
+    g_autofree char *path = NULL;
+
+    fill_layout(&s->layout, run.test);
+    if (run.test->format) {
+        path = create_file(run.test, &s->layout);
+        s->blk = open_file(run.test, path);
+    } else {
+        s->blk = slow_disk_open(&s->disk);
+    }
+    snapshot_begin(s);
+    run_in_coroutine(call_test, &run);
+    snapshot_end(s);
+    if (path) {
+        g_unlink(path);
+    }
+}
+
+static void test_size(void)
+{
+    const Test test = { };
+    SnapLayout layout;
+    uint64_t size;
+
+    fill_layout(&layout, &test);
+    size = snap_image_writer_size(&layout);
+    g_assert_cmpuint(size, >=, layout.ram_end + SNAP_DEVICE_RESERVE +
+                     snap_table_bytes(layout.nb_pages) +
+                     snap_table_bytes(SNAP_MAX_ARRIVALS));
+    g_assert_cmpuint(size, <=, SLOW_DISK_SIZE);
+    snap_layout_destroy(&layout);
+}
+
+/* Let each write and flush of a save fail in turn. */
+static void test_each_write_fails(void)
+{
+    const Test test = { };
+    bool failed = true;
+
+    for (int nth = 0; failed; nth++) {
+        Snapshot s = { };
+
+        fill_layout(&s.layout, &test);
+        s.blk = slow_disk_open(&s.disk);
+        s.disk->fail_nth = nth;
+        s.disk->fail_ret = -ENOSPC;
+        snapshot_begin(&s);
+        run_in_coroutine(save_with_error, &s);
+        failed = s.disk->log->len > nth;
+        snapshot_end(&s);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    module_call_init(MODULE_INIT_QOM);
+    bdrv_init();
+    qemu_init_main_loop(&error_abort);
+    g_test_init(&argc, &argv, NULL);
+    g_test_set_nonfatal_assertions();
+
+    g_test_add_func("/snap/image/size", test_size);
+    g_test_add_func("/snap/image/error/each-write", test_each_write_fails);
+    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
+        g_autofree char *path = g_strdup_printf("/snap/image/%s",
+                                                tests[i].path);
+
+        g_test_add_data_func(path, &tests[i], run_test);
+    }
+    return g_test_run();
+}

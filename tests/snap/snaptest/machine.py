@@ -104,10 +104,10 @@ class VM(QEMUMachine):
         self.cmd('migrate-set-capabilities', capabilities=[
             {'capability': name, 'state': True} for name in names])
 
-    def migrate(self, uri: str, *caps: str):
-        """Start to migrate, without the default limit of bandwidth."""
+    def migrate(self, uri: str, *caps: str, bandwidth: int = 16 << 30):
+        """Start to migrate, as fast as can be by default."""
         self.capabilities('events', *caps)
-        self.cmd('migrate-set-parameters', {'max-bandwidth': 16 << 30})
+        self.cmd('migrate-set-parameters', {'max-bandwidth': bandwidth})
 
         def accepted():
             reply = self.qmp('migrate', uri=uri)

@@ -4,6 +4,7 @@
 #
 """Guest RAM as a file, which the tests fill, read and compare."""
 
+import hashlib
 import os
 import random
 import struct
@@ -83,6 +84,10 @@ class Ram:
         with open(self.path, 'r+b') as f:
             for _ in range(0, self.size, CHUNK):
                 f.write(stale)
+
+    def digest(self) -> str:
+        with open(self.path, 'rb') as f:
+            return hashlib.file_digest(f, 'sha256').hexdigest()
 
     def copy(self) -> 'Ram':
         """The same bytes under another name."""

@@ -23,6 +23,10 @@ class Containers(SnapTest):
         self.image = self.path('image')
         self.src = self.source()
 
+    def save(self, vm, image, *options, caps=('background-snapshot',)):
+        """As often as wanted."""
+        return super().save(vm, image, *options, caps=caps)
+
     def verify(self, image, *options):
         dst = self.destination(self.src)
         self.load(image, dst, *options)

@@ -48,11 +48,8 @@ class Live(Machines, SnapTest):
     def test_grown_zero(self):
         """Much of RAM becomes zero while it is saved."""
         src = self.source(run=True, mib=96)
-        slow = {'max-bandwidth': 40 * MIB}
-        src.capabilities('events')
-        src.cmd('migrate-set-parameters', slow)
-        src.cmd('migrate', uri=self.exec_uri(
-            self.command('save', self.path('image'))))
+        src.migrate(self.exec_uri(self.command('save', self.path('image'))),
+                    bandwidth=40 * MIB)
         src.wait_snapshot_taken()
         # The working set is moved over RAM that has been filled, or will be.
         first = src.loop.end

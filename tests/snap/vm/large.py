@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+#
+# A large guest: exact, and in little memory.
+#
+# This work is licensed under the terms of the GNU GPL, version 2 or later.
+# See the COPYING file in the top-level directory.
+#
+
+import os
+import shlex
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
+# pylint: disable=wrong-import-position
+from snaptest.case import SnapTest
+from snaptest.guests import MIB
+
+TOOL_MIB = 128
+
+
+class Large(SnapTest):
+    """4 GiB, of which 2.5 GiB are not zero, on both sides of the PCI hole."""
+
+    def measured(self, verb):
+        """
+        An exec: URI, whose command leaves its peak of memory in a file.
+        """
+        self.peak = self.path('peak-' + verb)
+        script = ('import resource, subprocess, sys\n'
+                  'status = subprocess.call(sys.argv[2:])\n'
+                  'peak = resource.getrusage(resource.RUSAGE_CHILDREN)\n'
+                  'open(sys.argv[1], "w").write(str(peak.ru_maxrss))\n'
+                  'sys.exit(status)')
+        return 'exec:' + shlex.join(
+            [sys.executable, '-c', script, self.peak,
+             *self.command(verb, self.path('image'))])
+
+    def assert_little_memory(self, verb):
+        self.report()
+        with open(self.peak, encoding='ascii') as f:
+            peak = int(f.read()) // 1024
+        print(f'{verb}: {peak} MiB at most')
+        self.assertLess(peak, TOOL_MIB)
+
+    def test_4_gib(self):
+        src = self.source(mib=4096, run=True)
+        src.cmd('stop')
+        src.ram.fill_random(1024 * MIB, 3200 * MIB)
+        src.ram.fill_random(3800 * MIB, 4096 * MIB)
+        src.migrate(self.measured('save'), 'background-snapshot')
+        src.wait_migration(timeout=180)
+        self.assert_completed('save')
+        src.wait_until(lambda: os.path.exists(self.peak))
+        self.assert_little_memory('save')
+        src.kill()
+
+        dst = self.destination(src)
+        dst.incoming(self.measured('load'))
+        dst.wait_migration(timeout=180)
+        self.assert_completed('load')
+        self.assert_little_memory('load')
+        dst.kill()
+        self.assert_same_ram(src, dst)
+
+
+unittest.main(verbosity=2)

@@ -1,0 +1,75 @@
+#!/usr/bin/env python3
+#
+# A real Linux guest goes on from the moment of its snapshot.
+#
+# This work is licensed under the terms of the GNU GPL, version 2 or later.
+# See the COPYING file in the top-level directory.
+#
+
+import os
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
+# pylint: disable=wrong-import-position
+from snaptest import guests
+from snaptest.case import SnapTest
+
+
+class Linux(SnapTest):
+    """Anonymous RAM; the guest's own nonce, counter and data are the proof."""
+
+    def boot(self, machine, version='10.0'):
+        vm = self.vm(machine, '256M', *guests.linux_args(self.dir),
+                     version=version)
+        vm.wait_console(lambda lines: len(guests.ticks(lines)) > 3)
+        return vm
+
+    def revert(self, src, version='10.0'):
+        """A new machine, loaded; the first lines that it prints."""
+        src.kill()
+        dst = self.vm(src.machine, '256M', *guests.linux_args(self.dir),
+                      '-incoming', 'defer', version=version)
+        self.load(self.path('image'), dst)
+        self.assertEqual(dst.status(), 'running')
+        # The first line may be cut: its beginning was printed by the source.
+        dst.wait_console(lambda lines: len(guests.ticks(lines)) > 20)
+        return guests.ticks(dst.console())
+
+    def assert_goes_on_from(self, before, after, ticks):
+        """The counter goes on from between two ticks, one by one."""
+        self.assertEqual({t.nonce for t in ticks}, {before.nonce})
+        self.assertEqual({t.state for t in ticks}, {'ok'})
+        counts = [t.count for t in ticks]
+        self.assertEqual(counts, list(range(counts[0],
+                                            counts[0] + len(counts))))
+        self.assertLess(before.count, counts[0])
+        self.assertLessEqual(counts[0], after.count + 2)
+
+    def background(self, machine, version='10.0', to='10.0'):
+        src = self.boot(machine, version)
+        before = guests.ticks(src.console())[-1]
+        src.migrate(self.exec_uri(self.command('save', self.path('image'))),
+                    'background-snapshot')
+        src.wait_snapshot_taken()
+        after = guests.ticks(src.console())[-1]
+        src.wait_migration()
+        self.assert_completed('save')
+        src.wait_console(
+            lambda lines: guests.ticks(lines)[-1].count > after.count + 10)
+        self.assert_goes_on_from(before, after, self.revert(src, to))
+
+    def test_background(self):
+        self.background('pc-q35-10.0')
+
+    def test_background_7_2_to_10_0(self):
+        self.background('pc-i440fx-7.2', '7.2', '10.0')
+
+    def test_live(self):
+        src = self.boot('pc-q35-10.0')
+        self.save(src, self.path('image'), caps=['return-path'])
+        last = guests.ticks(src.console())[-1]
+        self.assert_goes_on_from(last, last, self.revert(src))
+
+
+unittest.main(verbosity=2)

@@ -212,14 +212,14 @@ class Refused(SnapTest):
         self.assert_nothing_left(directory)
 
     def test_xbzrle(self):
-        src = self.source(run=True, pages=1024, delay=0)
+        src = self.source(run=True, pages=4096, delay=0)
         # It must not converge: only what is sent again is compressed.
         src.cmd('migrate-set-parameters', {'xbzrle-cache-size': 32 * MIB,
-                                           'downtime-limit': 0})
+                                           'downtime-limit': 1})
         directory = self.directory(self.dir)
         src.migrate(self.exec_uri(self.command(
             'save', os.path.join(directory, 'image'))), 'xbzrle',
-            bandwidth=40 * MIB)
+            bandwidth=20 * MIB)
         src.wait_migration('failed')
         self.assertEqual(self.report()['status'], 'failed')
         self.assertIn('xbzrle', self.report()['error'].lower())

@@ -889,6 +889,17 @@ static void coroutine_fn test_damaged_parts(Snapshot *s)
     assert_sound(s);
 }
 
+/* An arrival list that is whole, but names a page that is none */
+static void coroutine_fn test_wild_arrival(Snapshot *s)
+{
+    SnapTable *arrivals = snap_image_writer_arrivals(s->image);
+
+    save_small(s);
+    snap_table_set(arrivals, 0, NB_PAGES, &error_abort);
+    snap_table_flush(arrivals, 1, &error_abort);
+    assert_damage(s, false);
+}
+
 static void coroutine_fn test_damaged_devices_are_not_read(Snapshot *s)
 {
     g_autoptr(SnapImage) image = NULL;
@@ -1168,6 +1179,7 @@ static const Test tests[] = {
     { "damaged/page-table", test_damaged_page_table },
     { "damaged/unsent-entry", test_damaged_unsent_entry },
     { "damaged/parts", test_damaged_parts },
+    { "damaged/wild-arrival", test_wild_arrival },
     { "damaged/devices-are-not-read", test_damaged_devices_are_not_read },
     { "damaged/metadata-is-not-read", test_damaged_metadata_is_not_read },
     { "damaged/header", test_damaged_header },

@@ -322,6 +322,22 @@ static void coroutine_fn test_first_error_sticks(Fixture *f)
     g_assert_cmpint(snap_io_window_status(f->window), ==, -ENOSPC);
 }
 
+/* Two writes in flight fail, each in its own way. */
+static void coroutine_fn test_first_of_two_errors_sticks(Fixture *f)
+{
+    f->disk->fail_ret = -ENOSPC;
+    f->disk->fail_nth = 0;
+    f->disk->fail_at = BUFFER_SIZE;
+    write_all(f, 0, 1);
+    write_all(f, BUFFER_SIZE, 1);
+    while (!snap_io_window_status(f->window)) {
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, SCALE_US);
+    }
+    f->disk->fail_ret = -EIO;
+    snap_io_window_drain(f->window);
+    g_assert_cmpint(snap_io_window_status(f->window), ==, -ENOSPC);
+}
+
 static void coroutine_fn test_nothing_behind_an_error(Fixture *f)
 {
     f->disk->fail_ret = -ENOSPC;
@@ -373,6 +389,7 @@ static const Test tests[] = {
     { "error/write", test_write_error },
     { "error/later-extent", test_error_of_later_extent },
     { "error/first-sticks", test_first_error_sticks },
+    { "error/first-of-two-sticks", test_first_of_two_errors_sticks },
     { "error/nothing-behind", test_nothing_behind_an_error },
     { "error/buffers-return", test_buffers_return_behind_an_error },
 };

@@ -79,7 +79,9 @@ void snap_target_confirm(SnapTarget *target);
 /**
  * snap_target_close: close the disk; what was not confirmed is undone
  *
- * Call outside a coroutine.
+ * Call outside a coroutine.  A new image that is complete without that is left
+ * open for the end of the process to close: QEMU's main loop waits for that
+ * end (io/channel-command.c:qio_channel_command_close), and closing flushes.
  */
 void snap_target_close(SnapTarget *target);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapTarget, snap_target_close)

@@ -95,8 +95,8 @@ const char *snap_part_name(SnapPart part);
 /* XXH3-64 of @length bytes, as parts carry it. */
 uint64_t snap_checksum(const void *data, size_t length);
 
-/* Seed of the chunks' checksums. */
-uint64_t snap_header_seed(const SnapHeader *header);
+/* Seed of the checksums of a table's chunks: each table has its own. */
+uint64_t snap_header_seed(const SnapHeader *header, SnapPart table);
 
 /* Write @header to @buf. */
 void snap_header_encode(const SnapHeader *header,

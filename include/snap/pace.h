@@ -18,11 +18,13 @@
  * @transport: not owned
  * @size: capacity of the pipe in bytes, 0 for no pipe
  * @narrow: the end is near
+ * @refused: the user may not have a large pipe
  */
 typedef struct SnapPace {
     SnapTransport *transport;
     int size;
     bool narrow;
+    bool refused;
 } SnapPace;
 
 /* Start with a large pipe, which makes a precopy faster. */

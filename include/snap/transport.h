@@ -33,6 +33,13 @@ SnapTransport *snap_transport_open(const char *uri, bool listen, Error **errp);
 void snap_transport_close(SnapTransport *transport);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapTransport, snap_transport_close)
 
+/**
+ * snap_transport_abandon: put back what the descriptors' flags were, no more
+ *
+ * For a process that ends at once, while a coroutine waits for the channel.
+ */
+void snap_transport_abandon(SnapTransport *transport);
+
 /* What to call the other end in messages, such as "stdin" or "unix:PATH". */
 const char *snap_transport_name(const SnapTransport *transport);
 

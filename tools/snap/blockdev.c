@@ -16,6 +16,7 @@
 struct SnapTarget {
     BlockBackend *blk;
     SnapReplace *replace;       /* NULL for an existing target */
+    bool confirmed;
 };
 
 /* Flags of the block layer for cache and aio modes. */
@@ -166,6 +167,7 @@ int snap_target_commit(SnapTarget *target, Error **errp)
 
 void snap_target_confirm(SnapTarget *target)
 {
+    target->confirmed = true;
     if (target->replace) {
         snap_replace_confirm(target->replace);
     }
@@ -176,12 +178,29 @@ void snap_target_abandon(SnapTarget *target)
     g_clear_pointer(&target->replace, snap_replace_end);
 }
 
+/* Whether closing adds nothing to what was flushed. */
+static bool complete_when_flushed(BlockBackend *blk)
+{
+    g_autoptr(ImageInfoSpecific) info = NULL;
+    const char *format = bdrv_get_format_name(blk_bs(blk));
+
+    if (!strcmp(format, "raw")) {
+        return true;
+    }
+    info = bdrv_get_specific_info(blk_bs(blk), NULL);
+    return !strcmp(format, "qcow2") && info &&
+           !info->u.qcow2.data->lazy_refcounts;
+}
+
 void snap_target_close(SnapTarget *target)
 {
     if (!target) {
         return;
     }
-    blk_unref(target->blk);
+    if (!target->blk || !target->confirmed || !target->replace ||
+        !complete_when_flushed(target->blk)) {
+        blk_unref(target->blk);
+    }
     snap_target_abandon(target);
     g_free(target);
 }

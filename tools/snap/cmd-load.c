@@ -19,8 +19,8 @@ static void load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
 {
     SnapImageOptions image_options = snap_cmd_image_options(options);
     bool progress = options->progress && !options->quiet;
-    g_autoptr(SnapTransport) transport = NULL;
     g_autoptr(SnapInterrupt) interrupt = NULL;
+    SnapTransport *transport;
     BlockBackend *blk;
     SnapLoad *l;
 
@@ -35,10 +35,13 @@ static void load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
     }
     l = snap_load_new(blk, transport, progress);
     interrupt = snap_interrupt_new(on_interrupt, l);
-    if (snap_load_run(l, stats, errp) != -EINTR) {
-        snap_load_free(l);
-        blk_unref(blk);
+    if (snap_load_run(l, stats, errp) == -EINTR) {
+        snap_transport_abandon(transport);
+        return;
     }
+    snap_load_free(l);
+    snap_transport_close(transport);
+    blk_unref(blk);
 }
 
 int snap_cmd_load(const SnapCmdOptions *options)

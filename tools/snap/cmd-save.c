@@ -25,8 +25,8 @@ static void save(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
         .page_bits = options->page_bits,
         .progress = options->progress && !options->quiet,
     };
-    g_autoptr(SnapTransport) transport = NULL;
     g_autoptr(SnapInterrupt) interrupt = NULL;
+    SnapTransport *transport;
     SnapSave *s;
 
     save_options.target.image.format = options->create_format;
@@ -36,9 +36,12 @@ static void save(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
     }
     s = snap_save_new(&save_options, transport);
     interrupt = snap_interrupt_new(on_interrupt, s);
-    if (snap_save_run(s, stats, errp) == 0) {
-        snap_save_free(s);
+    if (snap_save_run(s, stats, errp) < 0) {
+        snap_transport_abandon(transport);
+        return;
     }
+    snap_save_free(s);
+    snap_transport_close(transport);
 }
 
 int snap_cmd_save(const SnapCmdOptions *options)

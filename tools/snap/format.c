@@ -64,9 +64,10 @@ uint64_t snap_checksum(const void *data, size_t length)
     return XXH3_64bits(data, length);
 }
 
-uint64_t snap_header_seed(const SnapHeader *header)
+uint64_t snap_header_seed(const SnapHeader *header, SnapPart table)
 {
-    return ldq_be_p(header->uuid.data);
+    return ldq_be_p(header->uuid.data +
+                    (table == SNAP_PART_PAGE_TABLE ? 0 : 8));
 }
 
 void snap_header_encode(const SnapHeader *header,

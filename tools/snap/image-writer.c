@@ -60,12 +60,19 @@ uint64_t snap_image_writer_size(const SnapLayout *layout)
                     SNAP_BLOCK_ALIGN);
 }
 
+static SnapTable *new_table(SnapImageWriter *w, SnapPart part, uint64_t offset,
+                            uint64_t nb_entries, unsigned cached_chunks)
+{
+    return snap_blk_table_new(w->blk, snap_part_name(part), offset, nb_entries,
+                              snap_header_seed(&w->header, part), true,
+                              cached_chunks);
+}
+
 SnapImageWriter *snap_image_writer_new(BlockBackend *blk,
                                        const SnapLayout *layout,
                                        const SnapRAMSection *section)
 {
     SnapImageWriter *w = g_new0(SnapImageWriter, 1);
-    uint64_t seed;
 
     w->blk = blk;
     w->layout = layout;
@@ -77,15 +84,10 @@ SnapImageWriter *snap_image_writer_new(BlockBackend *blk,
     };
     qemu_uuid_generate(&w->header.uuid);
 
-    seed = snap_header_seed(&w->header);
-    w->page_table = snap_blk_table_new(blk,
-                                       snap_part_name(SNAP_PART_PAGE_TABLE),
-                                       layout->ram_end, layout->nb_pages, seed,
-                                       true, PAGE_TABLE_CHUNKS);
-    w->arrivals = snap_blk_table_new(blk, snap_part_name(SNAP_PART_ARRIVALS),
-                                     arrivals_offset(layout),
-                                     SNAP_MAX_ARRIVALS, seed, true,
-                                     ARRIVAL_CHUNKS);
+    w->page_table = new_table(w, SNAP_PART_PAGE_TABLE, layout->ram_end,
+                              layout->nb_pages, PAGE_TABLE_CHUNKS);
+    w->arrivals = new_table(w, SNAP_PART_ARRIVALS, arrivals_offset(layout),
+                            SNAP_MAX_ARRIVALS, ARRIVAL_CHUNKS);
     w->chunk = blk_blockalign(blk, SNAP_DEVICE_CHUNK);
     w->devices_hash = XXH3_createState();
     XXH3_64bits_reset(w->devices_hash);

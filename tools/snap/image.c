@@ -181,24 +181,25 @@ int coroutine_fn snap_image_copy_part(SnapImage *image, SnapPart part,
     return ret;
 }
 
+static SnapTable *open_table(SnapImage *image, SnapPart part,
+                             uint64_t nb_entries, unsigned cached_chunks)
+{
+    return snap_blk_table_new(image->blk, snap_part_name(part),
+                              image->header.parts[part].offset, nb_entries,
+                              snap_header_seed(&image->header, part), false,
+                              cached_chunks);
+}
+
 SnapTable *snap_image_page_table(SnapImage *image, unsigned cached_chunks)
 {
-    return snap_blk_table_new(image->blk,
-                              snap_part_name(SNAP_PART_PAGE_TABLE),
-                              image->header.parts[SNAP_PART_PAGE_TABLE].offset,
-                              image->header.nb_pages,
-                              snap_header_seed(&image->header), false,
-                              cached_chunks);
+    return open_table(image, SNAP_PART_PAGE_TABLE, image->header.nb_pages,
+                      cached_chunks);
 }
 
 SnapTable *snap_image_arrivals(SnapImage *image, unsigned cached_chunks)
 {
-    return snap_blk_table_new(image->blk,
-                              snap_part_name(SNAP_PART_ARRIVALS),
-                              image->header.parts[SNAP_PART_ARRIVALS].offset,
-                              image->header.nb_arrivals,
-                              snap_header_seed(&image->header), false,
-                              cached_chunks);
+    return open_table(image, SNAP_PART_ARRIVALS, image->header.nb_arrivals,
+                      cached_chunks);
 }
 
 QDict *coroutine_fn snap_image_metadata(SnapImage *image, Error **errp)

@@ -62,8 +62,15 @@ static bool coroutine_fn describe_devices(SnapImage *image, QDict *info,
     g_autoptr(GByteArray) setup = NULL;
     g_autoptr(GByteArray) devices = NULL;
     g_autofree char *run_state = NULL;
+    uint64_t length = image->header.parts[SNAP_PART_DEVICES].length;
     QList *list;
 
+    qdict_put_int(info, "device-state-size", length);
+    if (length > SNAP_MAX_PART_IN_MEMORY) {
+        /* The snapshot is complete, its sections are just not listed. */
+        qdict_put(info, "devices", qlist_new());
+        return true;
+    }
     setup = snap_image_read_part(image, SNAP_PART_SETUP, errp);
     if (!setup) {
         return false;
@@ -76,7 +83,6 @@ static bool coroutine_fn describe_devices(SnapImage *image, QDict *info,
     qdict_put(info, "devices", list);
     add_sections(list, setup->data, setup->len);
     add_sections(list, devices->data, devices->len);
-    qdict_put_int(info, "device-state-size", devices->len);
     run_state = snap_device_run_state(devices->data, devices->len);
     if (run_state) {
         qdict_put_str(info, "run-state", run_state);

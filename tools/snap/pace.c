@@ -10,7 +10,6 @@
 
 /* The smallest pipe there is: one page of the host. */
 #define NARROWEST 4096
-#define MIDDLE    (64 * KiB)
 #define WIDEST    (1 * MiB)
 
 /* QEMUFile reads ahead by so much (migration/qemu-file.c:IO_BUF_SIZE). */
@@ -38,44 +37,37 @@ void snap_pace_init(SnapPace *pace, SnapTransport *transport)
     };
     if (pace->size) {
         /* Where that is too much for the user, what is there must do. */
-        resize(pace, WIDEST);
+        pace->refused = resize(pace, WIDEST) < 0;
     }
 }
 
-/* Make the pipe narrower; it is busy until it has been read to the end. */
-static void narrow(SnapPace *pace)
+/*
+ * Make the pipe narrower, step by step: one that holds more than the new
+ * capacity is busy, and a source that keeps it full leaves little room.
+ * @pending: bytes that can come before the device state; the pipe need not be
+ *           narrower than that
+ */
+static void narrow(SnapPace *pace, uint64_t pending)
 {
-    if (pace->size > MIDDLE) {
-        resize(pace, MIDDLE);
-    }
-    if (pace->size > NARROWEST) {
-        resize(pace, NARROWEST);
+    while (pace->size > NARROWEST && pending <= pace->size + READ_AHEAD &&
+           resize(pace, pace->size / 2) == 0) {
+        /* one more step */
     }
 }
 
 void snap_pace_final(SnapPace *pace)
 {
     pace->narrow = true;
-    narrow(pace);
+    narrow(pace, 0);
 }
 
 void snap_pace_pages(SnapPace *pace, uint64_t missing, bool repeated)
 {
-    if (pace->size <= NARROWEST && !(repeated && !pace->narrow)) {
-        return;
-    }
     if (pace->narrow) {
-        narrow(pace);
-    } else if (repeated) {
-        if (pace->size && pace->size < WIDEST) {
-            resize(pace, WIDEST);
-        }
-    } else if (missing * SMALLEST_RECORD <= pace->size + READ_AHEAD) {
-        /* All that is missing may be in the pipe already. */
-        if (pace->size > MIDDLE) {
-            resize(pace, MIDDLE);
-        } else {
-            resize(pace, NARROWEST);
-        }
+        narrow(pace, 0);
+    } else if (!repeated) {
+        narrow(pace, missing * SMALLEST_RECORD);
+    } else if (pace->size && pace->size < WIDEST && !pace->refused) {
+        pace->refused = resize(pace, WIDEST) < 0;
     }
 }

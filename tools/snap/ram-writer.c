@@ -229,6 +229,15 @@ void *coroutine_fn snap_ram_writer_place(SnapRAMWriter *w, uint64_t page)
            ((page - open->first_page) << w->layout->page_bits);
 }
 
+/* The page that the sweep comes to next; behind the last one it starts anew. */
+static uint64_t next_missing(const SnapRAMWriter *w)
+{
+    uint64_t nb_pages = w->layout->nb_pages;
+    uint64_t next = find_next_zero_bit(w->seen, nb_pages, w->expected);
+
+    return next < nb_pages ? next : find_first_zero_bit(w->seen, nb_pages);
+}
+
 /*
  * A page that is not the next one still missing was asked for by a write of
  * the guest (migration/ram.c:get_queued_page): it belongs to its working set.
@@ -239,8 +248,7 @@ static int coroutine_fn note_arrival(SnapRAMWriter *w, uint64_t page,
     int ret = 0;
 
     if (page != w->expected) {
-        uint64_t next = find_next_zero_bit(w->seen, w->layout->nb_pages,
-                                           w->expected);
+        uint64_t next = next_missing(w);
 
         if (page != next && w->nb_arrivals < SNAP_MAX_ARRIVALS) {
             ret = snap_table_set(w->arrivals, w->nb_arrivals++, page, errp);

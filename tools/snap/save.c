@@ -44,7 +44,8 @@ struct SnapSave {
     bool ram_end;           /* RAM ends with a section of its own */
     bool ram_dirty;         /* pages have come since RAM was flushed */
     bool flushed_early;     /* RAM was flushed when every page was there */
-    bool committed;
+    bool committed;         /* the image has a valid header */
+    bool in_place;          /* and its name */
     bool over;
     uint64_t device_bytes;
     SnapProgress progress;
@@ -135,8 +136,10 @@ static int coroutine_fn save_page(SnapSave *s, const SnapEvent *event,
     }
     s->ram_dirty = true;
     missing = snap_ram_writer_missing(s->ram);
-    snap_pace_pages(&s->pace, countable(s) ? missing : 0,
-                    snap_ram_writer_repeated(s->ram));
+    if (!s->return_path) {
+        snap_pace_pages(&s->pace, countable(s) ? missing : 0,
+                        snap_ram_writer_repeated(s->ram));
+    }
     snap_progress_show(&s->progress, layout->nb_pages - missing,
                        layout->nb_pages);
     return ret;
@@ -195,16 +198,34 @@ static int coroutine_fn commit(SnapSave *s, size_t vmdesc_length, Error **errp)
     qdict_put_str(metadata, "creator", "qemu-snap " QEMU_FULL_VERSION);
 
     ret = snap_image_writer_commit(s->image, &info, errp);
-    if (!ret && !s->committed) {
-        ret = snap_target_commit(s->target, errp);
+    if (ret < 0) {
+        return ret;
     }
-    s->committed = !ret;
+    s->committed = true;
+    if (!s->in_place) {
+        ret = snap_target_commit(s->target, errp);
+        s->in_place = !ret;
+    }
     return ret;
 }
 
-/* The device state goes on behind what looked like its end. */
-static int coroutine_fn resume(SnapSave *s, Error **errp)
+/* Hold the source back until all that has come is safe; see above. */
+static int coroutine_fn hold(SnapSave *s, const SnapEvent *event, Error **errp)
 {
+    if (s->return_path) {
+        return 0;
+    }
+    return event->type == SNAP_EVENT_DEVICES ? flush_ram(s, errp) :
+                                               commit(s, event->length, errp);
+}
+
+/* What was committed does not count any more. */
+static int coroutine_fn uncommit(SnapSave *s, Error **errp)
+{
+    if (!s->committed) {
+        return 0;
+    }
+    s->committed = false;
     return snap_image_writer_invalidate(s->image, errp);
 }
 
@@ -212,7 +233,17 @@ static int coroutine_fn finish(SnapSave *s, const SnapEvent *event,
                                Error **errp)
 {
     Error *err = NULL;
+    int ret = 0;
 
+    if (!s->committed) {
+        ret = flush_ram(s, errp);
+        if (!ret) {
+            ret = commit(s, event->length, errp);
+        }
+    }
+    if (ret < 0) {
+        return ret;
+    }
     if (event->length &&
         snap_image_writer_vmdesc(s->image, event->data, event->length,
                                  &err) < 0) {
@@ -234,7 +265,9 @@ static int coroutine_fn handle(SnapSave *s, const SnapEvent *event,
         return save_page(s, event, errp);
     case SNAP_EVENT_RAM_FINAL:
         s->ram_end = true;
-        snap_pace_final(&s->pace);
+        if (!s->return_path) {
+            snap_pace_final(&s->pace);
+        }
         return 0;
     case SNAP_EVENT_RAM_EOS:
         return ram_section_over(s, errp);
@@ -245,15 +278,14 @@ static int coroutine_fn handle(SnapSave *s, const SnapEvent *event,
                              snap_transport_output(s->transport),
                              event->value), errp);
     case SNAP_EVENT_DEVICES:
-        return flush_ram(s, errp);
+    case SNAP_EVENT_DEVICE_END:
+        return hold(s, event, errp);
     case SNAP_EVENT_DEVICE_DATA:
         s->device_bytes += event->length;
         return snap_image_writer_devices(s->image, event->data, event->length,
                                          errp);
-    case SNAP_EVENT_DEVICE_END:
-        return commit(s, event->length, errp);
     case SNAP_EVENT_DEVICE_RESUMED:
-        return resume(s, errp);
+        return uncommit(s, errp);
     case SNAP_EVENT_END:
         return finish(s, event, errp);
     case SNAP_EVENT_RAM_SETUP:
@@ -292,16 +324,6 @@ static int coroutine_fn read_stream(SnapSave *s, Error **errp)
     return ret;
 }
 
-/* What was committed already does not count any more. */
-static void coroutine_fn invalidate(SnapSave *s)
-{
-    Error *err = NULL;
-
-    if (s->committed && snap_image_writer_invalidate(s->image, &err) < 0) {
-        error_reportf_err(err, "The image must not be used: ");
-    }
-}
-
 static int coroutine_fn read_rest(void *opaque, Error **errp)
 {
     SnapSave *s = opaque;
@@ -315,7 +337,6 @@ static int coroutine_fn read_rest(void *opaque, Error **errp)
     }
     if (ret < 0) {
         snap_ram_writer_abort(s->ram);
-        invalidate(s);
     }
     return ret;
 }
@@ -324,14 +345,28 @@ static int coroutine_fn read_rest(void *opaque, Error **errp)
 static int coroutine_fn shut(void *opaque, Error **errp)
 {
     SnapSave *s = opaque;
-    int ret = answer(s, snap_return_path_shut(
-                            snap_transport_output(s->transport),
-                            s->over ? 0 : 1), errp);
 
-    if (s->over && ret < 0) {
-        invalidate(s);
+    return answer(s, snap_return_path_shut(snap_transport_output(s->transport),
+                                           s->over ? 0 : 1), errp);
+}
+
+static int coroutine_fn undo(void *opaque, Error **errp)
+{
+    return uncommit(opaque, errp);
+}
+
+/* A save that failed leaves nothing that could be taken for a snapshot. */
+static void abandon(SnapSave *s)
+{
+    Error *err = NULL;
+
+    if (s->target && s->options.target.existing &&
+        snap_task_run(undo, s, NULL, &err) < 0) {
+        error_reportf_err(err, "The image must not be used: ");
     }
-    return ret;
+    if (s->target) {
+        snap_target_abandon(s->target);
+    }
 }
 
 /* Make everything that needs the size of RAM. */
@@ -405,8 +440,8 @@ int snap_save_run(SnapSave *s, SnapStats *stats, Error **errp)
     if (!ret) {
         snap_target_confirm(s->target);
         fill_stats(s, stats);
-    } else if (s->target) {
-        snap_target_abandon(s->target);
+    } else {
+        abandon(s);
     }
     return ret;
 }

@@ -360,6 +360,13 @@ SnapTransport *snap_transport_open(const char *uri, bool listen, Error **errp)
     return g_steal_pointer(&transport);
 }
 
+void snap_transport_abandon(SnapTransport *transport)
+{
+    trace_snap_transport_abandon(transport->name);
+    direction_restore(&transport->input);
+    direction_restore(&transport->output);
+}
+
 void snap_transport_close(SnapTransport *transport)
 {
     if (!transport) {

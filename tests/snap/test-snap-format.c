@@ -100,13 +100,27 @@ static void test_checksum(void)
     g_assert_cmphex(snap_checksum("a", 1), !=, snap_checksum("b", 1));
 }
 
-static void test_seed(void)
+static void test_seed_is_of_uuid(void)
+{
+    static const SnapPart tables[] = {
+        SNAP_PART_PAGE_TABLE, SNAP_PART_ARRIVALS,
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(tables); i++) {
+        SnapHeader header = valid_header();
+        uint64_t seed = snap_header_seed(&header, tables[i]);
+
+        memset(header.uuid.data, 0x55, sizeof(header.uuid.data));
+        g_assert_cmphex(snap_header_seed(&header, tables[i]), !=, seed);
+    }
+}
+
+static void test_seed_of_each_table(void)
 {
     SnapHeader header = valid_header();
-    uint64_t seed = snap_header_seed(&header);
 
-    header.uuid.data[0] ^= 1;
-    g_assert_cmphex(snap_header_seed(&header), !=, seed);
+    g_assert_cmphex(snap_header_seed(&header, SNAP_PART_PAGE_TABLE), !=,
+                    snap_header_seed(&header, SNAP_PART_ARRIVALS));
 }
 
 static void test_header_round_trip(void)
@@ -642,13 +656,30 @@ static void test_table_bad_length(void)
     }
 }
 
+/* More pages are stored or zero than the block has. */
+static void test_table_too_many_pages(void)
+{
+    static const uint64_t counts[][2] = {
+        { 2, 0 }, { 0, 2 }, { 1, 1 }, { UINT64_MAX, 1 }, { UINT64_MAX, 2 },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(counts); i++) {
+        g_autoptr(GByteArray) table = g_byte_array_new();
+
+        put_entry(table, "a", 1, PAGE, 0, 0);
+        put_entry(table, "b", 1, PAGE, counts[i][0], counts[i][1]);
+        assert_table_refused(&two_pages, table->data, table->len);
+    }
+}
+
 static const struct {
     const char *path;
     void (*fn)(void);
 } tests[] = {
     { "part-names", test_part_names },
     { "checksum", test_checksum },
-    { "seed", test_seed },
+    { "seed/uuid", test_seed_is_of_uuid },
+    { "seed/each-table", test_seed_of_each_table },
     { "header/round-trip", test_header_round_trip },
     { "header/round-trip/parts", test_header_parts_round_trip },
     { "header/without-footers", test_header_without_footers },
@@ -682,6 +713,7 @@ static const struct {
     { "block-table/empty-name", test_table_empty_name },
     { "block-table/name-with-nul", test_table_name_with_nul },
     { "block-table/bad-length", test_table_bad_length },
+    { "block-table/too-many-pages", test_table_too_many_pages },
 };
 
 int main(int argc, char **argv)

@@ -1,0 +1,430 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Images that are no snapshots, not any more, or made by somebody hostile:
+# never wrong data, never a crash, always a word about the cause.
+#
+
+import ctypes
+import json
+import os
+import random
+import resource
+import struct
+import unittest
+
+from snaptest.decode import Stream
+from snaptest.streams import StreamBuilder
+from snaptest.tool import MIB, PAGE, ToolTest, pattern, sample, small
+
+HEADER_SIZE = 512
+PARTS = 104         # be64 offset, length and checksum each
+PAGE_TABLE, ARRIVALS, BLOCK_TABLE, CONFIGURATION, SETUP, METADATA, DEVICES, \
+    VMDESC = range(8)
+
+XXHASH = ctypes.CDLL('libxxhash.so.0')
+XXHASH.XXH3_64bits.restype = ctypes.c_uint64
+XXHASH.XXH3_64bits.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+
+
+def checksum(data: bytes) -> bytes:
+    return struct.pack('>Q', XXHASH.XXH3_64bits(data, len(data)))
+
+
+class NoSnapshot(ToolTest):
+
+    def refuse(self, name: str, *causes: str):
+        for verb in ('load', 'info', 'check'):
+            with self.subTest(verb):
+                self.refused(verb, self.path(name),
+                             causes=[self.path(name), *causes])
+        self.refused('info', '--output=json', self.path(name),
+                     causes=[self.path(name), *causes])
+
+    def write(self, name: str, data: bytes):
+        with open(self.path(name), 'wb') as f:
+            f.write(data)
+
+    def test_missing(self):
+        self.refuse('missing', 'no such file')
+        self.refuse('missing/too', 'no such file')
+
+    def test_directory(self):
+        os.mkdir(self.path('dir'))
+        self.refuse('dir', 'regular file')
+
+    def test_fifo(self):
+        """Nobody will ever write to it."""
+        os.mkfifo(self.path('fifo'))
+        for verb in ('load', 'info', 'check'):
+            self.refused(verb, self.path('fifo'), timeout=5,
+                         causes=[self.path('fifo')])
+
+    def test_text(self):
+        for data in (b'', b'x', b'Hello, world\n', b'text ' * MIB):
+            self.write('text', data)
+            self.refuse('text', 'not a snapshot')
+
+    def test_stream(self):
+        """An easy mistake: the stream itself."""
+        self.write('stream', sample([('r', 4 * MIB)]).build())
+        self.refuse('stream', 'not a snapshot')
+
+    def test_empty_images(self):
+        for fmt in ('qcow2', 'raw'):
+            for size in ('0', '512', '1M', '1G'):
+                self.img('create', '-f', fmt, self.path('empty'), size)
+                self.refuse('empty', 'not a snapshot')
+
+    def test_encrypted_or_broken_container(self):
+        self.write('broken', b'QFI\xfb\0\0\0\3' + pattern(1, 4 * MIB))
+        self.refuse('broken')
+
+    def test_backing_file_missing(self):
+        self.save(small(), self.path('base'))
+        self.img('create', '-f', 'qcow2', '-b', self.path('base'), '-F',
+                 'qcow2', self.path('overlay'))
+        os.unlink(self.path('base'))
+        self.refuse('overlay', self.path('base'))
+
+    def test_cut_image(self):
+        """What a full disk or a broken copy leaves of an image."""
+        data = sample().build()
+        self.save(data)
+        self.img('convert', '-O', 'raw', '-S', '0', self.image,
+                 self.path('raw'))
+        loaded = self.load()
+        for source in ('image', 'raw'):
+            size = os.stat(self.path(source)).st_size
+            for i in range(40):
+                with self.subTest(source, cut=i):
+                    cut = self.copy(source, 'cut')
+                    os.truncate(cut, size * i // 40)
+                    result = self.tool('load', cut)
+                    if result.returncode == 0:
+                        self.assertEqual(result.stdout, loaded)
+                        continue
+                    self.assertEqual(result.returncode, 1)
+                    self.assertEqual(result.stderr.count(b'\n'), 1,
+                                     result.stderr)
+                    self.assertTrue(loaded.startswith(result.stdout))
+                    self.assertGreater(self.tool('check', cut).returncode, 0)
+        self.assertLess(len(result.stdout), len(loaded) + 1)
+
+
+class Damaged(ToolTest):
+    """Everything about a raw image, where each byte can be reached"""
+
+    def setUp(self):
+        super().setUp()
+        builder = sample([('pc.ram', MIB), ('rom', 65536)])
+        for i in range(100, 50, -1):
+            builder.page('pc.ram', i * PAGE, pattern(-i))
+        builder.early('early', b'early')
+        self.data = builder.build()
+        self.save(self.data, self.image, '-O', 'raw')
+        self.loaded = self.load()
+        self.end = len(self.loaded) - len(builder.description()) - 1
+        self.parts = self.info()['parts']
+        with open(self.image, 'rb') as f:
+            self.header = f.read(HEADER_SIZE)
+
+    def patch(self, offset: int, data: bytes) -> bytes:
+        """Overwrite bytes of the image; returns those that were there"""
+        with open(self.image, 'r+b') as f:
+            f.seek(offset)
+            old = f.read(len(data))
+            f.seek(offset)
+            f.write(data)
+        return old
+
+    def examine(self, what):
+        """
+        The image loads all of it, fails before the destination can believe
+        that it has all, and check knows as well.
+        """
+        limit = 2 << 30
+        limits = {'preexec_fn': lambda: resource.setrlimit(
+            resource.RLIMIT_AS, (limit, limit))}
+        load = self.tool('load', self.image, **limits)
+        check = self.tool('check', '--output=json', self.image, **limits)
+        info = self.tool('info', '--output=json', self.image, **limits)
+        for result in (load, check, info):
+            self.assertIn(result.returncode, (0, 1, 2), (what, result))
+            self.assertLessEqual(result.stderr.count(b'\n'), 1, what)
+            if result.returncode:
+                self.assertIn(self.image.encode(), result.stderr, what)
+        if info.returncode == 0:
+            json.loads(info.stdout)
+        if load.returncode:
+            self.assertTrue(self.loaded.startswith(load.stdout), what)
+            self.assertLess(len(load.stdout), self.end, what)
+            self.assertGreater(check.returncode, 0, what)
+        elif load.stdout != self.loaded:
+            # the description of the device state is optional
+            self.assertEqual(load.stdout, self.loaded[:self.end + 1], what)
+            self.assertIn(b'description', load.stderr, what)
+            self.assertEqual(check.returncode, 2, what)
+        return load.returncode == 0
+
+    def flip(self, position: int, bit: int):
+        with open(self.image, 'r+b') as f:
+            f.seek(position)
+            byte = f.read(1)[0]
+        self.patch(position, bytes([byte ^ 1 << bit]))
+        ok = self.examine(f'bit {bit} of byte {position:#x}')
+        self.patch(position, bytes([byte]))
+        return ok
+
+    def test_untouched(self):
+        self.assertTrue(self.examine('nothing'))
+
+    def test_header_bits(self):
+        """One bit of every byte that is in use; all are protected."""
+        rng = random.Random(1)
+        for position in [*range(0, PARTS + 8 * 24), *range(504, 512)]:
+            self.assertFalse(self.flip(position, rng.randrange(8)))
+
+    def test_random_bits(self):
+        """300 flips where there is data, more or less."""
+        rng = random.Random(2)
+        ranges = [(p['offset'], p['length']) for p in self.parts.values()]
+        ranges += [(b['offset'], b['size']) for b in self.info()['ram-blocks']]
+        ranges += [(0, os.stat(self.image).st_size)]
+        failed = 0
+        for _ in range(300):
+            offset, length = rng.choice(ranges)
+            failed += not self.flip(offset + rng.randrange(length),
+                                    rng.randrange(8))
+        self.assertGreater(failed, 100)
+
+    def test_stored_pages(self):
+        """A flip in any page is found, and the message says where."""
+        pages = Stream(self.data).pages
+        for block in self.info()['ram-blocks']:
+            for offset in range(0, block['size'], 7 * PAGE):
+                if not pages.get((block['name'], offset)):
+                    continue
+                self.patch(block['offset'] + offset, b'\0damage\xff')
+                error = self.tool('load', self.image).stderr.decode()
+                self.assertIn(f"'{block['name']}'", error)
+                self.assertIn(f'{offset:#x}', error)
+                self.save(self.data, self.image, '-O', 'raw')
+
+    def test_lost_pages(self):
+        """What reads as zeroes by mistake is not taken for a zero page."""
+        for block in self.info()['ram-blocks']:
+            self.patch(block['offset'], bytes(PAGE))
+            self.refused('load', self.image, stdout=None,
+                         causes=[self.image, block['name'], '0x0'])
+            self.save(self.data, self.image, '-O', 'raw')
+
+    def test_parts(self):
+        """Damage in each part, and the message names it."""
+        for name, part in self.parts.items():
+            old = self.patch(part['offset'], b'\xa5' * 8)
+            self.assertEqual(self.examine(name), name in (
+                'arrival list', 'metadata', 'device description'))
+            error = self.refused('check', self.image)
+            self.assertIn(name, error)
+            self.patch(part['offset'], old)
+
+    # Headers with a valid checksum
+
+    def hostile(self, position: int, data: bytes):
+        header = bytearray(self.header)
+        header[position:position + len(data)] = data
+        header[504:] = checksum(bytes(header[:504]))
+        self.patch(0, bytes(header))
+        ok = self.examine(f'{data.hex()} at {position}')
+        self.patch(0, self.header)
+        return ok
+
+    def test_checksum(self):
+        """These tests know how headers are made."""
+        self.assertEqual(self.header[504:], checksum(self.header[:504]))
+
+    def numbers(self, form: str, *more: int):
+        size = struct.calcsize(form)
+        top = 1 << 8 * size
+        return [struct.pack('>' + form, n) for n in
+                {0, 1, 2, 3, 4095, 4097, 65536, top - 1, top // 2,
+                 top // 2 - 1, top - 4096, *more}]
+
+    def test_version(self):
+        for data in self.numbers('I'):
+            if data != struct.pack('>I', 1):
+                self.hostile(8, data)
+                self.refused_with(8, data, 'version')
+
+    def refused_with(self, position: int, data: bytes, cause: str):
+        header = bytearray(self.header)
+        header[position:position + len(data)] = data
+        header[504:] = checksum(bytes(header[:504]))
+        self.patch(0, bytes(header))
+        for verb in ('load', 'info', 'check'):
+            self.refused(verb, self.image, causes=[self.image, cause])
+        self.patch(0, self.header)
+
+    def test_features(self):
+        for bit in range(64):
+            data = struct.pack('>Q', 1 << bit)
+            if bit % 8 == 0:
+                self.refused_with(16, data, 'feature')
+            self.assertFalse(self.hostile(16, data))
+        self.assertTrue(self.hostile(24, b'\xff' * 8))
+
+    def test_numbers(self):
+        """Sizes, counts and identities that lie."""
+        for position in (12, 60, 64, 76):
+            for data in self.numbers('I'):
+                if data != self.header[position:position + 4]:
+                    self.assertFalse(self.hostile(position, data),
+                                     (position, data))
+        for position in (80, 88, 96):
+            for data in self.numbers('Q'):
+                if data != self.header[position:position + 8]:
+                    self.hostile_count(position, data)
+
+    def hostile_count(self, position: int, data: bytes):
+        """The arrival list and the place of the setup are no checksum's."""
+        header = bytearray(self.header)
+        header[position:position + 8] = data
+        header[504:] = checksum(bytes(header[:504]))
+        self.patch(0, bytes(header))
+        for verb in ('load', 'info', 'check'):
+            result = self.tool(verb, self.image)
+            self.assertIn(result.returncode, (0, 1, 2), (position, data))
+            self.assertLessEqual(result.stderr.count(b'\n'), 1)
+        self.patch(0, self.header)
+
+    def test_offsets(self):
+        """Parts that lie outside, over RAM, or wrap around."""
+        image = os.stat(self.image).st_size
+        for part in (PAGE_TABLE, ARRIVALS, BLOCK_TABLE, CONFIGURATION,
+                     SETUP, METADATA, DEVICES, VMDESC):
+            position = PARTS + 24 * part
+            if self.header[position + 8:position + 16] == bytes(8):
+                continue
+            for at, more in ((0, (2 * MIB, image, image - 65536)),
+                             (8, (image, 1 << 20, (1 << 20) + 1))):
+                for data in self.numbers('Q', *more):
+                    if data != self.header[position + at:position + at + 8]:
+                        self.hostile_part(part, position + at, data)
+
+    def hostile_part(self, part: int, position: int, data: bytes):
+        empty = position % 24 == (PARTS + 8) % 24 and data == bytes(8)
+        if part in (VMDESC, METADATA, ARRIVALS) or \
+                empty and part in (SETUP, DEVICES):
+            self.hostile_count(position, data)
+        else:
+            self.assertFalse(self.hostile(position, data), (part, data))
+
+    def test_block_table(self):
+        """A table of blocks with a right checksum and wrong content."""
+        part = self.parts['block table']
+        position = PARTS + 24 * BLOCK_TABLE
+        with open(self.image, 'rb') as f:
+            f.seek(part['offset'])
+            table = f.read(part['length'])
+        name = len(b'\6pc.ram')
+        for other in (
+                b'\0' * len(table), b'\xff' * len(table), table[:-1],
+                table + b'\0', b'\6pc\0ram' + table[name:],
+                table.replace(b'\3rom', b'\3rum').replace(b'pc.ram', b''),
+                *(table[:name + at] + data + table[name + at + 8:]
+                  for at in (0, 8) for data in self.numbers('Q')
+                  if data != table[name + at:name + at + 8])):
+            if other[:name] == table[:name] and \
+                    other[:name + 8] == table[:name + 8] and \
+                    len(other) == len(table):
+                continue                    # only the page size, kept as is
+            old = self.patch(part['offset'], other)
+            self.assertFalse(self.hostile(
+                position + 8, struct.pack('>Q', len(other)) + checksum(other)),
+                other)
+            self.patch(part['offset'], old)
+
+
+class Info(ToolTest):
+
+    def test_json(self):
+        builder = sample([('pc.ram', MIB), ('vga.vram', 65536, 4096)],
+                         machine='pc-q35-10.0')
+        builder.early('virtio-mem-device-early', b'abc')
+        self.save(builder.build())
+        info = self.info()
+        self.assertEqual(info['machine'], 'pc-q35-10.0')
+        self.assertEqual(info['page-size'], PAGE)
+        self.assertEqual(info['run-state'], 'running')
+        self.assertTrue(info['complete'])
+        self.assertTrue(info['live'])
+        self.assertRegex(info['uuid'], r'^[0-9a-f-]{36}$')
+        self.assertGreater(info['created'], 1700000000)
+        self.assertEqual(
+            [(b['name'], b['size'], b['stored'], b['zero'])
+             for b in info['ram-blocks']],
+            [('pc.ram', MIB, 154 * PAGE, 51 * PAGE),
+             ('vga.vram', 65536, 10 * PAGE, 3 * PAGE)])
+        self.assertEqual([(d['name'], d['size']) for d in info['devices']],
+                         [('virtio-mem-device-early', 3), ('cpu', 1000),
+                          ('globalstate', 104)])
+        self.assertEqual(info['device-state-size'], len(builder.devices))
+        self.assertEqual(info['incompatible-features'], 0)
+        for part in info['parts'].values():
+            self.assertEqual(part['offset'] % 65536, 0)
+
+    def test_precopy(self):
+        builder = sample()
+        builder.devices = b''
+        builder.run_state('paused')
+        self.save(builder.build(end=True))
+        info = self.info()
+        self.assertFalse(info['live'])
+        self.assertEqual(info['run-state'], 'paused')
+
+    def test_block_offsets(self):
+        """Blocks start at multiples of 2 MiB, from 2 MiB on."""
+        self.save(StreamBuilder([('a', PAGE), ('b', 3 * MIB),
+                                 ('c', PAGE)]).build())
+        self.assertEqual([b['offset'] for b in self.info()['ram-blocks']],
+                         [2 * MIB, 4 * MIB, 8 * MIB])
+
+    def test_human(self):
+        self.save(sample(machine='some-machine').build())
+        out = self.succeeds('info', self.image).decode()
+        for word in (self.image, 'some-machine', 'pc.ram', 'vga.vram', 'cpu',
+                     'running', 'complete: yes'):
+            self.assertIn(word, out)
+        out = self.succeeds('check', self.image).decode()
+        self.assertIn('No errors', out)
+
+    def test_hostile_names(self):
+        """Names that a terminal should not see as they are."""
+        builder = sample([('ram', MIB)], machine='\x1b[31mred\n')
+        self.save(builder.build())
+        out = self.succeeds('info', self.image)
+        self.assertNotIn(b'\x1b', out)
+        self.assertEqual(self.info()['machine'], '\x1b[31mred\n')
+
+    def test_check_json(self):
+        self.save(sample().build(), self.image, '-O', 'raw')
+        result = json.loads(self.succeeds('check', '--output=json',
+                                          self.image))
+        self.assertEqual(result['filename'], self.image)
+        self.assertEqual(result['pages-checked'], 154 + 10)
+        self.assertEqual(result['pages-corrupt'], 0)
+        base = self.info()['ram-blocks'][0]['offset']
+        with open(self.image, 'r+b') as f:
+            for page in (0, 2, 200, 202):
+                f.seek(base + page * PAGE)
+                f.write(b'damage')
+        damaged = self.tool('check', '--output=json', self.image)
+        self.assertEqual(damaged.returncode, 2)
+        result = json.loads(damaged.stdout)
+        self.assertIn('pc.ram', result['first-error'])
+        self.assertEqual(result['pages-corrupt'], 4)
+
+
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

@@ -1,0 +1,531 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Saves that are disturbed: the FILE that is there outlives all of it.
+#
+
+import errno
+import json
+import os
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import unittest
+
+from snaptest import env
+from snaptest.tool import MIB, PAGE, TIMEOUT, ToolTest, pattern, sample, small
+
+NOBODY = 65534
+
+
+class SaveTest(ToolTest):
+    """With an old snapshot, and the stream of a new one"""
+
+    def setUp(self):
+        super().setUp()
+        self.old = sample([('old', 65536)]).build()
+        self.new = sample([('new', 2 * MIB)]).build()
+        self.save(self.old)
+
+    def begin(self, *options: str, image: str | None = None,
+              **kwargs) -> subprocess.Popen:
+        """A save that has got half of the stream, and waits"""
+        process = self.start('save', *options, image or self.image, **kwargs)
+        process.stdin.write(self.new[:len(self.new) // 2])
+        process.stdin.flush()
+        self.wait_for(lambda: self.is_open(process), 'open image')
+        return process
+
+    def is_open(self, process) -> bool:
+        """Whether the process has some file in the directory"""
+        fds = f'/proc/{process.pid}/fd'
+        return any(os.readlink(f'{fds}/{fd}').startswith(self.dir)
+                   for fd in os.listdir(fds))
+
+    def end(self, process, data: bytes = b'', status: int = 0) -> str:
+        out, err = process.communicate(data, TIMEOUT)
+        self.assertEqual((process.returncode, out), (status, b''), err)
+        self.assertEqual(err.count(b'\n'), 1 if status else 0, err)
+        return err.decode()
+
+    def assert_old(self):
+        self.assert_same_stream(self.old, self.load())
+
+    def assert_new(self):
+        self.assert_same_stream(self.new, self.load())
+
+
+class Interrupted(SaveTest):
+
+    def interrupted(self, process, number: int = signal.SIGTERM) -> str:
+        """A signal ends it, and its stdin has nothing to do with that."""
+        process.send_signal(number)
+        self.assertEqual(process.wait(TIMEOUT), 1)
+        self.assertEqual(process.stdout.read(), b'')
+        error = process.stderr.read().decode()
+        self.assertEqual(error.count('\n'), 1, error)
+        return error
+
+    def interrupt(self, number: int, image: str):
+        before = self.tree()
+        error = self.interrupted(self.begin(image=image), number)
+        self.assertIn(image, error)
+        self.assertEqual(self.tree(), before)
+
+    def test_signals(self):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for name in ('image', 'fresh'):
+                with self.subTest((number, name)):
+                    self.interrupt(number, self.path(name))
+
+    def test_before_the_first_byte(self):
+        before = self.tree()
+        process = self.start('save', self.image)
+        with open(f'/proc/{process.pid}/status', encoding='utf-8') as f:
+            self.wait_for(lambda: f.seek(0) == 0 and any(
+                line.startswith('SigBlk') and
+                int(line.split()[1], 16) & 1 << signal.SIGTERM - 1
+                for line in f), 'signal handler')
+        self.interrupted(process)
+        self.assertEqual(self.tree(), before)
+
+    def test_together_with_the_end(self):
+        """A signal that comes too late does not swallow the outcome."""
+        before = self.tree()
+        for i in range(100):
+            report = self.path(f'report{i}')
+            process = self.begin('--report', report)
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=TIMEOUT)
+            self.assertEqual((process.returncode, out, err.count(b'\n'),
+                              os.path.exists(report)), (1, b'', 1, True))
+            os.unlink(report)
+        self.assertEqual(self.tree(), before)
+
+    def test_existing_target(self):
+        self.img('create', '-f', 'qcow2', self.path('disk'), '1G')
+        self.interrupted(self.begin('-n', image=self.path('disk')))
+        self.refused('info', self.path('disk'), causes=['disk'])
+
+    def test_kill(self):
+        """What SIGKILL leaves is no snapshot, and in nobody's way."""
+        before = self.tree()
+        process = self.begin()
+        process.kill()
+        process.wait()
+        after = self.tree()
+        left = [path for path in after if path not in before]
+        self.assertEqual({path: after[path] for path in before}, before)
+        for path in left:
+            for verb in ('load', 'info', 'check'):
+                self.refused(verb, path, causes=[path])
+        self.assert_old()
+        self.save(self.new)
+        self.assert_new()
+        self.assertEqual(os.listdir(self.dir), ['image'])
+
+    def test_load(self):
+        """A load whose reader does not read can be ended."""
+        self.save(self.new)
+        process = self.start('load', self.image)
+        process.stdout.read(1)
+        process.terminate()
+        process.stdin.close()
+        self.assertNotEqual(process.wait(20), 0)
+        self.assertEqual(process.stderr.read().count(b'\n'), 1)
+
+    def test_committed_and_cut(self):
+        """
+        The new image is in place before the description is read; what is
+        wrong with that brings the old one back.
+        """
+        before = self.tree()
+        self.new = sample([('new', 65536)]).build()
+        at = self.new.index(b'\0\6\0\0') + 8
+        self.assertEqual(self.new[at - 2:at], b'{"')
+        for rest in (b'', self.new[at:-1], self.new[at:] + b'x'):
+            process = self.start('save', self.image)
+            process.stdin.write(self.new[:at])
+            process.stdin.flush()
+            self.wait_for(lambda: self.tree()[self.image] !=
+                          before[self.image], 'commit')
+            self.end(process, rest, status=1)
+            self.assertEqual(self.tree(), before)
+            process = self.start('save', self.path('fresh'))
+            process.stdin.write(self.new[:at])
+            process.stdin.flush()
+            self.wait_for(lambda: os.path.exists(self.path('fresh')), 'commit')
+            self.end(process, rest, status=1)
+            self.assertEqual(self.tree(), before)
+
+    def test_committed_and_killed(self):
+        """What is in place survives a kill, and is whole."""
+        at = self.new.index(b'\0\6\0\0') + 8
+        process = self.start('save', self.path('fresh'))
+        process.stdin.write(self.new[:at])
+        process.stdin.flush()
+        self.wait_for(lambda: os.path.exists(self.path('fresh')), 'commit')
+        process.kill()
+        process.wait()
+        self.assertEqual(self.tool('info', self.path('fresh')).returncode, 0)
+        loaded = self.tool('load', self.path('fresh')).stdout
+        self.assertEqual(loaded[-1:], b'\0')        # without description
+        self.save(self.new, self.path('fresh'))
+        self.assertEqual(sorted(os.listdir(self.dir)), ['fresh', 'image'])
+
+
+class Concurrent(SaveTest):
+
+    def test_two_saves(self):
+        first = self.begin()
+        second = self.tool('save', self.image, stdin=self.old)
+        self.assertEqual((second.returncode, second.stdout), (1, b''))
+        self.assertIn(b'another save', second.stderr)
+        self.assertIn(self.image.encode(), second.stderr)
+        self.assertEqual(second.stderr.count(b'\n'), 1)
+        self.assert_old()
+        self.end(first, self.new[len(self.new) // 2:])
+        self.assert_new()
+        self.assertEqual(os.listdir(self.dir), ['image'])
+
+    def test_two_saves_by_other_names(self):
+        os.symlink('image', self.path('link'))
+        first = self.begin()
+        second = self.tool('save', self.path('link'), stdin=self.old)
+        self.assertEqual(second.returncode, 1)
+        self.assertIn(b'another save', second.stderr)
+        self.end(first, self.new[len(self.new) // 2:])
+        self.assert_new()
+
+    def test_two_saves_existing(self):
+        self.img('create', '-f', 'qcow2', self.path('disk'), '1G')
+        first = self.begin('-n', image=self.path('disk'))
+        second = self.tool('save', '-n', self.path('disk'), stdin=self.old)
+        self.assertEqual(second.returncode, 1)
+        self.assertIn(b'lock', second.stderr)
+        self.end(first, self.new[len(self.new) // 2:])
+        self.assert_same_stream(self.new, self.load(self.path('disk')))
+
+    def test_save_during_load(self):
+        """A load goes on with the file that it has opened."""
+        builder = sample([('ram', 8 * MIB)])
+        self.save(builder.build())
+        process = self.start('load', self.image)
+        first = os.read(process.stdout.fileno(), PAGE)
+        self.save(self.new)
+        rest, err = process.communicate(timeout=TIMEOUT)
+        self.assertEqual((process.returncode, err), (0, b''))
+        self.assert_same_stream(builder.build(), first + rest)
+        self.assert_new()
+
+
+class DiskFull(SaveTest):
+
+    def limited(self, limit: int, *args: str, stdin: bytes):
+        """Python ignores SIGXFSZ, and so does the tool: write(2) fails."""
+        return self.tool(
+            *args, stdin=stdin, restore_signals=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE,
+                                                  (limit, limit)))
+
+    def test_every_size(self):
+        """Wherever it happens, the old file stays and nothing is left."""
+        self.save(self.new, self.path('whole'))
+        size = os.stat(self.path('whole')).st_size
+        before = self.tree()
+        failures = 0
+        for limit in range(0, size, 64 * 1024):
+            for name in ('image', 'fresh'):
+                result = self.limited(limit, 'save', self.path(name),
+                                      stdin=self.new)
+                error = result.stderr.decode()
+                self.assertEqual((result.returncode, result.stdout),
+                                 (1, b''), (limit, error))
+                self.assertEqual(error.count('\n'), 1, error)
+                self.assertIn(self.path(name), error)
+                self.assertIn('too large', error)
+                self.assertEqual(self.tree(), before)
+                failures += 1
+        self.assertGreater(failures, 20)
+
+    def test_existing(self):
+        """A target that fills up is no snapshot, neither old nor new."""
+        target = self.path('disk')
+        self.img('create', '-f', 'qcow2', target, '1G')
+        self.save(self.old, target, '-n')
+        size = os.stat(target).st_size
+        result = self.limited(size, 'save', '-n', target, stdin=self.new)
+        self.assertEqual((result.returncode, result.stderr.count(b'\n')),
+                         (1, 1), result.stderr)
+        self.refused('load', target, causes=[target])
+
+    def inject(self, event: str, number: int = errno.EIO) -> str:
+        return ('driver=qcow2,file.driver=blkdebug,file.image.driver=file,'
+                f'file.image.filename={self.path("disk")},'
+                f'file.inject-error.0.errno={number},'
+                f'file.inject-error.0.event={event}')
+
+    def test_errors(self):
+        """Errors of the storage below; a failed flush is one, too."""
+        self.img('create', '-f', 'qcow2', self.path('disk'), '1G')
+        for event in ('write_aio', 'flush_to_disk', 'cluster_alloc',
+                      'l2_update', 'refblock_alloc'):
+            for number in (errno.EIO, errno.ENOSPC):
+                result = self.tool('save', '-n', '--image-opts',
+                                   self.inject(event, number), stdin=self.new)
+                self.assertEqual((result.returncode, result.stdout),
+                                 (1, b''), (event, result.stderr))
+                self.assertIn(os.strerror(number).encode(), result.stderr)
+                self.assertEqual(result.stderr.count(b'\n'), 1, result.stderr)
+                self.refused('info', self.path('disk'))
+
+    def test_read_errors(self):
+        self.img('create', '-f', 'qcow2', self.path('disk'), '1G')
+        self.save(self.new, self.path('disk'), '-n')
+        opts = self.inject('read_aio')
+        for verb in ('load', 'check'):
+            self.refused(verb, '--image-opts', opts, stdout=None,
+                         causes=['input/output error'])
+
+    def test_load_to_full(self):
+        with open('/dev/full', 'wb') as full:
+            result = subprocess.run([env('QEMU_SNAP'), 'load', self.image],
+                                    stdout=full, stderr=subprocess.PIPE,
+                                    check=False)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn(b'No space left', result.stderr)
+
+    def test_info_to_full(self):
+        """Exit status 0 would say that somebody could read it."""
+        for verb in ('info', 'check'):
+            with self.subTest(verb), open('/dev/full', 'wb') as full:
+                result = subprocess.run([env('QEMU_SNAP'), verb, self.image],
+                                        stdout=full, stderr=subprocess.PIPE,
+                                        check=False)
+                self.assertNotEqual(result.returncode, 0)
+
+    def test_load_to_nowhere(self):
+        """A reader that goes away, and one that never was."""
+        self.save(self.new)
+        process = self.start('load', self.image)
+        process.stdout.read(1)
+        process.stdout.close()
+        self.assertEqual(process.wait(20), 1)
+        self.assertEqual(process.stderr.read().count(b'\n'), 1)
+        self.refused('load', self.image, causes=[self.image],
+                     preexec_fn=lambda: os.close(1))
+
+
+class Replaced(SaveTest):
+
+    def test_mode(self):
+        for mode in (0o600, 0o640, 0o664, 0o400):
+            os.chmod(self.image, mode)
+            self.save(self.new)
+            self.assertEqual(stat.S_IMODE(os.stat(self.image).st_mode), mode)
+
+    def test_new_is_private(self):
+        """It is the memory of a guest."""
+        self.assertEqual(os.stat(self.image).st_mode & 0o077, 0)
+
+    @unittest.skipIf(os.geteuid(), 'only root gives files away')
+    def test_owner(self):
+        os.chown(self.image, 1234, 2345)
+        os.chmod(self.image, 0o660)
+        self.save(self.new)
+        st = os.stat(self.image)
+        self.assertEqual((st.st_uid, st.st_gid, stat.S_IMODE(st.st_mode)),
+                         (1234, 2345, 0o660))
+
+    def test_hard_link(self):
+        os.link(self.image, self.path('other'))
+        self.save(self.new)
+        self.assert_same_stream(self.old, self.load(self.path('other')))
+        self.assert_new()
+
+    def test_symlink(self):
+        os.mkdir(self.path('dir'))
+        os.rename(self.image, self.path('dir/real'))
+        os.symlink('dir/real', self.path('relative'))
+        os.symlink(self.path('relative'), self.image)
+        self.save(self.new)
+        self.assertTrue(os.path.islink(self.image))
+        self.assertTrue(os.path.islink(self.path('relative')))
+        self.assert_same_stream(self.new, self.load(self.path('dir/real')))
+        self.assertEqual(os.listdir(self.path('dir')), ['real'])
+
+    def test_relative(self):
+        result = self.tool('save', 'image', stdin=self.new, cwd=self.dir)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assert_new()
+
+    def test_strange_names(self):
+        for name in ('with blank', 'a,b=c', "it's", '%s%n', '.hidden', 'ü',
+                     '-dash', 'x' * 240):
+            with self.subTest(name):
+                self.save(self.new, self.path(name))
+                self.assert_same_stream(self.new, self.load(self.path(name)))
+
+    def test_colon(self):
+        """As everywhere in QEMU, file: tells a name from a protocol."""
+        self.save(self.new, 'file:' + self.path('a:b'))
+        self.assert_same_stream(self.new, self.load('file:' +
+                                                    self.path('a:b')))
+
+    def test_not_a_file(self):
+        os.mkdir(self.path('dir'))
+        os.mkfifo(self.path('fifo'))
+        os.symlink('nowhere', self.path('dangling'))
+        for name in ('dir', 'fifo', 'dangling', 'missing/file', 'image/x',
+                     'image/', 'x' * 256):
+            with self.subTest(name):
+                self.refused('save', self.path(name), stdin=self.new,
+                             causes=[self.path(name)])
+        self.refused('save', '', stdin=self.new)
+        self.refused('save', '/dev/null', stdin=self.new,
+                     causes=['/dev/null'])
+
+    def test_in_the_way(self):
+        """A leftover's name that something else has."""
+        self.begin().kill()
+        temporary, = set(os.listdir(self.dir)) - {'image'}
+        os.unlink(self.path(temporary))
+        os.mkdir(self.path(temporary))
+        self.refused('save', self.image, stdin=self.new,
+                     causes=[temporary])
+        os.rmdir(self.path(temporary))
+        os.symlink('image', self.path(temporary))
+        self.refused('save', self.image, stdin=self.new,
+                     causes=[temporary])
+
+
+class Unprivileged(SaveTest):
+    """As a user who may not do all that root may"""
+
+    def setUp(self):
+        super().setUp()
+        self.user = {}
+        if os.geteuid() == 0:
+            self.user = {'user': NOBODY, 'group': NOBODY, 'extra_groups': []}
+        self.program = self.path('qemu-snap')
+        shutil.copy(env('QEMU_SNAP'), self.program)
+
+    def tool(self, *args, **kwargs):
+        """Where that user can reach it; the build may be in /root."""
+        return super().tool(*args, **self.user, executable=self.program,
+                            **kwargs)
+
+    def succeeds(self, *args, stdin: bytes = b'') -> bytes:
+        result = super().tool(*args, stdin=stdin)
+        self.assertEqual((result.returncode, result.stderr), (0, b''))
+        return result.stdout
+
+    def test_unreadable(self):
+        os.chmod(self.image, 0)
+        for verb in ('load', 'info', 'check'):
+            self.refused(verb, self.image, causes=[self.image,
+                                                   'permission denied'])
+
+    def test_unreachable(self):
+        os.mkdir(self.path('dir'), 0)
+        for verb in ('save', 'load', 'info', 'check'):
+            self.refused(verb, self.path('dir/file'), stdin=self.new,
+                         causes=[self.path('dir/file'), 'permission denied'])
+
+    def test_directory_read_only(self):
+        """Even where the file itself could be written."""
+        os.chmod(self.image, 0o666)
+        os.chmod(self.dir, 0o555)
+        self.refused('save', self.image, stdin=self.new,
+                     causes=[self.image, 'permission denied'])
+        self.refused('save', self.path('fresh'), stdin=self.new,
+                     causes=['fresh', 'permission denied'])
+
+    def test_another_owner(self):
+        """In a directory that both may write to."""
+        os.chmod(self.dir, 0o777)
+        os.chmod(self.image, 0o644)
+        result = self.tool('save', self.image, stdin=self.new)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assert_new()
+        self.assertEqual(stat.S_IMODE(os.stat(self.image).st_mode), 0o644)
+
+    def test_sticky_directory(self):
+        """One may create files there, but not replace those of others."""
+        os.chmod(self.dir, 0o1777)
+        if os.geteuid() == 0:
+            os.chown(self.dir, 1, 1)
+            self.refused('save', self.image, stdin=self.new,
+                         causes=[self.image])
+        else:
+            self.save(self.new)
+
+    def test_existing_read_only(self):
+        os.chmod(self.image, 0o444)
+        self.refused('save', '-n', self.image, stdin=self.new,
+                     causes=[self.image, 'permission denied'])
+
+
+class Report(SaveTest):
+
+    def reported(self, *args: str, status: int = 0, stdin: bytes = b''):
+        path = self.path('report')
+        result = self.tool(*args, '--report', path, stdin=stdin)
+        self.assertEqual(result.returncode, status, result.stderr)
+        with open(path, encoding='utf-8') as f:
+            report = json.load(f)
+        os.unlink(path)
+        self.assertEqual(report['status'], 'failed' if status else 'completed')
+        self.assertEqual('error' in report, status != 0)
+        if status:
+            self.assertIn(report['error'].encode(), result.stderr)
+        self.assertGreaterEqual(report['milliseconds'], 0)
+        return report
+
+    def test_success(self):
+        builder = sample([('ram', MIB)])
+        data = builder.build()
+        for verb, stdin in (('save', data), ('load', b'')):
+            report = self.reported(verb, self.image, stdin=stdin)
+            self.assertEqual(report['verb'], verb)
+            self.assertEqual(report['image'], self.image)
+            self.assertEqual(report['ram-bytes'], MIB)
+            self.assertEqual(report['stored-pages'], 154)
+            self.assertEqual(report['zero-pages'], 51)
+            self.assertEqual(report['device-bytes'], len(builder.devices))
+
+    def test_failure(self):
+        self.reported('save', self.image, stdin=b'', status=1)
+        self.reported('save', self.image, stdin=self.new[:-1], status=1)
+        self.reported('save', '-s', '4k', self.image, stdin=self.new, status=1)
+        self.reported('load', self.path('missing'), status=1)
+        self.reported('load', '-t', 'x', self.image, status=1)
+        self.reported('load', '--uri=x', self.image, status=1)
+
+    def test_interrupted(self):
+        process = self.begin('--report', self.path('report'))
+        process.terminate()
+        self.assertEqual(process.wait(TIMEOUT), 1)
+        with open(self.path('report'), encoding='utf-8') as f:
+            self.assertEqual(json.load(f)['status'], 'failed')
+
+    def test_cannot_report(self):
+        """A report that was wanted and is not there is a failure."""
+        for verb in ('save', 'load'):
+            result = self.tool(verb, self.image, '--report',
+                               self.path('no/such/place'), stdin=small())
+            self.assertEqual(result.returncode, 1)
+            self.assertEqual(result.stderr.count(b'\n'), 1, result.stderr)
+            self.assertIn(b'no/such/place', result.stderr)
+
+    def test_replaces(self):
+        """Never a mixture with what was in FILE."""
+        with open(self.path('report'), 'wb') as f:
+            f.write(pattern(1, 100000))
+        self.reported('load', self.image)
+
+
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# The command line: what users have been promised, and what they get wrong.
+#
+
+import json
+import os
+import subprocess
+import unittest
+
+from snaptest import env
+from snaptest.tool import MIB, TIMEOUT, ToolTest, sample, small
+
+
+class Options(ToolTest):
+
+    def shell(self, line: str, stdin: bytes = b'') -> bytes:
+        """A command line as exec: runs it"""
+        path = os.path.dirname(env('QEMU_SNAP')) + ':' + os.environ['PATH']
+        result = subprocess.run(['/bin/sh', '-c', line], input=stdin,
+                                cwd=self.dir, capture_output=True, check=False,
+                                timeout=TIMEOUT, env={'PATH': path})
+        self.assertEqual((result.returncode, result.stderr), (0, b''))
+        return result.stdout
+
+    def test_contract(self):
+        """The command lines of the contract, to the letter."""
+        data = sample().build()
+        out = self.shell('qemu-snap -s 2M --cache=writeback --aio=threads '
+                         'save image.qcow2', data)
+        self.assertEqual(out, b'')
+        self.assert_same_stream(data, self.shell(
+            'qemu-snap --cache=none --aio=native load image.qcow2'))
+
+    def test_places(self):
+        """Options before, between and behind."""
+        data = sample().build()
+        for line in ('-s 2M -t none save image', 'save -s 2M -t none image',
+                     'save image -s 2M -t none', '-s2M save -tnone image',
+                     'save --image-size 2M image --cache none',
+                     '-t none -s 2M -- save image'):
+            with self.subTest(line):
+                self.shell('qemu-snap ' + line, data)
+                self.assert_same_stream(data, self.load())
+                os.unlink(self.image)
+
+    def test_abbreviations(self):
+        data = sample().build()
+        self.shell('qemu-snap --image-s=2M --ca=none --ai=native save image '
+                   '--rep report --target-page=4k', data)
+        self.assert_same_stream(data, self.shell(
+            'qemu-snap --ca none --rep=report load image'))
+        self.assertIn(b'"complete": true', self.shell(
+            'qemu-snap info --outp=json --forc image'))
+
+    def test_formats(self):
+        data = sample().build()
+        self.save(data, self.image, '-O', 'raw')
+        self.assert_same_stream(data, self.load(self.image, '-f', 'raw'))
+        self.assert_same_stream(data, self.load())
+        self.save(data, self.image, '-o', 'cluster_size=4k,compat=0.10')
+        self.assert_same_stream(data, self.load(self.image, '-f', 'qcow2'))
+        info = json.loads(self.img('info', '--output=json', self.image).stdout)
+        self.assertEqual(info['cluster-size'], 4096)
+        self.refused('load', '-f', 'raw', self.image, causes=[self.image])
+
+    def test_image_opts(self):
+        data = sample().build()
+        self.save(data)
+        opts = f'driver=qcow2,file.driver=file,file.filename={self.image}'
+        self.assert_same_stream(data, self.load(opts, '--image-opts'))
+        self.save(small(), opts, '-n', '--image-opts')
+        self.assert_same_stream(small(), self.load(), 10)
+
+    def test_force_share(self):
+        """An image that somebody writes to is refused, but for -U."""
+        self.save(small())
+        with subprocess.Popen([env('QEMU_IO'), self.image],
+                              stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE) as writer:
+            writer.stdout.read(7)       # its prompt: the image is open
+            for verb in ('load', 'info', 'check'):
+                self.refused(verb, self.image, causes=[self.image, 'lock'])
+            self.refused('save', '-n', self.image, stdin=small(),
+                         causes=[self.image, 'lock'])
+            loaded = self.load(self.image, '-U')
+            writer.stdin.close()
+        self.assert_same_stream(small(), loaded, 10)
+
+    def test_quiet_and_progress(self):
+        data = sample([('ram', 8 * MIB)]).build()
+        for verb, stdin in (('save', data), ('load', b'')):
+            result = self.tool(verb, '-p', self.image, stdin=stdin)
+            self.assertEqual(result.returncode, 0)
+            self.assertIn(b'100', result.stderr)
+            result = self.tool(verb, '-p', '-q', self.image, stdin=stdin)
+            self.assertEqual((result.returncode, result.stderr), (0, b''))
+        self.assertEqual(self.succeeds('check', '-q', self.image), b'')
+
+    def test_help(self):
+        for option in ('-h', '--help'):
+            out = self.succeeds(option)
+            for word in (b'save', b'load', b'info', b'check', b'--report'):
+                self.assertIn(word, out)
+        self.assertRegex(self.succeeds('-V'), rb'^qemu-snap version \d')
+
+    def usage(self, *args: str, cause: str = ''):
+        before = self.tree()
+        result = self.tool(*args, stdin=small())
+        self.assertGreater(result.returncode, 0, args)
+        self.assertEqual(result.stdout, b'', args)
+        lines = result.stderr.decode().splitlines()
+        self.assertIn(cause, lines[0])
+        self.assertRegex(lines[0], 'qemu-snap: ')
+        self.assertEqual(self.tree(), before, args)
+
+    def test_usage(self):
+        self.save(small())
+        for args, cause in (((), 'verb'), (('save',), 'image'),
+                            (('save', self.image, 'x'), 'one image'),
+                            (('frobnicate', self.image), 'frobnicate'),
+                            (('--frob', 'save', self.image), '--frob'),
+                            (('-s', '1M', 'load', self.image), 'load'),
+                            (('-n', 'info', self.image), 'info'),
+                            (('-f', 'raw', 'save', self.image), 'save'),
+                            (('-U', 'save', self.image), 'save'),
+                            (('--output=json', 'load', self.image), 'load'),
+                            (('--output=xml', 'info', self.image), 'output'),
+                            (('--i', 'save', self.image), '--i'),
+                            (('save', self.image, '-s'), "'s'")):
+            with self.subTest(args):
+                self.usage(*args, cause=cause)
+        for size in ('0', '3000', '512', '128k', '1G', 'x', '-4096'):
+            with self.subTest(size):
+                self.usage('save', self.image, f'--target-page-size={size}',
+                           cause=f"'{size}'")
+
+    def test_values(self):
+        self.save(small())
+        for verb in ('save', 'load', 'info', 'check'):
+            self.refused(verb, '-t', 'sometimes', self.image, stdin=small(),
+                         causes=[self.image, "'sometimes'"])
+            self.refused(verb, '--aio=magic', self.image, stdin=small(),
+                         causes=[self.image, "'magic'"])
+        self.refused('save', '-O', 'nonsense', self.image, stdin=small(),
+                     causes=[self.image, "'nonsense'"])
+        self.refused('save', '-o', 'nonsense=1', self.image, stdin=small(),
+                     causes=[self.image, 'nonsense'])
+        self.refused('load', '-f', 'nonsense', self.image,
+                     causes=[self.image, 'nonsense'])
+        self.refused('load', '--uri=tcp:x', self.image, causes=['tcp:x'])
+        self.refused('load', '--uri=fd:99', self.image, causes=['99'])
+        self.refused('load', f'--uri=unix:{self.dir}/' + 'x' * 200, self.image)
+        self.refused('save', f'--uri=fd:{1 << 40}', self.image)
+
+
+class Modes(ToolTest):
+
+    def test_modes(self):
+        """All of cache and aio, where this system has O_DIRECT."""
+        data = sample([('ram', 4 * MIB)]).build()
+        for cache in ('none', 'writeback', 'writethrough', 'directsync',
+                      'unsafe'):
+            for aio in ('threads', 'native', 'io_uring'):
+                with self.subTest(f'{cache} {aio}'):
+                    modes = ['-t', cache, '--aio', aio]
+                    if aio == 'native' and cache not in ('none', 'directsync'):
+                        self.refused('save', *modes, self.path('new'),
+                                     stdin=data, causes=['new', 'cache'])
+                        continue
+                    self.save(data, self.image, *modes)
+                    self.assert_same_stream(data,
+                                            self.load(self.image, *modes))
+                    self.succeeds('check', *modes, self.image)
+
+
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# A source that asks gets an answer, and a true one.
+#
+
+import os
+import struct
+import subprocess
+import unittest
+
+from snaptest import env
+from snaptest.streams import OPEN_RETURN_PATH, PING, command
+from snaptest.tool import MIB, TIMEOUT, ToolTest, sample
+
+SHUT, PONG = 1, 2
+
+
+def message(kind: int, value: int) -> bytes:
+    return struct.pack('>HHI', kind, 4, value)
+
+
+class ReturnPath(ToolTest):
+
+    def stream(self, *pings: int) -> bytes:
+        builder = sample([('ram', MIB)])
+        builder.commands = command(OPEN_RETURN_PATH) + b''.join(
+            command(PING, struct.pack('>I', n)) for n in pings)
+        return builder.build(end=True)
+
+    def send(self, data: bytes, *options: str) -> subprocess.Popen:
+        """Like QEMU, which closes nothing while it waits for the answer"""
+        process = self.start('save', *options, self.image)
+        try:
+            process.stdin.write(data)
+            process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        return process
+
+    def shut(self, process, status: int, answers: bytes = b''):
+        """The rest of the conversation"""
+        self.assertEqual(process.stdout.read(len(answers)), answers)
+        self.assertEqual(process.stdout.read(8), message(SHUT, status))
+
+    def test_success(self):
+        data = self.stream()
+        process = self.send(data)
+        self.shut(process, 0)
+        # that was the promise, whatever becomes of the process
+        process.kill()
+        self.assert_same_stream(data, self.load())
+
+    def test_exit(self):
+        process = self.send(self.stream())
+        out, err = process.communicate(timeout=TIMEOUT)
+        self.assertEqual((process.returncode, out, err),
+                         (0, message(SHUT, 0), b''))
+        self.assertEqual(os.listdir(self.dir), ['image'])
+
+    def test_stdin_open(self):
+        """The tool ends by itself."""
+        process = self.send(self.stream())
+        self.assertEqual(process.wait(TIMEOUT), 0)
+
+    def test_pings(self):
+        process = self.send(self.stream(1, 0xdeadbeef, 0))
+        self.shut(process, 0, message(PONG, 1) + message(PONG, 0xdeadbeef) +
+                  message(PONG, 0))
+
+    def test_ping_at_once(self):
+        """The answer does not wait for anything that comes later."""
+        data = self.stream(42)
+        at = data.index(struct.pack('>I', 42)) + 4
+        process = self.send(data[:at])
+        self.assertEqual(process.stdout.read(8), message(PONG, 42))
+        process.stdin.write(data[at:])
+        process.stdin.flush()
+        self.shut(process, 0)
+
+    def test_not_early(self):
+        """No answer as long as anything is missing."""
+        data = self.stream()
+        process = self.send(data[:-1])
+        os.set_blocking(process.stdout.fileno(), False)
+        self.assertRaises(subprocess.TimeoutExpired, process.wait, 0.5)
+        self.assertIsNone(process.stdout.read(1))
+        os.set_blocking(process.stdout.fileno(), True)
+        process.stdin.write(data[-1:])
+        process.stdin.flush()
+        self.shut(process, 0)
+
+    def refused_with(self, data: bytes, *options: str):
+        before = self.tree()
+        process = self.send(data, *options)
+        process.stdin.close()
+        self.shut(process, 1)
+        self.assertEqual(process.stdout.read(), b'')
+        self.assertEqual(process.wait(TIMEOUT), 1)
+        self.assertEqual(process.stderr.read().count(b'\n'), 1)
+        self.assertEqual(self.tree(), before)
+
+    def test_failures(self):
+        data = self.stream()
+        self.refused_with(data[:len(data) // 2])
+        self.refused_with(data, '-s', '4k')
+        self.refused_with(data, '-O', 'nonsense')
+        self.refused_with(data.replace(b'\3ram', b'\3rom', 2))
+        self.save(data.replace(command(OPEN_RETURN_PATH), b''))
+        self.refused_with(data[:-1])
+
+    def test_failing_disk(self):
+        """Whichever write or flush it is that fails."""
+        self.img('create', '-f', 'qcow2', self.path('disk'), '1G')
+        for event in ('write_aio', 'flush_to_disk'):
+            with self.subTest(event):
+                process = self.start(
+                    'save', '-n', '--image-opts',
+                    'driver=qcow2,file.driver=blkdebug,'
+                    'file.image.driver=file,'
+                    f'file.image.filename={self.path("disk")},'
+                    f'file.inject-error.0.event={event}')
+                out, err = process.communicate(self.stream(), TIMEOUT)
+                self.assertEqual((process.returncode, out),
+                                 (1, message(SHUT, 1)), err)
+
+    def test_interrupted(self):
+        """A source that would wait for ever hears of it, or sees the end."""
+        data = self.stream(1)
+        process = self.send(data[:len(data) // 2])
+        self.assertEqual(process.stdout.read(8), message(PONG, 1))
+        process.terminate()
+        self.assertIn(process.stdout.read(), (b'', message(SHUT, 1)))
+        self.assertEqual(process.wait(TIMEOUT), 1)
+        self.assertEqual(os.listdir(self.dir), [])
+
+    def test_nobody_listens(self):
+        """An answer that does not arrive makes the source fail: so must we."""
+        before = self.tree()
+        data = self.stream()
+        process = self.send(data[:-1])
+        process.stdout.close()
+        process.stdin.write(data[-1:])
+        process.stdin.flush()
+        self.assertEqual(process.wait(TIMEOUT), 1)
+        self.assertEqual(self.tree(), before)
+
+    def test_one_way(self):
+        """A pipe has no way back: better to know than to wait."""
+        read, write = os.pipe()
+        process = subprocess.run([env('QEMU_SNAP'), 'save', self.image,
+                                  f'--uri=fd:{read}'], pass_fds=[read],
+                                 capture_output=True, timeout=TIMEOUT,
+                                 check=False, preexec_fn=lambda: os.write(
+                                     write, self.stream()[:200]))
+        os.close(read)
+        os.close(write)
+        self.assertEqual((process.returncode, process.stdout), (1, b''))
+        self.assertIn(b'no way back', process.stderr)
+        self.assertEqual(os.listdir(self.dir), [])
+
+
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

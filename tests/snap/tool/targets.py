@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Saves into what exists, and what the block layer can put behind it.
+#
+
+import json
+import os
+import subprocess
+import sys
+import unittest
+
+from snaptest import env
+from snaptest.tool import MIB, TIMEOUT, ToolTest, sample, small
+
+
+class Existing(ToolTest):
+
+    def setUp(self):
+        super().setUp()
+        self.data = sample().build()
+        self.save(self.data, self.path('own'))
+        self.size = json.loads(self.img('info', '--output=json',
+                                        self.path('own')).stdout
+                               )['virtual-size']
+
+    def create(self, fmt: str, size: int | None = None):
+        self.img('create', '-f', fmt, self.image, str(size or self.size))
+
+    def save_over(self, target: str | None = None, *options: str):
+        """A save with less in it replaces one with more."""
+        target = target or self.image
+        for data in (sample([('other', 2 * MIB)]).build(), self.data):
+            self.save(data, target, '-n', *options)
+            self.assert_same_stream(data, self.load(target))
+            self.succeeds('check', target)
+
+    def test_raw(self):
+        self.create('raw', 2 * self.size)
+        self.save_over(self.image, '-O', 'raw')
+
+    def test_qcow2(self):
+        self.create('qcow2', 2 * self.size)
+        self.save_over()
+        self.img('check', self.image)
+
+    def test_exact(self):
+        self.create('raw')
+        self.save(self.data, self.image, '-n', '-O', 'raw')
+        self.assert_same_stream(self.data, self.load())
+
+    def test_stale(self):
+        """Old content does not shine through, zero pages are zero."""
+        self.create('raw', 2 * self.size)
+        self.io(self.image, f'write -P 0xa5 0 {2 * self.size}', 'raw')
+        self.save_over(self.image, '-O', 'raw')
+
+    def test_overlay(self):
+        """Neither does that of a backing file."""
+        base = self.path('base')
+        self.img('create', '-f', 'qcow2', base, str(2 * self.size))
+        self.io(base, f'write -P 0xa5 0 {2 * self.size}')
+        self.img('create', '-f', 'qcow2', '-b', base, '-F', 'qcow2',
+                 self.image)
+        before = self.tree()[base]
+        self.save_over()
+        self.assertEqual(self.tree()[base], before)
+
+    def test_too_small(self):
+        for fmt in ('raw', 'qcow2'):
+            for size in (self.size - 512, MIB, 512):
+                with self.subTest((fmt, size)):
+                    self.create(fmt, size)
+                    self.io(self.image, 'write -P 0x77 0 512', fmt)
+                    self.refused('save', '-n', '-O', fmt, self.image,
+                                 stdin=self.data,
+                                 causes=[self.image, str(size),
+                                         str(self.size)])
+
+    def test_refused_before(self):
+        """What is known before the first page leaves the target alone."""
+        self.save(self.data)
+        for data in (b'', b'garbage', self.data[:40]):
+            self.refused('save', '-n', self.image, stdin=data,
+                         causes=[self.image])
+        self.refused('save', '-n', '-s', '64k', self.image, stdin=self.data,
+                     causes=[self.image])
+        self.assert_same_stream(self.data, self.load())
+
+    def test_cut(self):
+        """A save that begins and fails leaves no snapshot, old or new."""
+        for length in (len(self.data) // 2, len(self.data) - 1):
+            self.save(self.data)
+            result = self.tool('save', '-n', self.image,
+                               stdin=self.data[:length])
+            self.assertEqual(result.returncode, 1)
+            for verb in ('load', 'info', 'check'):
+                self.refused(verb, self.image, causes=[self.image, 'save'])
+        self.save_over()
+
+    def test_missing(self):
+        self.refused('save', '-n', self.image, stdin=self.data,
+                     causes=[self.image, 'no such file'])
+
+    def test_wrong_format(self):
+        self.create('raw', 2 * self.size)
+        self.refused('save', '-n', '-O', 'qcow2', self.image, stdin=self.data,
+                     causes=[self.image, 'qcow2'])
+
+    def test_cannot_create(self):
+        """What is not a local file is not created."""
+        self.refused('save', f'nbd+unix:///?socket={self.path("sock")}',
+                     stdin=self.data, causes=['nbd', '-n'])
+
+    # NBD
+
+    def serve(self, *command: str) -> str:
+        """A server at a socket in the directory; returns its URI"""
+        # pylint: disable=consider-using-with
+        socket = self.path('sock')
+        process = subprocess.Popen([arg.replace('@', socket)
+                                    for arg in command])
+        self.addCleanup(process.wait)
+        self.addCleanup(process.terminate)
+        uri = f'nbd+unix:///?socket={socket}'
+        self.wait_for(lambda: self.img('info', uri, check=False
+                                       ).returncode == 0, 'server')
+        return uri
+
+    def test_qemu_nbd(self):
+        self.create('raw', 2 * self.size)
+        uri = self.serve(env('QEMU_NBD'), '-k', '@', '-f', 'raw', '-t',
+                         self.image)
+        self.save_over(uri, '-O', 'raw')
+
+    def test_nbd_too_small(self):
+        self.create('raw', MIB)
+        uri = self.serve(env('QEMU_NBD'), '-k', '@', '-f', 'raw', '-t',
+                         self.image)
+        self.refused('save', '-n', '-O', 'raw', uri, stdin=self.data,
+                     causes=[uri, str(MIB)])
+
+    def test_nbd_read_only(self):
+        self.create('raw', 2 * self.size)
+        uri = self.serve(env('QEMU_NBD'), '-k', '@', '-f', 'raw', '-t', '-r',
+                         self.image)
+        self.refused('save', '-n', '-O', 'raw', uri, stdin=self.data,
+                     causes=[uri])
+
+    def test_storage_daemon(self):
+        """A qcow2 image behind an export of the storage daemon."""
+        self.create('qcow2', 2 * self.size)
+        uri = self.serve(
+            env('QEMU_STORAGE_DAEMON'),
+            '--blockdev', f'file,node-name=file,filename={self.image}',
+            '--blockdev', 'qcow2,node-name=disk,file=file',
+            '--nbd-server', 'addr.type=unix,addr.path=@',
+            '--export', 'nbd,id=export,node-name=disk,name=,writable=on')
+        self.save_over(uri, '-O', 'raw')
+
+    def test_server_gone(self):
+        """A server that dies is an error, and its image no snapshot."""
+        self.create('raw', 2 * self.size)
+        uri = self.path('sock')
+        # pylint: disable=consider-using-with
+        server = subprocess.Popen([env('QEMU_NBD'), '-k', uri, '-f', 'raw',
+                                   self.image])
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        self.wait_for(lambda: self.tree().get(uri), 'server')
+        before = os.stat(self.image).st_mtime_ns
+        process = self.start('save', '-n', '-O', 'raw',
+                             f'nbd+unix:///?socket={uri}')
+        process.stdin.write(self.data[:len(self.data) // 2])
+        process.stdin.flush()
+        self.wait_for(lambda: os.stat(self.image).st_mtime_ns > before,
+                      'write')
+        server.kill()
+        server.wait()
+        out, err = process.communicate(self.data[len(self.data) // 2:],
+                                       TIMEOUT)
+        self.assertEqual((process.returncode, out, err.count(b'\n')),
+                         (1, b'', 1), err)
+        self.refused('info', self.image, causes=[self.image])
+
+
+class Encrypted(ToolTest):
+
+    OPTIONS = ['-o', 'encrypt.format=luks,encrypt.key-secret=s0,'
+                     'encrypt.iter-time=10']
+
+    def secret(self, text: str) -> list[str]:
+        return ['--object', f'secret,id=s0,data={text}']
+
+    def test_luks(self):
+        """A build without cryptography says so; it never saves in clear."""
+        probe = self.img('create', '-f', 'qcow2', *self.secret('abc'),
+                         *self.OPTIONS, self.path('probe'), '1M', check=False)
+        data = sample().build()
+        if probe.returncode:
+            print('No LUKS in this build:', probe.stderr, file=sys.stderr)
+            self.save(small())
+            self.refused('save', *self.secret('abc'), *self.OPTIONS,
+                         self.image, stdin=data, causes=[self.image, 'cipher'])
+            return
+        self.save(data, self.image, *self.secret('abc'), *self.OPTIONS)
+        opts = (f'driver=qcow2,file.driver=file,file.filename={self.image},'
+                'encrypt.format=luks,encrypt.key-secret=s0')
+        self.assert_same_stream(data, self.load(
+            opts, '--image-opts', *self.secret('abc')))
+        self.refused('load', '--image-opts', *self.secret('wrong'), opts)
+        self.refused('load', self.image, causes=[self.image])
+        with open(self.image, 'rb') as f:
+            self.assertNotIn(b'QEMUSNAP', f.read())
+
+    def test_no_secret(self):
+        self.refused('save', *self.OPTIONS, self.image, stdin=small(),
+                     causes=[self.image])
+
+
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

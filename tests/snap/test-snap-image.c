@@ -567,6 +567,16 @@ static void coroutine_fn test_order_wraps(Snapshot *s)
     g_assert_cmpuint(nb_arrivals(s), ==, 1);
 }
 
+static void coroutine_fn test_order_wraps_over_what_came(Snapshot *s)
+{
+    send_page(s, 0, ZERO);
+    send_page(s, NB_PAGES - 1, ZERO);
+    send_page(s, NB_PAGES - 2, ZERO);
+    g_assert_cmpuint(nb_arrivals(s), ==, 2);
+    send_page(s, 1, ZERO);
+    g_assert_cmpuint(nb_arrivals(s), ==, 2);
+}
+
 static void coroutine_fn test_repeated_is_no_arrival(Snapshot *s)
 {
     for (uint64_t page = 0; page < 10; page++) {
@@ -798,6 +808,20 @@ static void coroutine_fn test_info(Snapshot *s)
                     s->layout.blocks[0].length);
 }
 
+static void coroutine_fn test_info_of_many_devices(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+    g_autoptr(QDict) info = NULL;
+    Error *err = NULL;
+
+    send_devices(s, SNAP_MAX_PART_IN_MEMORY + 1, 1 * MiB);
+    commit(s);
+    image = snap_image_open(s->blk, &error_abort);
+    info = snap_info(image, &err);
+    g_assert_nonnull(info);
+    error_free(err);
+}
+
 /* Save a small snapshot with all parts, in which page 5 has data. */
 static void coroutine_fn save_small(Snapshot *s)
 {
@@ -942,6 +966,25 @@ static void coroutine_fn test_damaged_block_table(Snapshot *s)
     save_small(s);
     flip_bit(s, part_offset(s, SNAP_PART_BLOCK_TABLE));
     assert_not_complete(s);
+}
+
+/* The tables of an image are no substitute for each other. */
+static void coroutine_fn test_chunk_of_other_table(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+    g_autoptr(SnapTable) table = NULL;
+    const SnapPartInfo *parts;
+    Error *err = NULL;
+    uint64_t entry;
+
+    save_small(s);
+    image = snap_image_open(s->blk, &error_abort);
+    parts = image->header.parts;
+    memcpy(s->disk->bytes + parts[SNAP_PART_PAGE_TABLE].offset,
+           s->disk->bytes + parts[SNAP_PART_ARRIVALS].offset,
+           SNAP_CHUNK_SIZE);
+    table = snap_image_page_table(image, 1);
+    assert_failed(snap_table_get(table, 0, &entry, &err), -EBADMSG, &err);
 }
 
 /* A header that is valid in itself, with a part in the middle of RAM */
@@ -1148,6 +1191,7 @@ static const Test tests[] = {
     { "arrivals/goes-on-behind-jump", test_order_goes_on_behind_jump },
     { "arrivals/skips-what-came", test_order_skips_what_came },
     { "arrivals/wraps", test_order_wraps },
+    { "arrivals/wraps/over-what-came", test_order_wraps_over_what_came },
     { "arrivals/repeated", test_repeated_is_no_arrival },
     { "arrivals/most", test_most_arrivals, "raw", .page_bits = 10,
       .many_pages = true },
@@ -1172,11 +1216,13 @@ static const Test tests[] = {
     { "header", test_header },
     { "uuids-differ", test_uuids_differ },
     { "info", test_info },
+    { "info/many-devices", test_info_of_many_devices, "raw" },
     { "damaged/page", test_damaged_page },
     { "damaged/page/raw", test_damaged_page, "raw" },
     { "damaged/page/qcow2", test_damaged_page, "qcow2" },
     { "damaged/lost-page", test_lost_page, "qcow2" },
     { "damaged/page-table", test_damaged_page_table },
+    { "damaged/chunk-of-other-table", test_chunk_of_other_table },
     { "damaged/unsent-entry", test_damaged_unsent_entry },
     { "damaged/parts", test_damaged_parts },
     { "damaged/wild-arrival", test_wild_arrival },

@@ -246,6 +246,7 @@ static size_t decode_block(SnapLayout *layout, const uint8_t *data,
 {
     char name[SNAP_BLOCK_NAME_MAX + 1] = "";
     SnapRAMBlock *block;
+    uint64_t nb_pages;
     size_t entry_size;
     const uint8_t *p;
 
@@ -264,6 +265,11 @@ static size_t decode_block(SnapLayout *layout, const uint8_t *data,
     }
     block->stored_pages = ldq_be_p(p + 16);
     block->zero_pages = ldq_be_p(p + 24);
+    nb_pages = snap_layout_block_pages(layout, block);
+    if (block->stored_pages > nb_pages ||
+        block->zero_pages > nb_pages - block->stored_pages) {
+        return 0;
+    }
     return entry_size;
 }
 

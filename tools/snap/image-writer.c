@@ -176,17 +176,23 @@ int coroutine_fn snap_image_writer_invalidate(SnapImageWriter *w, Error **errp)
     return ret < 0 ? ret : flush(w, errp);
 }
 
+/* Write what is not yet on disk of the tables. */
+static int coroutine_fn write_tables(SnapImageWriter *w, Error **errp)
+{
+    int ret = snap_table_flush(w->page_table, w->layout->nb_pages, errp);
+
+    return ret < 0 ? ret : snap_table_flush(w->arrivals,
+                                            w->header.nb_arrivals, errp);
+}
+
 int coroutine_fn snap_image_writer_flush_ram(SnapImageWriter *w,
                                              uint64_t nb_arrivals,
                                              Error **errp)
 {
-    int ret = snap_table_flush(w->page_table, w->layout->nb_pages, errp);
+    int ret;
 
-    if (ret < 0) {
-        return ret;
-    }
     w->header.nb_arrivals = nb_arrivals;
-    ret = snap_table_flush(w->arrivals, nb_arrivals, errp);
+    ret = write_tables(w, errp);
     return ret < 0 ? ret : flush(w, errp);
 }
 
@@ -322,7 +328,10 @@ int coroutine_fn snap_image_writer_commit(SnapImageWriter *w,
     uint8_t header[SNAP_HEADER_SIZE];
     int ret;
 
-    ret = write_devices_rest(w, errp);
+    ret = write_tables(w, errp);
+    if (!ret) {
+        ret = write_devices_rest(w, errp);
+    }
     if (!ret) {
         ret = write_parts(w, info, errp);
     }

@@ -175,6 +175,7 @@ void coroutine_fn snap_io_window_write(SnapIOWindow *w, SnapIOBuffer *buffer,
 {
     Request *request = container_of(buffer, Request, buffer);
 
+    reqlist_wait_all(&w->writes, buffer->offset, w->buffer_size, NULL);
     if (!nb_extents || w->write_ret) {
         snap_io_window_put(w, buffer);
         return;
@@ -184,7 +185,6 @@ void coroutine_fn snap_io_window_write(SnapIOWindow *w, SnapIOBuffer *buffer,
     request->extents = g_memdup2(extents, nb_extents * sizeof(*extents));
     request->nb_extents = nb_extents;
 
-    reqlist_wait_all(&w->writes, buffer->offset, w->buffer_size, NULL);
     reqlist_init_req(&w->writes, &request->req, buffer->offset,
                      w->buffer_size);
     start(request);

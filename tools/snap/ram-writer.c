@@ -288,38 +288,40 @@ static int coroutine_fn account(SnapRAMWriter *w, uint64_t page, bool has_data,
     return ret;
 }
 
+/* Enter a page into table and books, and see how earlier writes went. */
+static int coroutine_fn enter(SnapRAMWriter *w, uint64_t page, uint64_t entry,
+                              Error **errp)
+{
+    int ret = snap_table_set(w->page_table, page, entry, errp);
+
+    if (!ret) {
+        ret = account(w, page, entry != SNAP_PAGE_ZERO, errp);
+    }
+    return ret < 0 ? ret : write_status(w, errp);
+}
+
 int coroutine_fn snap_ram_writer_add(SnapRAMWriter *w, uint64_t page,
                                      Error **errp)
 {
     size_t page_size = snap_layout_page_size(w->layout);
     unsigned in_buffer = page - w->current->first_page;
     const uint8_t *data = w->current->buffer->data + in_buffer * page_size;
-    bool is_zero = buffer_is_zero(data, page_size);
-    int ret;
 
     set_bit(in_buffer, w->current->present);
-    ret = snap_table_set(w->page_table, page,
-                         is_zero ? SNAP_PAGE_ZERO :
-                                   snap_page_entry(data, page_size), errp);
-    if (!ret) {
-        ret = account(w, page, !is_zero, errp);
-    }
-    return ret < 0 ? ret : write_status(w, errp);
+    return enter(w, page, buffer_is_zero(data, page_size) ? SNAP_PAGE_ZERO :
+                          snap_page_entry(data, page_size), errp);
 }
 
 int coroutine_fn snap_ram_writer_add_zero(SnapRAMWriter *w, uint64_t page,
                                           Error **errp)
 {
-    int ret;
-
     if (test_bit(page, w->stored)) {
         /* What was stored must not come back, so zeroes are stored instead. */
         memset(snap_ram_writer_place(w, page), 0,
                snap_layout_page_size(w->layout));
         return snap_ram_writer_add(w, page, errp);
     }
-    ret = snap_table_set(w->page_table, page, SNAP_PAGE_ZERO, errp);
-    return ret < 0 ? ret : account(w, page, false, errp);
+    return enter(w, page, SNAP_PAGE_ZERO, errp);
 }
 
 int coroutine_fn snap_ram_writer_flush(SnapRAMWriter *w, Error **errp)

@@ -145,12 +145,16 @@ class Interrupted(SaveTest):
         self.new = sample([('new', 65536)]).build()
         at = self.new.index(b'\0\6\0\0') + 8
         self.assertEqual(self.new[at - 2:at], b'{"')
-        for rest in (b'', self.new[at:-1], self.new[at:] + b'x'):
+        for rest in (None, b'', self.new[at:-1], self.new[at:] + b'x'):
             process = self.start('save', self.image)
             process.stdin.write(self.new[:at])
             process.stdin.flush()
             self.wait_for(lambda: self.tree()[self.image] !=
                           before[self.image], 'commit')
+            if rest is None:
+                self.interrupted(process)
+                self.assertEqual(self.tree(), before)
+                continue
             self.end(process, rest, status=1)
             self.assertEqual(self.tree(), before)
             process = self.start('save', self.path('fresh'))

@@ -49,6 +49,7 @@ class ReturnPath(ToolTest):
         self.shut(process, 0)
         # that was the promise, whatever becomes of the process
         process.kill()
+        process.wait()
         self.assert_same_stream(data, self.load())
 
     def test_exit(self):

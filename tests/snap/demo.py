@@ -7,6 +7,8 @@
 #
 
 """
+usage: demo.py [LOAD-OPTION...]
+
 The guest prints a line every 0.1 s: a nonce that it drew when it booted, and
 a counter.  Both are in its RAM only, so they tell where a load goes on.
 """
@@ -57,9 +59,9 @@ def check(ok: bool, what: str) -> bool:
     return ok
 
 
-def demo(directory: str) -> bool:
+def demo(directory: str, load_options: list[str]) -> bool:
     """Boot, save, go on, kill, load; whether all was as it should be."""
-    tool = env('QEMU_SNAP')
+    tool = shlex.quote(env('QEMU_SNAP'))
     image = os.path.join(directory, 'vm.qcow2')
     line = Timeline()
 
@@ -77,7 +79,8 @@ def demo(directory: str) -> bool:
                  f'counter {now.count}')
 
         before = tick(first)
-        first.migrate(f'exec:{shlex.quote(tool)} save {shlex.quote(image)}', 'background-snapshot')
+        first.migrate(f'exec:{tool} save {shlex.quote(image)}',
+                      'background-snapshot')
         first.wait_snapshot_taken()
         after = tick(first)
         line.say(f'live snapshot: its moment is at counter {after.count}')
@@ -94,16 +97,20 @@ def demo(directory: str) -> bool:
     second = guest('second', '-incoming', 'defer')
     try:
         line.say('a new emulator waits')
-        second.incoming(f'exec:{tool} load {image}')
-        second.wait_migration()
-        line.say('the snapshot is loaded')
-        second.wait_console(lambda lines: len(guests.ticks(lines)) >= 1)
+        if any(o.startswith('--postcopy') for o in load_options):
+            second.capabilities('postcopy-ram')
+        second.incoming(f'exec:{tool} {shlex.join(load_options)} '
+                        f'load {shlex.quote(image)}')
+        second.wait_until(lambda: second.status() == 'running')
+        line.say('the guest runs again')
+        second.wait_console(guests.ticks)
         back = guests.ticks(second.console())[0]
-        line.say(f'the guest counts again: nonce {back.nonce}, '
-                 f'counter {back.count}')
+        line.say(f'and counts: nonce {back.nonce}, counter {back.count}')
+        second.wait_migration()
+        line.say('all of the snapshot is loaded')
         wait_count(second, back.count + 15)
         ticks = guests.ticks(second.console())
-        line.say(f'and goes on to {ticks[-1].count}')
+        line.say(f'the guest goes on to {ticks[-1].count}')
     finally:
         second.kill()
 
@@ -119,13 +126,13 @@ def demo(directory: str) -> bool:
         check(counts == list(range(counts[0], counts[0] + len(counts))),
               'no count was lost or repeated'),
         check(all(t.state == 'ok' for t in ticks),
-              'the data in the guest\'s memory is intact')])
+              "the data in the guest's memory is intact")])
 
 
 def main() -> int:
     with tempfile.TemporaryDirectory(
             prefix='snap-', dir=os.environ.get('TMPDIR', '/var/tmp')) as tmp:
-        return 0 if demo(tmp) else 1
+        return 0 if demo(tmp, sys.argv[1:]) else 1
 
 
 if __name__ == '__main__':

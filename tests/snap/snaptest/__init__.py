@@ -8,7 +8,7 @@
 Everything is found through the environment, and what is missing is an error:
 
 QEMU_SNAP, QEMU_IMG, QEMU_IO  the programs under test, and their siblings
-QEMU_TREE                     a QEMU source tree (python/ and scripts/ are used)
+QEMU_TREE                     a QEMU source tree (its python/ and scripts/)
 SNAP_EMULATORS                10.0/ and 7.2/, each with qemu-system-<arch>
 SNAP_KERNEL, SNAP_BUSYBOX     a Linux kernel and a static busybox, for x86_64
 """

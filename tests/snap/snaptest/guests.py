@@ -194,7 +194,8 @@ class Loop:
 INIT = r'''#!/bin/sh
 busybox mkdir -p /proc
 busybox mount -t proc proc /proc
-nonce=$(busybox head -c 8 /dev/urandom | busybox od -An -tx1 | busybox tr -d ' ')
+nonce=$(busybox head -c 8 /dev/urandom | busybox od -An -tx1 |
+    busybox tr -d ' ')
 busybox dd if=/dev/urandom of=/data bs=64k count=@DATA@ 2>/dev/null
 sum=$(busybox md5sum < /data)
 (while :; do

@@ -2,7 +2,7 @@
 # This work is licensed under the terms of the GNU GPL, version 2 or later.
 # See the COPYING file in the top-level directory.
 #
-"""Hardware driven from outside: the qtest protocol, and a virtio-mem driver."""
+"""Devices driven from outside: the qtest protocol, a virtio-mem driver."""
 
 import socket
 import struct

@@ -6,6 +6,7 @@
 # See the COPYING file in the top-level directory.
 #
 
+import json
 import os
 import sys
 import unittest
@@ -14,6 +15,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
 from snaptest.case import Machines, SnapTest
 from snaptest.machine import Probe
+from snaptest.ram import PAGE
 
 
 class Paused(Machines, SnapTest):
@@ -60,9 +62,18 @@ class Running(Machines, SnapTest):
         src.migrate(self.exec_uri(self.command('save', image)),
                     'background-snapshot')
         src.wait_migration()
-        info = self.tool('info', '-U', image)
-        self.assertEqual(info.returncode, 0, info.stderr)
+        out = self.tool('info', '-U', '--output=json', image)
+        self.assertEqual(out.returncode, 0, out.stderr)
         self.assert_completed('save')
+        info = json.loads(out.stdout)
+        self.assertIs(info['complete'], True)
+        self.assertEqual(info['machine'], src.machine)
+        self.assertEqual(info['page-size'], PAGE)
+        self.assertEqual({b['name']: b['size'] for b in info['ram-blocks']}
+                         [src.ram_id], src.ram.size)
+        self.assertIn('cpu', [d['name'] for d in info['devices']])
+        out = self.tool('check', image)
+        self.assertEqual(out.returncode, 0, out.stderr)
 
     def test_responsive(self):
         """QMP does not stand still while a guest is saved."""

@@ -204,8 +204,8 @@ class File(FailureTest):
         self.flushes = self.path('flushes')
         with open(source, 'w', encoding='ascii') as f:
             f.write(SLOW_FLUSH)
-        subprocess.run(['cc', '-shared', '-fPIC', f'-DDELAY={DELAY}', '-o', self.shim,
-                        source, '-ldl'], check=True)
+        subprocess.run(['cc', '-shared', '-fPIC', f'-DDELAY={DELAY}',
+                        '-o', self.shim, source, '-ldl'], check=True)
 
     def slow_flush(self):
         """The prefix of a command whose flushes are slow."""
@@ -326,7 +326,7 @@ class Loads(FailureTest):
     def assert_refused(self, image, *words):
         dst = self.destination(self.src)
         dst.incoming(self.exec_uri(self.command('load', image)))
-        wait_until(lambda: dst.exitcode() is not None, 60)
+        wait_until(lambda: dst.exitcode() is not None, 20)
         self.assertNotEqual(dst.exitcode(), 0)
         self.assertEqual(self.report()['status'], 'failed')
         for word in (image, *words):

@@ -656,6 +656,22 @@ static void test_table_bad_length(void)
     }
 }
 
+/* More pages are stored or zero than the block has. */
+static void test_table_too_many_pages(void)
+{
+    static const uint64_t counts[][2] = {
+        { 2, 0 }, { 0, 2 }, { 1, 1 }, { UINT64_MAX, 1 }, { UINT64_MAX, 2 },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(counts); i++) {
+        g_autoptr(GByteArray) table = g_byte_array_new();
+
+        put_entry(table, "a", 1, PAGE, 0, 0);
+        put_entry(table, "b", 1, PAGE, counts[i][0], counts[i][1]);
+        assert_table_refused(&two_pages, table->data, table->len);
+    }
+}
+
 static const struct {
     const char *path;
     void (*fn)(void);
@@ -697,6 +713,7 @@ static const struct {
     { "block-table/empty-name", test_table_empty_name },
     { "block-table/name-with-nul", test_table_name_with_nul },
     { "block-table/bad-length", test_table_bad_length },
+    { "block-table/too-many-pages", test_table_too_many_pages },
 };
 
 int main(int argc, char **argv)

@@ -626,6 +626,16 @@ static void coroutine_fn test_not_complete_before_commit(Snapshot *s)
     assert_not_complete(s);
 }
 
+/* The commit writes what is missing. */
+static void coroutine_fn test_commit_without_flush_ram(Snapshot *s)
+{
+    send_page(s, 5, DATA);
+    send_page(s, 6, ZERO);
+    snap_ram_writer_flush(s->ram, &error_abort);
+    snap_image_writer_commit(s->image, &s->info, &error_abort);
+    assert_sound(s);
+}
+
 static void coroutine_fn test_invalidate(Snapshot *s)
 {
     commit(s);
@@ -1041,6 +1051,17 @@ static void coroutine_fn test_ram_error_sticks(Snapshot *s)
     assert_failed(snap_ram_writer_flush(s->ram, &err), -ENOSPC, &err);
 }
 
+static void coroutine_fn test_ram_error_at_zero_page(Snapshot *s)
+{
+    Error *err = NULL;
+
+    s->disk->fail_ret = -ENOSPC;
+    s->disk->fail_at = page_offset(s, 5);
+    try_send(s, 5, DATA, &error_abort);
+    assert_failed(snap_ram_writer_flush(s->ram, &err), -ENOSPC, &err);
+    assert_failed(try_send(s, 6, ZERO, &err), -ENOSPC, &err);
+}
+
 /* A disk that cannot grow */
 static void coroutine_fn test_no_room_for_devices(Snapshot *s)
 {
@@ -1199,6 +1220,7 @@ static const Test tests[] = {
       .many_pages = true },
     { "commit/not-complete-before", test_not_complete_before_commit },
     { "commit/invalidate", test_invalidate },
+    { "commit/without-flush-ram", test_commit_without_flush_ram },
     { "commit/order", test_commit_order },
     { "commit/flush-ram-is-durable", test_flush_ram_is_durable },
     { "commit/invalidate-is-durable", test_invalidate_is_durable },
@@ -1232,6 +1254,7 @@ static const Test tests[] = {
     { "damaged/block-table", test_damaged_block_table },
     { "damaged/part-within-ram", test_part_within_ram },
     { "error/ram-sticks", test_ram_error_sticks },
+    { "error/ram-at-zero-page", test_ram_error_at_zero_page },
     { "error/no-room-for-devices", test_no_room_for_devices },
     { "error/file", test_error_from_file, "raw", .fails = true },
     { "error/read", test_read_error },

@@ -350,6 +350,18 @@ static void coroutine_fn test_nothing_behind_an_error(Fixture *f)
     g_assert_cmpuint(f->disk->nb_writes, ==, 1);
 }
 
+/* The error comes while the second write waits for the first. */
+static void coroutine_fn test_nothing_behind_an_overlapping_error(Fixture *f)
+{
+    f->disk->fail_ret = -ENOSPC;
+    f->disk->fail_at = 0;
+    write_all(f, 0, 1);
+    write_pages(f, 0, 1, 1, 2);
+    snap_io_window_drain(f->window);
+    assert_disk(f, PAGE, PAGE, 0);
+    g_assert_cmpuint(f->disk->nb_writes, ==, 1);
+}
+
 static void coroutine_fn test_buffers_return_behind_an_error(Fixture *f)
 {
     f->disk->fail_ret = -EIO;
@@ -391,6 +403,8 @@ static const Test tests[] = {
     { "error/first-sticks", test_first_error_sticks },
     { "error/first-of-two-sticks", test_first_of_two_errors_sticks },
     { "error/nothing-behind", test_nothing_behind_an_error },
+    { "error/nothing-behind/overlapping",
+      test_nothing_behind_an_overlapping_error },
     { "error/buffers-return", test_buffers_return_behind_an_error },
 };
 

@@ -42,7 +42,7 @@ static bool check_block(const SnapLayout *layout, const char *name,
         error_setg(errp, "RAM block '%s' has a length of %" PRIu64 " bytes, "
                    "not a multiple of the target page size (%" PRIu64 ")",
                    name, length, target_page);
-    } else if (length > SNAP_MAX_RAM - layout->ram_end) {
+    } else if (length > SNAP_MAX_RAM + SNAP_BLOCK_ALIGN - layout->ram_end) {
         error_setg(errp, "RAM block '%s' of %" PRIu64 " bytes exceeds the "
                    "limit of %" PRIu64 " bytes of RAM", name, length,
                    (uint64_t)SNAP_MAX_RAM);

@@ -65,7 +65,9 @@ SnapTable *snap_table_new(const char *name, uint64_t nb_entries, uint64_t seed,
         t->cache[i].entries = qemu_memalign(io->alignment, SNAP_CHUNK_SIZE);
     }
     t->slots = g_new(int, t->nb_chunks);
-    memset(t->slots, -1, t->nb_chunks * sizeof(int));
+    for (uint64_t i = 0; i < t->nb_chunks; i++) {
+        t->slots[i] = -1;
+    }
 
     t->stored = bitmap_new(t->nb_chunks);
     if (!fresh) {

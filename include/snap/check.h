@@ -11,7 +11,7 @@
 /**
  * SnapCheckResult: what a check found
  * @pages_checked: pages whose data was compared with its hash
- * @pages_corrupt: whether a page is not what it should be, or the page table
+ * @pages_corrupt: pages that are not what they should be
  * @parts_corrupt: other parts of the image that are not
  * @first: description of the first damage, owned by the result; NULL for none
  */
@@ -25,7 +25,7 @@ typedef struct SnapCheckResult {
 /**
  * snap_check: read everything and compare it with its checksums
  *
- * RAM is read up to the first page that is damaged.
+ * Where the page table is damaged, RAM is checked no further.
  */
 void coroutine_fn snap_check(SnapImage *image, SnapCheckResult *result);
 

@@ -12,7 +12,8 @@ typedef struct SnapInterrupt SnapInterrupt;
  * snap_interrupt_new: watch for the signals
  * @func: called in the main AioContext when one has come
  *
- * The signals are blocked for this thread and those it starts later.
+ * The signals are blocked for this thread and those it starts later, for good:
+ * one that comes when all is decided must not change what is reported.
  */
 SnapInterrupt *snap_interrupt_new(void (*func)(void *opaque), void *opaque);
 void snap_interrupt_free(SnapInterrupt *interrupt);

@@ -40,9 +40,20 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapRAMReader, snap_ram_reader_free)
  *
  * Returns: 1; 0 at the end; -errno with @errp set where something cannot be
  * read, or a page is not what its hash says (-EBADMSG)
+ *
+ * After an error in the data of pages, and only then, the walk can go on with
+ * the next piece: see snap_ram_reader_corrupt_pages().
  */
 int coroutine_fn snap_ram_reader_next(SnapRAMReader *reader,
                                       SnapRAMPiece *piece, Error **errp);
+
+/**
+ * snap_ram_reader_corrupt_pages: pages that the last error was about
+ *
+ * Returns: how many pages of the piece are damaged or could not be read; 0
+ * where it was not about pages
+ */
+unsigned snap_ram_reader_corrupt_pages(const SnapRAMReader *reader);
 
 /* Wait for what is in flight. */
 void coroutine_fn snap_ram_reader_abort(SnapRAMReader *reader);

@@ -19,9 +19,13 @@ typedef struct SnapRAMWriter SnapRAMWriter;
  * @layout: RAM blocks, not owned; their page counts are kept up to date
  * @page_table: not owned, entries are set as pages come
  * @arrivals: not owned, gets the pages that came out of order
+ *
+ * Returns: NULL with @errp set where there is not enough memory for two bits a
+ * page
  */
 SnapRAMWriter *snap_ram_writer_new(BlockBackend *blk, SnapLayout *layout,
-                                   SnapTable *page_table, SnapTable *arrivals);
+                                   SnapTable *page_table, SnapTable *arrivals,
+                                   Error **errp);
 
 /* snap_ram_writer_flush() or snap_ram_writer_abort() comes before. */
 void snap_ram_writer_free(SnapRAMWriter *writer);

@@ -79,26 +79,39 @@ static BlockBackend *open_blk(const SnapImageOptions *options,
     return blk;
 }
 
-BlockBackend *snap_blockdev_open(const SnapImageOptions *options, Error **errp)
-{
-    return open_blk(options, options->filename, 0, errp);
-}
-
 /* The local path that a file name stands for, NULL for anything else. */
-static const char *local_path(const char *filename)
+static const char *local_path(const SnapImageOptions *options)
 {
+    const char *filename = options->filename;
+
+    if (options->image_opts) {
+        return NULL;
+    }
     if (strstart(filename, "file:", &filename)) {
         return filename;
     }
     return path_has_protocol(filename) ? NULL : filename;
 }
 
+BlockBackend *snap_blockdev_open(const SnapImageOptions *options, Error **errp)
+{
+    const char *path = local_path(options);
+    struct stat st;
+
+    /* Opening a FIFO would wait for somebody to write to it. */
+    if (path && stat(path, &st) == 0 &&
+        !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
+        error_setg(errp, "Neither a regular file nor a block device");
+        return NULL;
+    }
+    return open_blk(options, options->filename, 0, errp);
+}
+
 static bool create_file(SnapTarget *target, const SnapTargetOptions *options,
                         uint64_t size, Error **errp)
 {
     g_autofree char *create_options = g_strdup(options->create_options);
-    const char *path = options->image.image_opts ? NULL :
-                       local_path(options->image.filename);
+    const char *path = local_path(&options->image);
     Error *err = NULL;
 
     if (!path) {

@@ -12,9 +12,10 @@
 #define TABLE_CHUNKS 1
 
 /* Count damage, and keep the first. */
-static void note(SnapCheckResult *result, uint64_t *counter, Error *err)
+static void note(SnapCheckResult *result, unsigned nb, uint64_t *counter,
+                 Error *err)
 {
-    ++*counter;
+    *counter += MAX(nb, 1);
     error_propagate(&result->first, err);
 }
 
@@ -30,7 +31,7 @@ static void coroutine_fn check_part(SnapImage *image, SnapPart part,
         data = snap_image_read_part(image, part, &err);
     }
     if (err) {
-        note(result, &result->parts_corrupt, err);
+        note(result, 1, &result->parts_corrupt, err);
     }
 }
 
@@ -48,9 +49,16 @@ static void coroutine_fn check_arrivals(SnapImage *image,
             error_setg(&err, "The snapshot's arrival list is corrupt");
         }
         if (err) {
-            note(result, &result->parts_corrupt, err);
+            note(result, 1, &result->parts_corrupt, err);
             return;
         }
+    }
+}
+
+static void count_stored(const SnapRAMPiece *piece, SnapCheckResult *result)
+{
+    for (unsigned i = 0; i < piece->nb_pages; i++) {
+        result->pages_checked += piece->entries[i] > SNAP_PAGE_ZERO;
     }
 }
 
@@ -58,18 +66,22 @@ static void coroutine_fn check_ram(SnapImage *image, SnapCheckResult *result)
 {
     g_autoptr(SnapRAMReader) reader = snap_ram_reader_new(image);
     SnapRAMPiece piece;
-    Error *err = NULL;
     int ret;
 
-    while ((ret = snap_ram_reader_next(reader, &piece, &err)) > 0) {
-        for (unsigned i = 0; i < piece.nb_pages; i++) {
-            result->pages_checked += piece.entries[i] > SNAP_PAGE_ZERO;
+    do {
+        Error *err = NULL;
+
+        ret = snap_ram_reader_next(reader, &piece, &err);
+        if (ret > 0) {
+            count_stored(&piece, result);
+        } else if (ret < 0) {
+            unsigned nb = snap_ram_reader_corrupt_pages(reader);
+
+            note(result, nb, nb ? &result->pages_corrupt :
+                                  &result->parts_corrupt, err);
         }
-    }
-    if (ret < 0) {
-        note(result, &result->pages_corrupt, err);
-        snap_ram_reader_abort(reader);
-    }
+    } while (ret > 0 || snap_ram_reader_corrupt_pages(reader));
+    snap_ram_reader_abort(reader);
 }
 
 void coroutine_fn snap_check(SnapImage *image, SnapCheckResult *result)

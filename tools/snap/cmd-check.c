@@ -59,7 +59,7 @@ static int report(const SnapCmdOptions *options, SnapCheckResult *result)
         print_json(options, result);
     }
     if (result->first) {
-        error_reportf_err(result->first, "'%s': ", options->filename);
+        snap_cmd_error(options, result->first);
         return CHECK_CORRUPT;
     }
     if (!options->json && !options->quiet) {
@@ -81,8 +81,8 @@ int snap_cmd_check(const SnapCmdOptions *options)
         blk_unref(task.blk);
     }
     if (err) {
-        error_reportf_err(err, "'%s': ", options->filename);
+        snap_cmd_error(options, err);
         return CHECK_IMPOSSIBLE;
     }
-    return report(options, &task.result);
+    return snap_cmd_output(report(options, &task.result));
 }

@@ -13,6 +13,9 @@
 #include "snap/task.h"
 #include "cmd.h"
 
+/* Columns for names of blocks and sections. */
+#define NAME_WIDTH 32
+
 typedef struct InfoTask {
     BlockBackend *blk;
     QDict *info;
@@ -31,6 +34,15 @@ static int coroutine_fn collect(void *opaque, Error **errp)
     return task->info ? 0 : -EINVAL;
 }
 
+/* A string of the image, without anything that a terminal would act on. */
+static void print_string(const QDict *dict, const char *key, int width)
+{
+    const char *str = qdict_get_try_str(dict, key);
+    g_autofree char *escaped = str ? g_strescape(str, NULL) : NULL;
+
+    printf("%-*s", width, escaped ?: "unknown");
+}
+
 static void print_blocks(const QList *blocks)
 {
     const QListEntry *entry;
@@ -41,8 +53,9 @@ static void print_blocks(const QList *blocks)
         g_autofree char *size = size_to_str(qdict_get_int(block, "size"));
         g_autofree char *stored = size_to_str(qdict_get_int(block, "stored"));
 
-        printf("  %-32s %10s, %10s stored\n", qdict_get_str(block, "name"),
-               size, stored);
+        printf("  ");
+        print_string(block, "name", NAME_WIDTH);
+        printf(" %10s, %10s stored\n", size, stored);
     }
 }
 
@@ -54,9 +67,10 @@ static void print_devices(const QList *devices)
     QLIST_FOREACH_ENTRY(devices, entry) {
         const QDict *section = qobject_to(QDict, qlist_entry_obj(entry));
 
-        printf("  %-32s instance %" PRIi64 ", version %" PRIi64 ", %" PRIi64
-               " bytes\n", qdict_get_str(section, "name"),
-               qdict_get_int(section, "instance"),
+        printf("  ");
+        print_string(section, "name", NAME_WIDTH);
+        printf(" instance %" PRIi64 ", version %" PRIi64 ", %" PRIi64
+               " bytes\n", qdict_get_int(section, "instance"),
                qdict_get_int(section, "version"),
                qdict_get_int(section, "size"));
     }
@@ -72,10 +86,11 @@ static void print_human(const char *filename, const QDict *info)
 
     printf("image: %s\n", filename);
     printf("complete: yes\n");
-    printf("machine: %s\n", qdict_get_try_str(info, "machine") ?: "unknown");
-    printf("run state: %s\n", qdict_get_try_str(info, "run-state") ?:
-           "unknown");
-    printf("created: %s\n", created ?: "unknown");
+    printf("machine: ");
+    print_string(info, "machine", 0);
+    printf("\nrun state: ");
+    print_string(info, "run-state", 0);
+    printf("\ncreated: %s\n", created ?: "unknown");
     printf("uuid: %s\n", qdict_get_str(info, "uuid"));
     printf("live: %s\n", qdict_get_bool(info, "live") ? "yes" : "no");
     printf("page size: %" PRIi64 "\n", qdict_get_int(info, "page-size"));
@@ -105,7 +120,7 @@ int snap_cmd_info(const SnapCmdOptions *options)
         blk_unref(task.blk);
     }
     if (err) {
-        error_reportf_err(err, "'%s': ", options->filename);
+        snap_cmd_error(options, err);
         return EXIT_FAILURE;
     }
     if (options->json) {
@@ -117,5 +132,5 @@ int snap_cmd_info(const SnapCmdOptions *options)
         print_human(options->filename, task.info);
     }
     qobject_unref(task.info);
-    return EXIT_SUCCESS;
+    return snap_cmd_output(EXIT_SUCCESS);
 }

@@ -23,6 +23,22 @@ SnapImageOptions snap_cmd_image_options(const SnapCmdOptions *options)
     };
 }
 
+void snap_cmd_error(const SnapCmdOptions *options, Error *err)
+{
+    /* Not error_report_err(), which adds lines of hints. */
+    error_report("'%s': %s", options->filename, error_get_pretty(err));
+    error_free(err);
+}
+
+int snap_cmd_output(int status)
+{
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        error_report("Could not write to stdout: %s", strerror(errno));
+        return EXIT_FAILURE;
+    }
+    return status;
+}
+
 static bool write_report(const SnapCmdOptions *options, const char *verb,
                          const SnapStats *stats, int64_t ns, const Error *err)
 {
@@ -61,7 +77,9 @@ int snap_cmd_finish(const SnapCmdOptions *options, const char *verb,
         status = EXIT_FAILURE;
     }
     if (err) {
-        error_reportf_err(err, "Could not %s '%s': ", verb, options->filename);
+        error_report("Could not %s '%s': %s", verb, options->filename,
+                     error_get_pretty(err));
+        error_free(err);
     }
     return status;
 }

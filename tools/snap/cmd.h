@@ -46,6 +46,17 @@ int snap_cmd_check(const SnapCmdOptions *options);
 /* How to open the image that a verb reads. */
 SnapImageOptions snap_cmd_image_options(const SnapCmdOptions *options);
 
+/* Report an error in one line, with the image's name ahead, and free it. */
+void snap_cmd_error(const SnapCmdOptions *options, Error *err);
+
+/**
+ * snap_cmd_output: a verb has written to stdout
+ * @status: exit status so far
+ *
+ * Returns: exit status, a failure where what was written could not be
+ */
+int snap_cmd_output(int status);
+
 /**
  * snap_cmd_finish: report how a save or load ended
  * @verb: "save" or "load"

@@ -40,6 +40,9 @@ enum {
 
 QEMU_BUILD_BUG_ON(H_PARTS + SNAP_PART__MAX * PART_SIZE > H_CHECKSUM);
 
+/* Magic and version of the stream, which the configuration begins with. */
+#define STREAM_HEADER 8
+
 /* Behind each block's name in the block table. */
 #define BLOCK_NUMBERS 4
 
@@ -149,6 +152,7 @@ static bool numbers_valid(const SnapHeader *header)
            header->nb_blocks > 0 && header->nb_blocks <= SNAP_MAX_BLOCKS &&
            header->nb_pages <= SNAP_MAX_RAM >> header->page_bits &&
            header->nb_arrivals <= SNAP_MAX_ARRIVALS &&
+           header->parts[SNAP_PART_CONFIGURATION].length >= STREAM_HEADER &&
            header->before_ram <= header->parts[SNAP_PART_SETUP].length;
 }
 

@@ -55,8 +55,6 @@ SnapInterrupt *snap_interrupt_new(void (*func)(void *opaque), void *opaque)
 
 void snap_interrupt_free(SnapInterrupt *interrupt)
 {
-    sigset_t set;
-
     if (!interrupt) {
         return;
     }
@@ -65,7 +63,5 @@ void snap_interrupt_free(SnapInterrupt *interrupt)
                            NULL, NULL, NULL);
         close(interrupt->fd);
     }
-    signal_set(&set);
-    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
     g_free(interrupt);
 }

@@ -200,6 +200,11 @@ int snap_load_run(SnapLoad *l, SnapStats *stats, Error **errp)
 {
     int ret;
 
+    if (!snap_transport_output(l->transport)) {
+        error_setg(errp, "Nothing can be written to %s",
+                   snap_transport_name(l->transport));
+        return -EINVAL;
+    }
     /* Where the user may not have that much, what is there must do. */
     snap_transport_set_pipe_size(l->transport, PIPE_SIZE);
     ret = snap_task_run(load, l, &l->interrupted, errp);

@@ -38,6 +38,7 @@ struct SnapRAMReader {
     unsigned head;
     unsigned nb_ahead;
     Piece *taken;               /* the caller has it */
+    unsigned corrupt_pages;     /* of the piece that was taken last */
 
     /* what to start next */
     int next_block;
@@ -131,22 +132,51 @@ static int coroutine_fn start_piece(SnapRAMReader *r, Error **errp)
     return 0;
 }
 
-static int coroutine_fn verify(SnapRAMReader *r, const Piece *piece,
-                               const uint8_t *data, Error **errp)
+/* Count the stored pages of a piece that are not what their hashes say. */
+static unsigned verify(SnapRAMReader *r, const Piece *piece,
+                       const uint8_t *data, unsigned *first_corrupt)
 {
-    const SnapLayout *layout = &r->image->layout;
-    size_t page_size = snap_layout_page_size(layout);
+    size_t page_size = snap_layout_page_size(&r->image->layout);
+    unsigned nb_corrupt = 0;
 
     for (unsigned i = piece->first_stored; i < piece->nb_pages; i++) {
         if (is_stored(piece->entries[i]) &&
-            snap_page_entry(data + i * page_size, page_size) !=
-            piece->entries[i]) {
-            error_setg(errp, "The snapshot is corrupt: RAM block '%s', page "
-                       "at offset 0x%" PRIx64,
-                       layout->blocks[piece->block].name,
-                       piece->offset + i * page_size);
-            return -EBADMSG;
+            (!data || snap_page_entry(data + i * page_size, page_size) !=
+                      piece->entries[i])) {
+            *first_corrupt = nb_corrupt++ ? *first_corrupt : i;
         }
+    }
+    return nb_corrupt;
+}
+
+/* Wait until the data of a piece is there; *@data as if it began at page 0. */
+static int coroutine_fn wait_data(SnapRAMReader *r, const Piece *piece,
+                                  const uint8_t **data, Error **errp)
+{
+    const SnapLayout *layout = &r->image->layout;
+    const char *block_name = layout->blocks[piece->block].name;
+    unsigned first_corrupt = 0;
+    int ret;
+
+    *data = NULL;
+    if (!piece->buffer) {
+        return 0;
+    }
+    ret = snap_io_window_wait(r->window, piece->buffer);
+    if (ret < 0) {
+        r->corrupt_pages = verify(r, piece, NULL, &first_corrupt);
+        error_setg_errno(errp, -ret, "Could not read RAM block '%s' at offset "
+                         "0x%" PRIx64, block_name, piece->offset);
+        return ret;
+    }
+    *data = piece->buffer->data -
+            ((size_t)piece->first_stored << layout->page_bits);
+    r->corrupt_pages = verify(r, piece, *data, &first_corrupt);
+    if (r->corrupt_pages) {
+        error_setg(errp, "The snapshot is corrupt: RAM block '%s', page at "
+                   "offset 0x%" PRIx64, block_name, piece->offset +
+                   ((uint64_t)first_corrupt << layout->page_bits));
+        return -EBADMSG;
     }
     return 0;
 }
@@ -155,28 +185,16 @@ static int coroutine_fn verify(SnapRAMReader *r, const Piece *piece,
 static int coroutine_fn take_piece(SnapRAMReader *r, SnapRAMPiece *result,
                                    Error **errp)
 {
-    const SnapLayout *layout = &r->image->layout;
     Piece *piece = &r->pieces[r->head];
-    const SnapRAMBlock *block = &layout->blocks[piece->block];
-    const uint8_t *data = NULL;
+    const uint8_t *data;
     int ret;
 
     r->head = (r->head + 1) % PIECES_AHEAD;
     r->nb_ahead--;
     r->taken = piece;
-    if (piece->buffer) {
-        ret = snap_io_window_wait(r->window, piece->buffer);
-        if (ret < 0) {
-            error_setg_errno(errp, -ret, "Could not read RAM block '%s' at "
-                             "offset 0x%" PRIx64, block->name, piece->offset);
-            return ret;
-        }
-        data = piece->buffer->data -
-               ((size_t)piece->first_stored << layout->page_bits);
-        ret = verify(r, piece, data, errp);
-        if (ret < 0) {
-            return ret;
-        }
+    ret = wait_data(r, piece, &data, errp);
+    if (ret < 0) {
+        return ret;
     }
     *result = (SnapRAMPiece) {
         .block = piece->block,
@@ -186,6 +204,11 @@ static int coroutine_fn take_piece(SnapRAMReader *r, SnapRAMPiece *result,
         .data = data,
     };
     return 1;
+}
+
+unsigned snap_ram_reader_corrupt_pages(const SnapRAMReader *r)
+{
+    return r->corrupt_pages;
 }
 
 static void put_taken(SnapRAMReader *r)
@@ -200,6 +223,7 @@ int coroutine_fn snap_ram_reader_next(SnapRAMReader *r, SnapRAMPiece *piece,
                                       Error **errp)
 {
     put_taken(r);
+    r->corrupt_pages = 0;
     while (r->nb_ahead < PIECES_AHEAD - 1 &&
            r->next_block < r->image->layout.nb_blocks) {
         int ret = start_piece(r, errp);

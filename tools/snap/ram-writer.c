@@ -74,7 +74,8 @@ static unsigned fill_unit(BlockBackend *blk, unsigned page_bits)
 }
 
 SnapRAMWriter *snap_ram_writer_new(BlockBackend *blk, SnapLayout *layout,
-                                   SnapTable *page_table, SnapTable *arrivals)
+                                   SnapTable *page_table, SnapTable *arrivals,
+                                   Error **errp)
 {
     SnapRAMWriter *w = g_new0(SnapRAMWriter, 1);
 
@@ -83,8 +84,14 @@ SnapRAMWriter *snap_ram_writer_new(BlockBackend *blk, SnapLayout *layout,
     w->arrivals = arrivals;
     w->window = snap_io_window_new(blk, NB_BUFFERS, BUFFER_SIZE);
     w->fill_pages = fill_unit(blk, layout->page_bits);
-    w->seen = bitmap_new(layout->nb_pages);
-    w->stored = bitmap_new(layout->nb_pages);
+    w->seen = bitmap_try_new(layout->nb_pages);
+    w->stored = bitmap_try_new(layout->nb_pages);
+    if (!w->seen || !w->stored) {
+        error_setg(errp, "Not enough memory for the books of %" PRIu64
+                   " pages", layout->nb_pages);
+        snap_ram_writer_free(w);
+        return NULL;
+    }
     return w;
 }
 

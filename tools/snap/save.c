@@ -390,8 +390,8 @@ static int open_target(SnapSave *s, Error **errp)
                                      snap_stream_ram_section(s->reader));
     s->ram = snap_ram_writer_new(snap_target_blk(s->target), layout,
                                  snap_image_writer_page_table(s->image),
-                                 snap_image_writer_arrivals(s->image));
-    return 0;
+                                 snap_image_writer_arrivals(s->image), errp);
+    return s->ram ? 0 : -ENOMEM;
 }
 
 static void fill_stats(SnapSave *s, SnapStats *stats)
@@ -410,12 +410,18 @@ static void fill_stats(SnapSave *s, SnapStats *stats)
 
 static int run(SnapSave *s, Error **errp)
 {
+    QEMUFile *input = snap_transport_input(s->transport);
     int ret;
+
+    if (!input) {
+        error_setg(errp, "Nothing can be read from %s",
+                   snap_transport_name(s->transport));
+        return -EINVAL;
+    }
 
     snap_pace_init(&s->pace, s->transport);
     s->ram_dirty = true;
-    s->reader = snap_stream_reader_new(snap_transport_input(s->transport),
-                                       s->options.page_bits);
+    s->reader = snap_stream_reader_new(input, s->options.page_bits);
     ret = snap_task_run(read_setup, s, &s->interrupted, errp);
     if (!ret) {
         ret = open_target(s, errp);

@@ -5,6 +5,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
+#include "qemu/ctype.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "migration/qemu-file.h"
@@ -344,6 +345,17 @@ static int coroutine_fn parse_header(SnapStreamReader *r, Error **errp)
 
 /* --- RAM --- */
 
+/* Names go into messages. */
+static bool is_printable(const char *name, size_t length)
+{
+    for (size_t i = 0; i < length; i++) {
+        if (!qemu_isprint(name[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static int coroutine_fn read_name(SnapStreamReader *r, char name[256],
                                   Error **errp)
 {
@@ -353,7 +365,7 @@ static int coroutine_fn read_name(SnapStreamReader *r, char name[256],
     qemu_get_buffer(r->file, (uint8_t *)name, length);
     name[length] = '\0';
     ret = check_file(r, errp);
-    if (!ret && (length == 0 || strlen(name) != length)) {
+    if (!ret && (length == 0 || !is_printable(name, length))) {
         error_setg(errp, "Invalid name in %s of the migration stream",
                    r->where);
         ret = -EINVAL;

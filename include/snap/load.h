@@ -34,6 +34,15 @@ SnapLoad *snap_load_new(BlockBackend *blk, SnapTransport *transport,
 int snap_load_run(SnapLoad *load, SnapStats *stats, Error **errp);
 void snap_load_free(SnapLoad *load);
 
+/**
+ * snap_load_refuse: tell the destination that nothing will come
+ * @transport: nothing was sent through it yet
+ *
+ * A destination does not notice the end of a pipe from which nothing has come,
+ * and would wait for ever; a byte that is no stream makes its migration fail.
+ */
+void snap_load_refuse(SnapTransport *transport);
+
 /* Like snap_save_interrupt(). */
 void snap_load_interrupt(SnapLoad *load);
 

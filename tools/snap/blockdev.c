@@ -44,12 +44,13 @@ static QDict *parse_image_opts(const SnapImageOptions *options, Error **errp)
     return dict;
 }
 
+/* @extra: options to open with, or NULL; taken out of it */
 static BlockBackend *open_blk(const SnapImageOptions *options,
-                              const char *filename, int flags, Error **errp)
+                              const char *filename, QDict *extra, int flags,
+                              Error **errp)
 {
-    ERRP_GUARD();
-    QDict *dict = NULL;
     BlockBackend *blk;
+    QDict *dict;
     bool writethrough = false;
 
     if (!parse_modes(options, &flags, &writethrough, errp)) {
@@ -67,12 +68,14 @@ static BlockBackend *open_blk(const SnapImageOptions *options,
             qdict_put_str(dict, "driver", options->format);
         }
     }
+    if (extra) {
+        qdict_join(dict, extra, false);
+    }
     if (options->force_share) {
         qdict_put_str(dict, BDRV_OPT_FORCE_SHARE, "on");
     }
     blk = blk_new_open(filename, NULL, dict, flags, errp);
     if (!blk) {
-        error_prepend(errp, "Could not open: ");
         return NULL;
     }
     blk_set_enable_write_cache(blk, !writethrough);
@@ -104,7 +107,7 @@ BlockBackend *snap_blockdev_open(const SnapImageOptions *options, Error **errp)
         error_setg(errp, "Neither a regular file nor a block device");
         return NULL;
     }
-    return open_blk(options, options->filename, 0, errp);
+    return open_blk(options, options->filename, NULL, 0, errp);
 }
 
 static bool create_file(SnapTarget *target, const SnapTargetOptions *options,
@@ -132,6 +135,30 @@ static bool create_file(SnapTarget *target, const SnapTargetOptions *options,
     return true;
 }
 
+/* What an encrypted image was created with is needed to open it, too. */
+static bool collect_secrets(const char *create_options, QDict *secrets,
+                            Error **errp)
+{
+    g_autoptr(QDict) dict = NULL;
+    const QDictEntry *entry;
+
+    if (!create_options) {
+        return true;
+    }
+    dict = keyval_parse(create_options, NULL, NULL, errp);
+    if (!dict) {
+        return false;
+    }
+    qdict_flatten(dict);
+    for (entry = qdict_first(dict); entry; entry = qdict_next(dict, entry)) {
+        if (g_str_has_suffix(qdict_entry_key(entry), "key-secret")) {
+            qdict_put_obj(secrets, qdict_entry_key(entry),
+                          qobject_ref(qdict_entry_value(entry)));
+        }
+    }
+    return true;
+}
+
 static bool check_size(SnapTarget *target, uint64_t size, Error **errp)
 {
     int64_t have = blk_getlength(target->blk);
@@ -153,14 +180,16 @@ SnapTarget *snap_target_open(const SnapTargetOptions *options, uint64_t size,
 {
     g_autoptr(SnapTarget) target = g_new0(SnapTarget, 1);
     const char *filename = options->image.filename;
+    g_autoptr(QDict) secrets = qdict_new();
 
     if (!options->existing) {
-        if (!create_file(target, options, size, errp)) {
+        if (!create_file(target, options, size, errp) ||
+            !collect_secrets(options->create_options, secrets, errp)) {
             return NULL;
         }
         filename = snap_replace_path(target->replace);
     }
-    target->blk = open_blk(&options->image, filename,
+    target->blk = open_blk(&options->image, filename, secrets,
                            BDRV_O_RDWR | BDRV_O_RESIZE, errp);
     if (!target->blk || !check_size(target, size, errp)) {
         return NULL;

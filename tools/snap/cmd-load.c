@@ -24,13 +24,14 @@ static void load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
     BlockBackend *blk;
     SnapLoad *l;
 
-    blk = snap_blockdev_open(&image_options, errp);
-    if (!blk) {
-        return;
-    }
     transport = snap_transport_open(options->uri, false, errp);
     if (!transport) {
-        blk_unref(blk);
+        return;
+    }
+    blk = snap_blockdev_open(&image_options, errp);
+    if (!blk) {
+        snap_load_refuse(transport);
+        snap_transport_close(transport);
         return;
     }
     l = snap_load_new(blk, transport, progress);

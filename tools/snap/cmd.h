@@ -12,8 +12,9 @@
 /**
  * SnapCmdOptions: the command line
  * @filename: the image
- * @cache, @aio, @format, @create_format, @create_options, @uri, @report: as
- *         given, NULL where not
+ * @cache, @aio, @format, @create_format, @uri, @report: as given, NULL where
+ *         not
+ * @create_options: all that were given, separated by commas
  * @image_size: bytes of RAM that an image may be for, 0 for any number
  * @page_bits: log2 of the target page size
  * @image_opts, @existing, @force_share, @quiet, @progress, @json: switches
@@ -24,7 +25,7 @@ typedef struct SnapCmdOptions {
     const char *aio;
     const char *format;
     const char *create_format;
-    const char *create_options;
+    char *create_options;
     const char *uri;
     const char *report;
     uint64_t image_size;

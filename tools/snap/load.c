@@ -196,6 +196,21 @@ static int coroutine_fn load(void *opaque, Error **errp)
     return ret;
 }
 
+static int coroutine_fn refuse(void *opaque, Error **errp)
+{
+    QEMUFile *output = snap_transport_output(opaque);
+
+    qemu_put_byte(output, 0);
+    return qemu_fflush(output);
+}
+
+void snap_load_refuse(SnapTransport *transport)
+{
+    if (snap_transport_output(transport)) {
+        snap_task_run(refuse, transport, NULL, NULL);
+    }
+}
+
 int snap_load_run(SnapLoad *l, SnapStats *stats, Error **errp)
 {
     int ret;
@@ -209,6 +224,10 @@ int snap_load_run(SnapLoad *l, SnapStats *stats, Error **errp)
     snap_transport_set_pipe_size(l->transport, PIPE_SIZE);
     ret = snap_task_run(load, l, &l->interrupted, errp);
     snap_progress_end(&l->progress);
+    if (ret < 0 && ret != -EINTR &&
+        !qemu_file_transferred(snap_transport_output(l->transport))) {
+        snap_load_refuse(l->transport);
+    }
     *stats = l->stats;
     return ret;
 }

@@ -175,6 +175,15 @@ static bool parse_output(const char *arg)
     return !strcmp(arg, "json");
 }
 
+static void accumulate_options(SnapCmdOptions *options, const char *arg)
+{
+    char *before = options->create_options;
+
+    options->create_options = before ? g_strdup_printf("%s,%s", before, arg) :
+                                       g_strdup(arg);
+    g_free(before);
+}
+
 static void parse_option(SnapCmdOptions *options, int option)
 {
     switch (option) {
@@ -206,7 +215,7 @@ static void parse_option(SnapCmdOptions *options, int option)
         options->existing = true;
         break;
     case 'o':
-        options->create_options = optarg;
+        accumulate_options(options, optarg);
         break;
     case 'U':
         options->force_share = true;

@@ -44,7 +44,7 @@ struct SnapSave {
     bool ram_end;           /* RAM ends with a section of its own */
     bool ram_dirty;         /* pages have come since RAM was flushed */
     bool flushed_early;     /* RAM was flushed when every page was there */
-    bool committed;         /* the image has a valid header */
+    bool committed;         /* the image may have a valid header */
     bool in_place;          /* and its name */
     bool over;
     uint64_t device_bytes;
@@ -197,11 +197,12 @@ static int coroutine_fn commit(SnapSave *s, size_t vmdesc_length, Error **errp)
                  (s->ram_end ? SNAP_FLAG_RAM_END : 0);
     qdict_put_str(metadata, "creator", "qemu-snap " QEMU_FULL_VERSION);
 
+    /* Also if it fails: at its last flush the header is there. */
+    s->committed = true;
     ret = snap_image_writer_commit(s->image, &info, errp);
     if (ret < 0) {
         return ret;
     }
-    s->committed = true;
     if (!s->in_place) {
         ret = snap_target_commit(s->target, errp);
         s->in_place = !ret;
@@ -356,13 +357,11 @@ static int coroutine_fn undo(void *opaque, Error **errp)
 }
 
 /* A save that failed leaves nothing that could be taken for a snapshot. */
-static void abandon(SnapSave *s)
+static void abandon(SnapSave *s, Error **errp)
 {
-    Error *err = NULL;
-
     if (s->target && s->options.target.existing &&
-        snap_task_run(undo, s, NULL, &err) < 0) {
-        error_reportf_err(err, "The image must not be used: ");
+        snap_task_run(undo, s, NULL, NULL) < 0) {
+        error_prepend(errp, "The image must not be used: ");
     }
     if (s->target) {
         snap_target_abandon(s->target);
@@ -434,6 +433,7 @@ static int run(SnapSave *s, Error **errp)
 
 int snap_save_run(SnapSave *s, SnapStats *stats, Error **errp)
 {
+    ERRP_GUARD();
     int ret = run(s, errp);
 
     snap_progress_end(&s->progress);
@@ -447,7 +447,7 @@ int snap_save_run(SnapSave *s, SnapStats *stats, Error **errp)
         snap_target_confirm(s->target);
         fill_stats(s, stats);
     } else {
-        abandon(s);
+        abandon(s, errp);
     }
     return ret;
 }

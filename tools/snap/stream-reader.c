@@ -662,6 +662,16 @@ static void append_head(GByteArray *array, uint8_t type, uint32_t id)
     g_byte_array_append(array, head, sizeof(head));
 }
 
+/*
+ * Devices whose iterations can be told from each other by their footers, and
+ * sent again behind RAM: what they send does not depend on RAM.
+ */
+static bool is_known_iterable(const char *name)
+{
+    return !strcmp(name, "dirty-bitmap") ||
+           !strcmp(name, "s390-storage_attributes");
+}
+
 /* START or FULL: name, instance and version follow the id. */
 static int coroutine_fn parse_named_section(SnapStreamReader *r, uint8_t type,
                                             uint32_t id, Error **errp)
@@ -688,7 +698,7 @@ static int coroutine_fn parse_named_section(SnapStreamReader *r, uint8_t type,
         if (!strcmp(name, SNAP_RAM_SECTION_NAME)) {
             return parse_ram_start(r, id, instance, version, errp);
         }
-        if (strcmp(name, "dirty-bitmap")) {
+        if (!is_known_iterable(name)) {
             error_setg(errp, "Device '%s' sends its state in iterations, "
                        "which is not supported", name);
             return -ENOTSUP;

@@ -147,8 +147,12 @@ def drop_cache(path: str):
 
 
 def remove(path: str):
+    """... for good: a file system may discard blocks when it commits."""
     if os.path.exists(path):
         os.remove(path)
+        fd = os.open(os.path.dirname(path), os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
 
 
 def fill(ram: Ram, start: int, mix: dict[str, int], seed: int) -> int:
@@ -228,7 +232,8 @@ class Bench:
     def uri(self, target: str, path: str) -> str:
         if target == 'file':
             return f'file:{path}'
-        remove(self.path('usage'))
+        if os.path.exists(self.path('usage')):
+            os.remove(self.path('usage'))
         return 'exec:' + shlex.join(
             [*PYTHON, MEASURE, self.path('usage'),
              'sh', '-c', 'exec ' + target.format(file=shlex.quote(path))])

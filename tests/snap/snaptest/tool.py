@@ -140,7 +140,9 @@ class ToolTest(unittest.TestCase):
         for cause in causes:
             self.assertIn(cause.lower(), error.lower())
         if stdout is not None:
-            self.assertEqual(result.stdout, stdout)
+            # A byte that is no stream tells a destination of the failure.
+            refusals = (b'', b'\0') if 'load' in args else (stdout,)
+            self.assertIn(result.stdout, refusals)
         self.assertEqual(self.tree(), before)
         return error
 

@@ -18,6 +18,8 @@ from . import env
 from .decode import Stream
 from .streams import StreamBuilder
 
+# A byte that is no stream, which tells a destination of a failure
+REFUSAL = b'\0'
 TIMEOUT = 60
 PAGE = 4096
 MIB = 1 << 20
@@ -140,9 +142,8 @@ class ToolTest(unittest.TestCase):
         for cause in causes:
             self.assertIn(cause.lower(), error.lower())
         if stdout is not None:
-            # A byte that is no stream tells a destination of the failure.
-            refusals = (b'', b'\0') if 'load' in args else (stdout,)
-            self.assertIn(result.stdout, refusals)
+            allowed = (b'', REFUSAL) if 'load' in args else (stdout,)
+            self.assertIn(result.stdout, allowed)
         self.assertEqual(self.tree(), before)
         return error
 

@@ -83,11 +83,9 @@ class Interrupted(SaveTest):
     def test_before_the_first_byte(self):
         before = self.tree()
         process = self.start('save', self.image)
-        with open(f'/proc/{process.pid}/status', encoding='utf-8') as f:
-            self.wait_for(lambda: f.seek(0) == 0 and any(
-                line.startswith('SigBlk') and
-                int(line.split()[1], 16) & 1 << signal.SIGTERM - 1
-                for line in f), 'signal handler')
+        fds = f'/proc/{process.pid}/fd'
+        self.wait_for(lambda: any('signalfd' in os.readlink(f'{fds}/{fd}')
+                                  for fd in os.listdir(fds)), 'signalfd')
         self.interrupted(process)
         self.assertEqual(self.tree(), before)
 

@@ -18,13 +18,11 @@
  * @transport: not owned
  * @size: capacity of the pipe in bytes, 0 for no pipe
  * @narrow: the end is near
- * @refused: the user may not have a large pipe
  */
 typedef struct SnapPace {
     SnapTransport *transport;
     int size;
     bool narrow;
-    bool refused;
 } SnapPace;
 
 /* Start with a large pipe, which makes a precopy faster. */
@@ -33,13 +31,17 @@ void snap_pace_init(SnapPace *pace, SnapTransport *transport);
 /**
  * snap_pace_pages: as many pages have not come yet
  * @missing: number of pages
- * @repeated: pages have come twice: only a section of its own ends RAM
  *
- * To be called for every page.
+ * To be called for every page: a pipe that is busy is tried again.
  */
-void snap_pace_pages(SnapPace *pace, uint64_t missing, bool repeated);
+void snap_pace_pages(SnapPace *pace, uint64_t missing);
 
-/* RAM's last section begins. */
-void snap_pace_final(SnapPace *pace);
+/**
+ * snap_pace_end_is_near: the device state may come at any time
+ *
+ * Because RAM's last section has begun, or because the pages that are missing
+ * do not tell the end: they come again, or never come.
+ */
+void snap_pace_end_is_near(SnapPace *pace);
 
 #endif /* SNAP_PACE_H */

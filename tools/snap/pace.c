@@ -37,7 +37,7 @@ void snap_pace_init(SnapPace *pace, SnapTransport *transport)
     };
     if (pace->size) {
         /* Where that is too much for the user, what is there must do. */
-        pace->refused = resize(pace, WIDEST) < 0;
+        resize(pace, WIDEST);
     }
 }
 
@@ -55,19 +55,13 @@ static void narrow(SnapPace *pace, uint64_t pending)
     }
 }
 
-void snap_pace_final(SnapPace *pace)
+void snap_pace_end_is_near(SnapPace *pace)
 {
     pace->narrow = true;
     narrow(pace, 0);
 }
 
-void snap_pace_pages(SnapPace *pace, uint64_t missing, bool repeated)
+void snap_pace_pages(SnapPace *pace, uint64_t missing)
 {
-    if (pace->narrow) {
-        narrow(pace, 0);
-    } else if (!repeated) {
-        narrow(pace, missing * SMALLEST_RECORD);
-    } else if (pace->size && pace->size < WIDEST && !pace->refused) {
-        pace->refused = resize(pace, WIDEST) < 0;
-    }
+    narrow(pace, pace->narrow ? 0 : missing * SMALLEST_RECORD);
 }

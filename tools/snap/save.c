@@ -104,15 +104,21 @@ static int coroutine_fn answer(SnapSave *s, int ret, Error **errp)
 /* --- RAM --- */
 
 /*
- * Whether every page will come.  Those that virtio-mem has unplugged never do,
- * and it is virtio-mem that sends a section ahead of RAM's pages.  The end of
- * RAM may then be near at any time.
+ * The pages that are missing tell how near the end of RAM is, unless pages come
+ * again, as in a live precopy, or never come, as those that virtio-mem has
+ * unplugged (and it is virtio-mem that sends a section ahead of RAM's pages).
  */
-static bool countable(SnapSave *s)
+static void pace(SnapSave *s, uint64_t missing)
 {
     size_t before_ram;
 
-    return snap_stream_setup(s->reader, &before_ram)->len == 0;
+    if (!s->pace.narrow &&
+        (snap_ram_writer_repeated(s->ram) ||
+         snap_stream_setup(s->reader, &before_ram)->len)) {
+        snap_pace_end_is_near(&s->pace);
+    } else {
+        snap_pace_pages(&s->pace, missing);
+    }
 }
 
 static int coroutine_fn save_page(SnapSave *s, const SnapEvent *event,
@@ -137,8 +143,7 @@ static int coroutine_fn save_page(SnapSave *s, const SnapEvent *event,
     s->ram_dirty = true;
     missing = snap_ram_writer_missing(s->ram);
     if (!s->return_path) {
-        snap_pace_pages(&s->pace, countable(s) ? missing : 0,
-                        snap_ram_writer_repeated(s->ram));
+        pace(s, missing);
     }
     snap_progress_show(&s->progress, layout->nb_pages - missing,
                        layout->nb_pages);
@@ -267,7 +272,7 @@ static int coroutine_fn handle(SnapSave *s, const SnapEvent *event,
     case SNAP_EVENT_RAM_FINAL:
         s->ram_end = true;
         if (!s->return_path) {
-            snap_pace_final(&s->pace);
+            snap_pace_end_is_near(&s->pace);
         }
         return 0;
     case SNAP_EVENT_RAM_EOS:

@@ -916,6 +916,7 @@ static int coroutine_fn parse_description(SnapStreamReader *r,
 {
     static const uint8_t begin[] = { '{', '"' };
     GByteArray *array = r->description;
+    bool printable = true;
     int byte = 0;
 
     r->where = "the description of the device state";
@@ -923,13 +924,19 @@ static int coroutine_fn parse_description(SnapStreamReader *r,
     if (r->description_length) {
         g_byte_array_append(array, begin, sizeof(begin));
     }
-    while (array->len < r->description_length && (byte = next_byte(r)) >= 0) {
+    /*
+     * QEMU writes ASCII.  To stop at anything else keeps the work linear where
+     * a guest fills its devices with what looks like ends.
+     */
+    while (array->len < r->description_length && printable &&
+           (byte = next_byte(r)) >= 0) {
         uint8_t value = byte;
 
         g_byte_array_append(array, &value, 1);
+        printable = qemu_isprint(value);
     }
     if (!r->description_length ||
-        (byte >= 0 && snap_description_valid(array->data, array->len) &&
+        (byte >= 0 && printable && snap_description_valid(array->data, array->len) &&
          stream_is_over(r))) {
         r->phase = PHASE_OVER;
         event->type = SNAP_EVENT_END;

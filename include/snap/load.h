@@ -23,7 +23,7 @@ SnapLoad *snap_load_new(BlockBackend *blk, SnapTransport *transport,
 
 /**
  * snap_load_run: send the snapshot, all RAM first (precopy)
- * @stats: filled in on success
+ * @stats: filled in, also on failure
  *
  * Runs the main loop until all is done.  Every page is compared with its hash
  * before it is sent, and the device state with its checksum before anything

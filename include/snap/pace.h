@@ -18,11 +18,13 @@
  * @transport: not owned
  * @size: capacity of the pipe in bytes, 0 for no pipe
  * @narrow: the end is near
+ * @patience: pages to come before a busy pipe is tried again
  */
 typedef struct SnapPace {
     SnapTransport *transport;
     int size;
     bool narrow;
+    unsigned patience;
 } SnapPace;
 
 /* Start with a large pipe, which makes a precopy faster. */

@@ -35,8 +35,8 @@ SnapSave *snap_save_new(const SnapSaveOptions *options,
  *
  * Runs the main loop until all is done.  On success the snapshot is complete
  * and on stable storage; on failure nothing is left of it, and a source that
- * waits for an answer has got it.  What is in flight at a failure is not
- * waited for, so the process has to end then, without snap_save_free().
+ * waits for an answer has got it, unless the save was interrupted.  After a
+ * failure the process has to end, without snap_save_free().
  *
  * Returns: 0 or -errno with @errp set
  */
@@ -46,7 +46,8 @@ void snap_save_free(SnapSave *save);
 /**
  * snap_save_interrupt: let snap_save_run() return as soon as possible
  *
- * From the main loop, while it runs.
+ * From the main loop, while it runs.  Storage is waited for at the first call,
+ * at a second one nothing is.
  */
 void snap_save_interrupt(SnapSave *save);
 

@@ -23,4 +23,7 @@ typedef int coroutine_fn SnapTaskFunc(void *opaque, Error **errp);
 int snap_task_run(SnapTaskFunc *func, void *opaque, const bool *interrupted,
                   Error **errp);
 
+/* Let the main AioContext handle what is pending, from within a coroutine. */
+void coroutine_fn snap_task_pause(void);
+
 #endif /* SNAP_TASK_H */

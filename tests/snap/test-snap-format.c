@@ -47,7 +47,7 @@ static SnapHeader valid_header(void)
             .length = lengths[i],
             .checksum = 1000 + i,
         };
-        offset += 1 * MiB;
+        offset += 20 * MiB;
     }
     header.parts[SNAP_PART_PAGE_TABLE].length = snap_table_bytes(NB_PAGES);
     header.parts[SNAP_PART_ARRIVALS].length = snap_table_bytes(1000);
@@ -443,6 +443,19 @@ static void test_part_bounds(void)
     }
 }
 
+static void test_parts_do_not_overlap(void)
+{
+    SnapHeader header = valid_header();
+    SnapPartInfo *devices = &header.parts[SNAP_PART_DEVICES];
+
+    header.parts[SNAP_PART_VMDESC].offset = ROUND_UP(devices->offset +
+                                                     devices->length,
+                                                     SNAP_PART_ALIGN);
+    assert_accepted(&header);
+    header.parts[SNAP_PART_VMDESC].offset -= SNAP_PART_ALIGN;
+    assert_refused(&header, -EBADMSG);
+}
+
 static void fill_layout(SnapLayout *layout)
 {
     SnapRAMBlock *block;
@@ -702,6 +715,7 @@ static const struct {
     { "header/part/in-header", test_part_in_header },
     { "header/part/giant", test_giant_parts },
     { "header/part/bounds", test_part_bounds },
+    { "header/part/overlap", test_parts_do_not_overlap },
     { "block-table/round-trip", test_table_round_trip },
     { "block-table/appends", test_table_appends },
     { "block-table/truncated", test_table_truncated },

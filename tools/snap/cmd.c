@@ -39,12 +39,39 @@ int snap_cmd_output(int status)
     return status;
 }
 
+/* A file is replaced as a whole; anything else, such as a pipe, is written. */
+static bool write_file(const char *path, const GString *content)
+{
+    g_autoptr(GError) gerr = NULL;
+    struct stat st;
+    bool done;
+    int fd;
+
+    if (lstat(path, &st) < 0 || S_ISREG(st.st_mode)) {
+        if (!g_file_set_contents(path, content->str, content->len, &gerr)) {
+            error_report("Could not write the report: %s", gerr->message);
+            return false;
+        }
+        return true;
+    }
+    fd = open(path, O_WRONLY | O_TRUNC | O_NONBLOCK | O_CLOEXEC);
+    done = fd >= 0 && qemu_write_full(fd, content->str, content->len) ==
+                      content->len;
+    if (!done) {
+        error_report("Could not write the report '%s': %s", path,
+                     strerror(errno));
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return done;
+}
+
 static bool write_report(const SnapCmdOptions *options, const char *verb,
                          const SnapStats *stats, int64_t ns, const Error *err)
 {
     g_autoptr(QDict) report = qdict_new();
     g_autoptr(GString) json = NULL;
-    g_autoptr(GError) gerr = NULL;
 
     qdict_put_str(report, "verb", verb);
     qdict_put_str(report, "image", options->filename);
@@ -59,11 +86,7 @@ static bool write_report(const SnapCmdOptions *options, const char *verb,
     qdict_put_int(report, "device-bytes", stats->device_bytes);
     json = qobject_to_json_pretty(QOBJECT(report), true);
     g_string_append_c(json, '\n');
-    if (!g_file_set_contents(options->report, json->str, json->len, &gerr)) {
-        error_report("Could not write the report: %s", gerr->message);
-        return false;
-    }
-    return true;
+    return write_file(options->report, json);
 }
 
 int snap_cmd_finish(const SnapCmdOptions *options, const char *verb,

@@ -5,6 +5,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
+#include "qemu/range.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "snap/format.h"
@@ -145,6 +146,22 @@ static bool part_valid(const SnapHeader *header, SnapPart part,
             info->length <= image_size - info->offset);
 }
 
+/* Whether a part overlaps one of those before it in the header. */
+static bool part_overlaps(const SnapHeader *header, SnapPart part)
+{
+    const SnapPartInfo *a = &header->parts[part];
+
+    for (unsigned i = 0; i < part; i++) {
+        const SnapPartInfo *b = &header->parts[i];
+
+        if (a->length && b->length &&
+            ranges_overlap(a->offset, a->length, b->offset, b->length)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool numbers_valid(const SnapHeader *header)
 {
     return header->page_bits >= SNAP_MIN_PAGE_BITS &&
@@ -218,7 +235,12 @@ int snap_header_decode(SnapHeader *header, const uint8_t buf[SNAP_HEADER_SIZE],
     }
     for (unsigned i = 0; i < SNAP_PART__MAX; i++) {
         if (!part_valid(header, i, image_size)) {
-            error_setg(errp, "The snapshot's %s lies outside the image",
+            error_setg(errp, "The place or length of the snapshot's %s is out "
+                       "of bounds", snap_part_name(i));
+            return -EBADMSG;
+        }
+        if (part_overlaps(header, i)) {
+            error_setg(errp, "The snapshot's %s overlaps another part",
                        snap_part_name(i));
             return -EBADMSG;
         }

@@ -12,6 +12,9 @@
 #include "snap/device-sections.h"
 #include "snap/info.h"
 
+/* Sections that are listed. */
+#define MAX_SECTIONS 4096
+
 /* Magic, version, section type, length of the name (migration/savevm.c). */
 #define MACHINE_LENGTH_OFFSET 9
 #define MACHINE_OFFSET 13
@@ -40,7 +43,7 @@ static void add_sections(QList *list, const uint8_t *data, size_t size)
     SnapDeviceSection section;
     size_t length;
 
-    while (size &&
+    while (size && qlist_size(list) < MAX_SECTIONS &&
            (length = snap_device_section_parse(data, size, &section))) {
         if (section.type == QEMU_VM_SECTION_FULL) {
             QDict *dict = qdict_new();
@@ -101,7 +104,9 @@ static bool coroutine_fn describe_machine(SnapImage *image, QDict *info,
     if (!configuration) {
         return false;
     }
-    if (configuration->len > MACHINE_OFFSET) {
+    if (configuration->len > MACHINE_OFFSET &&
+        configuration->data[MACHINE_LENGTH_OFFSET - 1] ==
+        QEMU_VM_CONFIGURATION) {
         length = ldl_be_p(configuration->data + MACHINE_LENGTH_OFFSET);
         length = MIN(length, configuration->len - MACHINE_OFFSET);
         machine = g_strndup((char *)configuration->data + MACHINE_OFFSET,

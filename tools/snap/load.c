@@ -106,6 +106,7 @@ static int coroutine_fn send_pages(SnapLoad *l, SnapRAMReader *reader,
     int ret;
 
     while ((ret = snap_ram_reader_next(reader, &piece, errp)) > 0) {
+        snap_task_pause();
         snap_stream_begin_ram(l->writer, false);
         for (unsigned i = 0; i < piece.nb_pages; i++) {
             send_page(l, &piece, i);

@@ -8,12 +8,16 @@
 #include "snap/pace.h"
 #include "trace.h"
 
-/* The smallest pipe there is: one page of the host. */
-#define NARROWEST 4096
-#define WIDEST    (1 * MiB)
+#define WIDEST (1 * MiB)
 
 /* QEMUFile reads ahead by so much (migration/qemu-file.c:IO_BUF_SIZE). */
 #define READ_AHEAD (32 * KiB)
+
+/*
+ * Pages until a busy pipe is tried again.  A read takes up to 8 pages; with
+ * another number the tries do not all come as long after the last read.
+ */
+#define PATIENCE 7
 
 /* A zero page, the smallest record: be64 and a byte. */
 #define SMALLEST_RECORD 9
@@ -49,15 +53,24 @@ void snap_pace_init(SnapPace *pace, SnapTransport *transport)
  */
 static void narrow(SnapPace *pace, uint64_t pending)
 {
-    while (pace->size > NARROWEST && pending <= pace->size + READ_AHEAD &&
-           resize(pace, pace->size / 2) == 0) {
-        /* one more step */
+    if (pace->patience) {
+        pace->patience--;
+        return;
+    }
+    /* The smallest pipe there is holds one page of the host. */
+    while (pace->size > qemu_real_host_page_size() &&
+           pending <= pace->size + READ_AHEAD) {
+        if (resize(pace, pace->size / 2) < 0) {
+            pace->patience = PATIENCE;
+            return;
+        }
     }
 }
 
 void snap_pace_end_is_near(SnapPace *pace)
 {
     pace->narrow = true;
+    pace->patience = 0;
     narrow(pace, 0);
 }
 

@@ -84,8 +84,10 @@ SnapRAMWriter *snap_ram_writer_new(BlockBackend *blk, SnapLayout *layout,
     w->arrivals = arrivals;
     w->window = snap_io_window_new(blk, NB_BUFFERS, BUFFER_SIZE);
     w->fill_pages = fill_unit(blk, layout->page_bits);
-    w->seen = bitmap_try_new(layout->nb_pages);
-    w->stored = bitmap_try_new(layout->nb_pages);
+    if (layout->nb_pages <= LONG_MAX) {
+        w->seen = bitmap_try_new(layout->nb_pages);
+        w->stored = bitmap_try_new(layout->nb_pages);
+    }
     if (!w->seen || !w->stored) {
         error_setg(errp, "Not enough memory for the books of %" PRIu64
                    " pages", layout->nb_pages);

@@ -24,13 +24,20 @@
 #include "snap/task.h"
 #include "trace.h"
 
+/* Ends of the device state that may turn out to be none. */
+#define MAX_RESUMED 8
+
+/* Events until the main loop gets its turn, with signals and completions. */
+#define EVENTS_AT_A_TIME 256
+
 struct SnapSave {
     /* constant */
     SnapSaveOptions options;
     SnapTransport *transport;
 
-    /* set from the main loop */
+    /* set from the main loop: end soon, and end without the coroutine */
     bool interrupted;
+    bool left;
 
     /* the way of the data; made when the stream has told the size of RAM */
     SnapStreamReader *reader;
@@ -40,6 +47,9 @@ struct SnapSave {
     SnapRAMWriter *ram;
 
     /* how far the stream is */
+    bool reading;           /* the coroutine waits for the channel, maybe */
+    unsigned nb_events;
+    unsigned nb_resumed;    /* ends of the device state that were none */
     bool return_path;
     bool ram_end;           /* RAM ends with a section of its own */
     bool ram_dirty;         /* pages have come since RAM was flushed */
@@ -76,6 +86,8 @@ void snap_save_free(SnapSave *s)
 
 void snap_save_interrupt(SnapSave *s)
 {
+    /* The storage will answer some time, unless one has waited too long. */
+    s->left = s->reading || s->interrupted;
     s->interrupted = true;
 }
 
@@ -99,6 +111,17 @@ static int coroutine_fn answer(SnapSave *s, int ret, Error **errp)
         error_setg_errno(errp, -ret, "Could not answer the source");
     }
     return ret;
+}
+
+static int coroutine_fn pong(SnapSave *s, uint32_t value, Error **errp)
+{
+    if (!s->return_path) {
+        error_setg(errp, "The source wants an answer, but has not opened the "
+                   "return path");
+        return -EINVAL;
+    }
+    return answer(s, snap_return_path_pong(snap_transport_output(s->transport),
+                                           value), errp);
 }
 
 /* --- RAM --- */
@@ -135,7 +158,9 @@ static int coroutine_fn save_page(SnapSave *s, const SnapEvent *event,
     } else {
         void *buf = snap_ram_writer_place(s->ram, page);
 
+        s->reading = true;
         ret = snap_stream_read_page(s->reader, buf, errp);
+        s->reading = false;
         if (!ret) {
             ret = snap_ram_writer_add(s->ram, page, errp);
         }
@@ -215,10 +240,14 @@ static int coroutine_fn commit(SnapSave *s, size_t vmdesc_length, Error **errp)
     return ret;
 }
 
-/* Hold the source back until all that has come is safe; see above. */
+/*
+ * Hold the source back until all that has come is safe; see above.  A guest
+ * that fills its devices with what looks like ends would be paid a commit for
+ * each: after a few, only the real end is believed.
+ */
 static int coroutine_fn hold(SnapSave *s, const SnapEvent *event, Error **errp)
 {
-    if (s->return_path) {
+    if (s->return_path || s->nb_resumed >= MAX_RESUMED) {
         return 0;
     }
     return event->type == SNAP_EVENT_DEVICES ? flush_ram(s, errp) :
@@ -280,9 +309,7 @@ static int coroutine_fn handle(SnapSave *s, const SnapEvent *event,
     case SNAP_EVENT_OPEN_RETURN_PATH:
         return open_return_path(s, errp);
     case SNAP_EVENT_PING:
-        return answer(s, snap_return_path_pong(
-                             snap_transport_output(s->transport),
-                             event->value), errp);
+        return pong(s, event->value, errp);
     case SNAP_EVENT_DEVICES:
     case SNAP_EVENT_DEVICE_END:
         return hold(s, event, errp);
@@ -291,6 +318,7 @@ static int coroutine_fn handle(SnapSave *s, const SnapEvent *event,
         return snap_image_writer_devices(s->image, event->data, event->length,
                                          errp);
     case SNAP_EVENT_DEVICE_RESUMED:
+        s->nb_resumed++;
         return uncommit(s, errp);
     case SNAP_EVENT_END:
         return finish(s, event, errp);
@@ -298,6 +326,23 @@ static int coroutine_fn handle(SnapSave *s, const SnapEvent *event,
         return 0;
     }
     g_assert_not_reached();
+}
+
+static int coroutine_fn read_event(SnapSave *s, SnapEvent *event, Error **errp)
+{
+    int ret;
+
+    if (s->nb_events++ % EVENTS_AT_A_TIME == 0) {
+        snap_task_pause();
+    }
+    if (s->interrupted) {
+        error_setg(errp, "Interrupted");
+        return -EINTR;
+    }
+    s->reading = true;
+    ret = snap_stream_next(s->reader, event, errp);
+    s->reading = false;
+    return ret < 0 ? ret : handle(s, event, errp);
 }
 
 /* Read as far as the size of RAM. */
@@ -308,10 +353,7 @@ static int coroutine_fn read_setup(void *opaque, Error **errp)
     int ret;
 
     do {
-        ret = snap_stream_next(s->reader, &event, errp);
-        if (!ret) {
-            ret = handle(s, &event, errp);
-        }
+        ret = read_event(s, &event, errp);
     } while (!ret && event.type != SNAP_EVENT_RAM_SETUP);
     return ret;
 }
@@ -322,10 +364,7 @@ static int coroutine_fn read_stream(SnapSave *s, Error **errp)
     int ret = 0;
 
     while (!ret && !s->over) {
-        ret = snap_stream_next(s->reader, &event, errp);
-        if (!ret) {
-            ret = handle(s, &event, errp);
-        }
+        ret = read_event(s, &event, errp);
     }
     return ret;
 }
@@ -426,12 +465,12 @@ static int run(SnapSave *s, Error **errp)
     snap_pace_init(&s->pace, s->transport);
     s->ram_dirty = true;
     s->reader = snap_stream_reader_new(input, s->options.page_bits);
-    ret = snap_task_run(read_setup, s, &s->interrupted, errp);
+    ret = snap_task_run(read_setup, s, &s->left, errp);
     if (!ret) {
         ret = open_target(s, errp);
     }
     if (!ret) {
-        ret = snap_task_run(read_rest, s, &s->interrupted, errp);
+        ret = snap_task_run(read_rest, s, &s->left, errp);
     }
     return ret;
 }
@@ -443,7 +482,7 @@ int snap_save_run(SnapSave *s, SnapStats *stats, Error **errp)
 
     snap_progress_end(&s->progress);
     if (s->return_path && ret != -EINTR) {
-        int answer_ret = snap_task_run(shut, s, &s->interrupted,
+        int answer_ret = snap_task_run(shut, s, &s->left,
                                        ret ? NULL : errp);
 
         ret = ret ?: answer_ret;

@@ -22,7 +22,16 @@ static void coroutine_fn task_entry(void *opaque)
     Task *task = opaque;
 
     task->ret = task->func(task->opaque, &task->err);
+    if (task->ret < 0 && !task->err) {
+        error_setg_errno(&task->err, -task->ret, "Input or output failed");
+    }
     task->done = true;
+}
+
+void coroutine_fn snap_task_pause(void)
+{
+    aio_co_schedule(qemu_get_current_aio_context(), qemu_coroutine_self());
+    qemu_coroutine_yield();
 }
 
 int snap_task_run(SnapTaskFunc *func, void *opaque, const bool *interrupted,

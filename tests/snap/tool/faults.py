@@ -4,6 +4,7 @@
 # Saves that are disturbed: the FILE that is there outlives all of it.
 #
 
+import contextlib
 import errno
 import json
 import os
@@ -11,10 +12,14 @@ import resource
 import shutil
 import signal
 import stat
+import struct
 import subprocess
+import threading
+import time
 import unittest
 
 from snaptest import env
+from snaptest.streams import CONTINUE, PART, RAM_ID, ZERO, name8
 from snaptest.tool import MIB, PAGE, TIMEOUT, ToolTest, pattern, sample, small
 
 NOBODY = 65534
@@ -106,6 +111,49 @@ class Interrupted(SaveTest):
         self.img('create', '-f', 'qcow2', self.path('disk'), '1G')
         self.interrupted(self.begin('-n', image=self.path('disk')))
         self.refused('info', self.path('disk'), causes=['disk'])
+
+    def test_existing_target_at_any_time(self):
+        """What the exit status says of an image is true."""
+        disk = self.path('disk')
+        options = ('-n', '--image-opts', '--object',
+                   'throttle-group,id=slow,x-iops-total=25',
+                   'save', 'driver=throttle,throttle-group=slow,'
+                   f'file.driver=file,file.filename={disk}')
+        with open(disk, 'wb') as f:
+            f.truncate(256 * MIB)
+        statuses = set()
+        for delay in range(0, 24, 2):
+            process = self.start(*options)
+            process.stdin.write(self.new)
+            process.stdin.close()
+            time.sleep(delay / 10)
+            process.send_signal(signal.SIGTERM)
+            status = process.wait(TIMEOUT)
+            info = self.tool('info', '-f', 'raw', disk)
+            self.assertEqual(info.returncode, status, delay)
+            statuses.add(status)
+        self.assertEqual(statuses, {0, 1})
+
+    def test_while_data_pours_in(self):
+        process = self.start('save', self.image)
+        start = self.new.index(struct.pack('>BI', PART, RAM_ID)) + 5
+        record = struct.pack('>QB', ZERO | CONTINUE, 0)
+
+        def pour():
+            with contextlib.suppress(OSError, ValueError):
+                process.stdin.write(self.new[:start] +
+                                    struct.pack('>Q', ZERO) + name8('new') +
+                                    b'\0')
+                while True:
+                    process.stdin.write(record * 4096)
+
+        source = threading.Thread(target=pour)
+        source.start()
+        self.wait_for(lambda: self.is_open(process), 'open image')
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(10), 1)
+        source.join()
+        self.assert_old()
 
     def test_kill(self):
         """What SIGKILL leaves is no snapshot, and in nobody's way."""

@@ -6,6 +6,7 @@
 
 import json
 import os
+import stat
 import subprocess
 import unittest
 
@@ -153,6 +154,19 @@ class Options(ToolTest):
         self.refused('load', '--uri=fd:99', self.image, causes=['99'])
         self.refused('load', f'--uri=unix:{self.dir}/' + 'x' * 200, self.image)
         self.refused('save', f'--uri=fd:{1 << 40}', self.image)
+
+
+class Report(ToolTest):
+
+    def test_fifo(self):
+        """A report goes into what is no file, and does not replace it."""
+        fifo = self.path('fifo')
+        os.mkfifo(fifo)
+        fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, fd)
+        self.save(small(), self.image, '--report', fifo)
+        self.assertEqual(json.loads(os.read(fd, 65536))['status'], 'completed')
+        self.assertTrue(stat.S_ISFIFO(os.lstat(fifo).st_mode))
 
 
 class Modes(ToolTest):

@@ -69,6 +69,10 @@ class ReturnPath(ToolTest):
         self.shut(process, 0, message(PONG, 1) + message(PONG, 0xdeadbeef) +
                   message(PONG, 0))
 
+    def test_ping_without_return_path(self):
+        data = self.stream(1).replace(command(OPEN_RETURN_PATH), b'')
+        self.refused('save', self.image, stdin=data, causes=['return path'])
+
     def test_ping_at_once(self):
         """The answer does not wait for anything that comes later."""
         data = self.stream(42)

@@ -44,6 +44,15 @@ class Streams(ToolTest):
             with self.assertRaises(AssertionError):
                 self.assert_same_stream(good, other)
 
+    def test_false_ends(self):
+        """Device state full of what looks like its end"""
+        end = struct.pack('>BIBBI', FOOTER, 5, 0, 6, 16) + b'{"'
+        builder = sample()
+        builder.device('hostile', end * 100 + b'rest')
+        data = builder.build()
+        self.save(data)
+        self.assertTrue(self.load().endswith(data[data.index(b'hostile'):]))
+
     def test_random_order(self):
         builder = StreamBuilder([('pc.ram', 4 * MIB)])
         pages = list(range(4 * MIB // PAGE))

@@ -38,11 +38,25 @@ const char *snap_replace_path(const SnapReplace *replace);
  * The old file is kept until snap_replace_confirm(): under the temporary's name
  * where the file system can exchange names (renameat2(2), RENAME_EXCHANGE),
  * else as a hard link ".NAME.saved".  Where it can do neither, the old file is
- * gone with the commit.
+ * gone with the commit.  A file that appears at the name only now is an old one
+ * as well.
  *
  * Returns: 0 or -errno with @errp set; the old file is in place then
  */
 int snap_replace_commit(SnapReplace *replace, Error **errp);
+
+/**
+ * snap_replace_rollback: take back a commit that was not confirmed, durably
+ *
+ * The old file, or nothing, is in place again, and the new content is what it
+ * was before snap_replace_commit(), which may be called again: a temporary of
+ * mode 0600 at snap_replace_path().  A file that could not be kept does not
+ * come back.  Does nothing where nothing is committed.
+ *
+ * Returns: 0 or -errno with @errp set; the new content may have the file's name
+ * then, and snap_replace_end() has to follow
+ */
+int snap_replace_rollback(SnapReplace *replace, Error **errp);
 
 /* Give up the old file; what was committed stays. */
 void snap_replace_confirm(SnapReplace *replace);
@@ -52,7 +66,8 @@ void snap_replace_confirm(SnapReplace *replace);
  *
  * What was not confirmed is undone: the old file is back in place, the
  * temporary is gone.  A file that could not be kept does not come back, but
- * the unconfirmed one is removed all the same.
+ * the unconfirmed one is removed all the same.  Where that fails, it is emptied
+ * if possible, and an error is reported.
  */
 void snap_replace_end(SnapReplace *replace);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapReplace, snap_replace_end)

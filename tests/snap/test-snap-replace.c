@@ -5,8 +5,106 @@
 
 #include "qemu/osdep.h"
 #include <glib/gstdio.h>
+#include <sys/syscall.h>
 #include "qapi/error.h"
 #include "snap/replace.h"
+
+/**
+ * What the system calls below do, instead of the C library's
+ * @create: a file that somebody creates just before the next rename
+ * @no_flags: renameat2() knows no flags
+ * @no_links: there are no hard links
+ * @fail_exchange, @fail_rename, @fail_unlink, @fail_truncate: it fails
+ * @unsynced: names have changed since the directory was flushed
+ */
+static struct {
+    const char *create;
+    bool no_flags;
+    bool no_links;
+    bool fail_exchange;
+    bool fail_rename;
+    bool fail_unlink;
+    bool fail_truncate;
+    bool unsynced;
+} sys;
+
+static void write_file(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(write(fd, text, strlen(text)), ==, strlen(text));
+    close(fd);
+}
+
+static int fail(int err)
+{
+    errno = err;
+    return -1;
+}
+
+static int sys_rename(const char *from, const char *to, unsigned flags)
+{
+    if (sys.create) {
+        write_file(sys.create, "foreign");
+        sys.create = NULL;
+    }
+    sys.unsynced = true;
+    return syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, flags);
+}
+
+int renameat2(int from_dir, const char *from, int to_dir, const char *to,
+              unsigned flags)
+{
+    g_assert_cmpint(from_dir, ==, AT_FDCWD);
+    g_assert_cmpint(to_dir, ==, AT_FDCWD);
+    if (flags && sys.no_flags) {
+        return fail(EINVAL);
+    }
+    if ((flags & RENAME_EXCHANGE) && sys.fail_exchange) {
+        return fail(EIO);
+    }
+    return sys_rename(from, to, flags);
+}
+
+int rename(const char *from, const char *to)
+{
+    return sys.fail_rename ? fail(EIO) : sys_rename(from, to, 0);
+}
+
+int link(const char *from, const char *to)
+{
+    if (sys.no_links) {
+        return fail(EPERM);
+    }
+    if (sys.create) {
+        write_file(sys.create, "foreign");
+        sys.create = NULL;
+    }
+    sys.unsynced = true;
+    return syscall(SYS_linkat, AT_FDCWD, from, AT_FDCWD, to, 0);
+}
+
+int unlink(const char *path)
+{
+    return sys.fail_unlink ? fail(EIO) :
+           syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+}
+
+int ftruncate(int fd, off_t size)
+{
+    return sys.fail_truncate ? fail(EIO) : syscall(SYS_ftruncate, fd, size);
+}
+
+int fsync(int fd)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
+        sys.unsynced = false;
+    }
+    return syscall(SYS_fsync, fd);
+}
 
 /* An empty directory and the names in it that matter. */
 typedef struct Fixture {
@@ -32,6 +130,7 @@ static void fixture_tear_down(Fixture *f, gconstpointer data)
     g_autoptr(GDir) dir = g_dir_open(f->dir, 0, NULL);
     const char *name;
 
+    memset(&sys, 0, sizeof(sys));
     while ((name = g_dir_read_name(dir))) {
         g_autofree char *path = g_build_filename(f->dir, name, NULL);
 
@@ -42,15 +141,6 @@ static void fixture_tear_down(Fixture *f, gconstpointer data)
     g_free(f->file);
     g_free(f->temporary);
     g_free(f->spare);
-}
-
-static void write_file(const char *path, const char *text)
-{
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-
-    g_assert_cmpint(fd, >=, 0);
-    g_assert_cmpint(write(fd, text, strlen(text)), ==, strlen(text));
-    close(fd);
 }
 
 static void assert_content(const char *path, const char *text)
@@ -163,6 +253,260 @@ static void test_undo_leaves_foreign_file(Fixture *f, gconstpointer data)
     write_file(f->file, "foreign");
     snap_replace_end(replace);
     assert_content(f->file, "foreign");
+}
+
+/* Commit, roll back, and commit again. */
+static void check_rollback(Fixture *f, const char *old)
+{
+    SnapReplace *replace = begin_new(f->file);
+
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    assert_content(f->file, "new");
+    g_assert_cmpint(snap_replace_rollback(replace, &error_abort), ==, 0);
+    g_assert_false(sys.unsynced);
+    if (old) {
+        assert_content(f->file, old);
+    } else {
+        assert_absent(f->file);
+    }
+    assert_content(f->temporary, "new");
+    assert_absent(f->spare);
+    g_assert_cmpuint(mode_of(f->temporary), ==, 0600);
+    assert_refused(f->file, "another save to '");
+
+    write_file(f->temporary, "newer");
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    assert_content(f->file, "newer");
+    snap_replace_confirm(replace);
+    snap_replace_end(replace);
+    assert_content(f->file, "newer");
+    assert_absent(f->temporary);
+    assert_absent(f->spare);
+}
+
+static void test_rollback(Fixture *f, gconstpointer data)
+{
+    write_file(f->file, "old");
+    g_assert_cmpint(chmod(f->file, 0644), ==, 0);
+    check_rollback(f, "old");
+    g_assert_cmpuint(mode_of(f->file), ==, 0644);
+}
+
+static void test_rollback_new_file(Fixture *f, gconstpointer data)
+{
+    check_rollback(f, NULL);
+    g_assert_cmpuint(mode_of(f->file), ==, 0600);
+}
+
+static void test_rollback_no_flags(Fixture *f, gconstpointer data)
+{
+    sys.no_flags = true;
+    write_file(f->file, "old");
+    check_rollback(f, "old");
+}
+
+static void test_rollback_no_flags_new_file(Fixture *f, gconstpointer data)
+{
+    sys.no_flags = true;
+    check_rollback(f, NULL);
+}
+
+/* The old file is lost with the commit there. */
+static void test_rollback_no_links(Fixture *f, gconstpointer data)
+{
+    sys.no_flags = true;
+    sys.no_links = true;
+    write_file(f->file, "old");
+    check_rollback(f, NULL);
+}
+
+static void test_rollback_owner(Fixture *f, gconstpointer data)
+{
+    g_autoptr(SnapReplace) replace = NULL;
+    struct stat st;
+
+    if (geteuid()) {
+        g_test_skip("only root can give files away");
+        return;
+    }
+    write_file(f->file, "old");
+    g_assert_cmpint(chown(f->file, 12, 34), ==, 0);
+    replace = begin_new(f->file);
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    g_assert_cmpint(snap_replace_rollback(replace, &error_abort), ==, 0);
+    g_assert_cmpint(stat(f->temporary, &st), ==, 0);
+    g_assert_cmpuint(st.st_uid, ==, geteuid());
+    g_assert_cmpint(stat(f->file, &st), ==, 0);
+    g_assert_cmpuint(st.st_uid, ==, 12);
+}
+
+static void test_rollback_then_end(Fixture *f, gconstpointer data)
+{
+    SnapReplace *replace;
+
+    write_file(f->file, "old");
+    replace = begin_new(f->file);
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    g_assert_cmpint(snap_replace_rollback(replace, &error_abort), ==, 0);
+    snap_replace_end(replace);
+    assert_content(f->file, "old");
+    assert_absent(f->temporary);
+}
+
+static void test_rollback_not_committed(Fixture *f, gconstpointer data)
+{
+    g_autoptr(SnapReplace) replace = NULL;
+
+    write_file(f->file, "old");
+    replace = begin_new(f->file);
+    g_assert_cmpint(snap_replace_rollback(replace, &error_abort), ==, 0);
+    assert_content(f->file, "old");
+    assert_content(f->temporary, "new");
+}
+
+static void test_rollback_foreign_file(Fixture *f, gconstpointer data)
+{
+    g_autoptr(SnapReplace) replace = begin_new(f->file);
+    Error *err = NULL;
+
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    g_assert_cmpint(unlink(f->file), ==, 0);
+    write_file(f->file, "foreign");
+    g_assert_cmpint(snap_replace_rollback(replace, &err), ==, -ENOENT);
+    error_free_or_abort(&err);
+    assert_content(f->file, "foreign");
+}
+
+/* The end may still work then. */
+static void test_rollback_fails(Fixture *f, gconstpointer data)
+{
+    SnapReplace *replace;
+    Error *err = NULL;
+
+    write_file(f->file, "old");
+    replace = begin_new(f->file);
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    sys.fail_exchange = true;
+    g_assert_cmpint(snap_replace_rollback(replace, &err), ==, -EIO);
+    error_free_or_abort(&err);
+    assert_content(f->file, "new");
+    snap_replace_end(replace);
+    assert_content(f->file, "old");
+    assert_absent(f->temporary);
+}
+
+static void test_rollback_no_flags_fails(Fixture *f, gconstpointer data)
+{
+    g_autoptr(SnapReplace) replace = NULL;
+    Error *err = NULL;
+
+    sys.no_flags = true;
+    write_file(f->file, "old");
+    replace = begin_new(f->file);
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    sys.fail_rename = true;
+    g_assert_cmpint(snap_replace_rollback(replace, &err), ==, -EIO);
+    error_free_or_abort(&err);
+    assert_content(f->file, "new");
+    assert_content(f->spare, "old");
+    assert_absent(f->temporary);
+    sys.fail_rename = false;
+    g_assert_cmpint(snap_replace_rollback(replace, &error_abort), ==, 0);
+    assert_content(f->file, "old");
+}
+
+/* Returns: what snap_replace_end() says */
+static char *end_with_messages(Fixture *f, SnapReplace *replace)
+{
+    g_autofree char *path = g_build_filename(f->dir, "messages", NULL);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    int saved = dup(STDERR_FILENO);
+    char *messages = NULL;
+
+    g_assert_cmpint(dup2(fd, STDERR_FILENO), >=, 0);
+    snap_replace_end(replace);
+    fflush(stderr);
+    g_assert_cmpint(dup2(saved, STDERR_FILENO), >=, 0);
+    close(saved);
+    close(fd);
+    g_assert_true(g_file_get_contents(path, &messages, NULL, NULL));
+    return messages;
+}
+
+static void check_undo_fails(Fixture *f, const char *state)
+{
+    g_autofree char *messages = NULL;
+    SnapReplace *replace;
+
+    write_file(f->file, "old");
+    replace = begin_new(f->file);
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    sys.fail_rename = true;
+    messages = end_with_messages(f, replace);
+    assert_content(f->temporary, "old");
+    g_assert_nonnull(strstr(messages, f->file));
+    g_assert_nonnull(strstr(messages, f->temporary));
+    g_assert_nonnull(strstr(messages, state));
+}
+
+static void test_undo_fails(Fixture *f, gconstpointer data)
+{
+    check_undo_fails(f, "removed");
+    assert_absent(f->file);
+}
+
+static void test_undo_fails_no_unlink(Fixture *f, gconstpointer data)
+{
+    sys.fail_unlink = true;
+    check_undo_fails(f, "emptied");
+    assert_content(f->file, "");
+}
+
+static void test_undo_fails_for_good(Fixture *f, gconstpointer data)
+{
+    sys.fail_unlink = true;
+    sys.fail_truncate = true;
+    check_undo_fails(f, "must not be used");
+}
+
+/* Somebody creates the file just when the commit gives the name. */
+static void check_created_in_between(Fixture *f)
+{
+    SnapReplace *replace = begin_new(f->file);
+
+    sys.create = f->file;
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    g_assert_null(sys.create);
+    assert_content(f->file, "new");
+    g_assert_cmpuint(mode_of(f->file), ==, 0644);
+    snap_replace_end(replace);
+    assert_content(f->file, "foreign");
+    assert_absent(f->temporary);
+    assert_absent(f->spare);
+}
+
+static void test_created_in_between(Fixture *f, gconstpointer data)
+{
+    mode_t mask = umask(022);
+
+    check_created_in_between(f);
+    umask(mask);
+}
+
+static void test_created_in_between_no_flags(Fixture *f, gconstpointer data)
+{
+    mode_t mask = umask(022);
+
+    sys.no_flags = true;
+    check_created_in_between(f);
+    umask(mask);
+}
+
+static void test_new_file_no_links(Fixture *f, gconstpointer data)
+{
+    sys.no_flags = true;
+    sys.no_links = true;
+    test_new_file(f, data);
 }
 
 static void test_second_refused(Fixture *f, gconstpointer data)
@@ -387,6 +731,23 @@ int main(int argc, char **argv)
     add("undo", test_undo);
     add("undo/new-file", test_undo_new_file);
     add("undo/foreign-file", test_undo_leaves_foreign_file);
+    add("undo/fails", test_undo_fails);
+    add("undo/fails-no-unlink", test_undo_fails_no_unlink);
+    add("undo/fails-for-good", test_undo_fails_for_good);
+    add("rollback", test_rollback);
+    add("rollback/new-file", test_rollback_new_file);
+    add("rollback/no-flags", test_rollback_no_flags);
+    add("rollback/no-flags-new-file", test_rollback_no_flags_new_file);
+    add("rollback/no-links", test_rollback_no_links);
+    add("rollback/owner", test_rollback_owner);
+    add("rollback/then-end", test_rollback_then_end);
+    add("rollback/not-committed", test_rollback_not_committed);
+    add("rollback/foreign-file", test_rollback_foreign_file);
+    add("rollback/fails", test_rollback_fails);
+    add("rollback/no-flags-fails", test_rollback_no_flags_fails);
+    add("created-in-between", test_created_in_between);
+    add("created-in-between/no-flags", test_created_in_between_no_flags);
+    add("new-file/no-links", test_new_file_no_links);
     add("second/refused", test_second_refused);
     add("second/refused-after-commit", test_second_refused_after_commit);
     add("second/refused-new-file", test_second_refused_new_file);

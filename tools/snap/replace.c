@@ -6,6 +6,7 @@
 #include "qemu/osdep.h"
 #include <sys/xattr.h>
 #include "qapi/error.h"
+#include "qemu/error-report.h"
 #include "qemu/units.h"
 #include "snap/replace.h"
 #include "trace.h"
@@ -22,6 +23,7 @@
  * @temporary: where the new content grows
  * @spare: name for the old file where names cannot be exchanged
  * @fd: the new content, locked
+ * @uid, @gid: whom the temporary belongs to while it is one
  * @old_fd: the old file, locked; -1 where there is none, or none to open
  * @kept: name that the old file has after the commit; NULL where there is none
  * @committed: the new content is at @path
@@ -32,6 +34,8 @@ struct SnapReplace {
     char *temporary;
     char *spare;
     int fd;
+    uid_t uid;
+    gid_t gid;
     int old_fd;
     const char *kept;
     bool committed;
@@ -299,12 +303,32 @@ static void copy_metadata(SnapReplace *replace, const struct stat *old)
     }
 }
 
+/* Nobody else gets at a temporary, whatever it looked like as the file. */
+static void restrict_temporary(SnapReplace *replace)
+{
+    int fd = replace->fd;
+
+    if (fchmod(fd, 0600) < 0 || fchown(fd, replace->uid, replace->gid) < 0) {
+        trace_snap_replace_no_mode(replace->temporary, errno);
+    }
+    fremovexattr(fd, "system.posix_acl_access");
+}
+
+static void unlock_old(SnapReplace *replace)
+{
+    if (replace->old_fd >= 0) {
+        close(replace->old_fd);
+        replace->old_fd = -1;
+    }
+}
+
 /*
  * Lock the old file: once it has the temporary's name, the next save would
  * take it for a leftover.  One that cannot be opened is safe from that too.
  */
 static int lock_old(SnapReplace *replace, Error **errp)
 {
+    unlock_old(replace);
     replace->old_fd = open(replace->path,
                            O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (replace->old_fd < 0) {
@@ -345,6 +369,49 @@ static int exchange_names(const char *one, const char *other)
 #endif
 }
 
+/* Whether a file system that has no such flag of renameat2(2) said @err. */
+static bool flag_unsupported(int err)
+{
+    return err == ENOSYS || err == EINVAL || err == EOPNOTSUPP;
+}
+
+/* As rename(2), in two steps.  Fails with EEXIST where @to exists. */
+static int rename_by_link(const char *from, const char *to)
+{
+    int saved_errno;
+
+    if (link(from, to) < 0) {
+        return -1;
+    }
+    if (unlink(from) == 0) {
+        return 0;
+    }
+    saved_errno = errno;
+    unlink(to);
+    errno = saved_errno;
+    return -1;
+}
+
+/*
+ * Fails with EEXIST where @to exists, except on a file system that can do
+ * neither this nor links.
+ */
+static int rename_noreplace(const char *from, const char *to)
+{
+#ifdef RENAME_NOREPLACE
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0) {
+        return 0;
+    }
+    if (!flag_unsupported(errno)) {
+        return -1;
+    }
+#endif
+    if (rename_by_link(from, to) == 0) {
+        return 0;
+    }
+    return errno == EEXIST ? -1 : rename(from, to);
+}
+
 /* A second name for the old file, which the rename does not touch. */
 static bool link_spare(SnapReplace *replace)
 {
@@ -356,27 +423,26 @@ static bool link_spare(SnapReplace *replace)
 }
 
 /* Returns: 0 or -1 with errno set */
-static int take_name(SnapReplace *replace, bool old_exists)
+static int take_name_of_old(SnapReplace *replace)
 {
-    if (old_exists) {
-        if (exchange_names(replace->temporary, replace->path) == 0) {
-            replace->kept = replace->temporary;
-            return 0;
-        }
-        if (errno != ENOSYS && errno != EINVAL && errno != EOPNOTSUPP) {
-            return -1;
-        }
-        /* NFS has no exchange; some file systems have no links either. */
-        if (link_spare(replace)) {
-            replace->kept = replace->spare;
-        }
+    int saved_errno;
+
+    if (exchange_names(replace->temporary, replace->path) == 0) {
+        replace->kept = replace->temporary;
+        return 0;
+    }
+    if (!flag_unsupported(errno)) {
+        return -1;
+    }
+    /* NFS has no exchange; some file systems have no links either. */
+    if (link_spare(replace)) {
+        replace->kept = replace->spare;
     }
     if (rename(replace->temporary, replace->path) == 0) {
         return 0;
     }
     if (replace->kept) {
-        int saved_errno = errno;
-
+        saved_errno = errno;
         unlink(replace->kept);
         replace->kept = NULL;
         errno = saved_errno;
@@ -409,26 +475,114 @@ static int commit_metadata(SnapReplace *replace, bool *old_exists,
     return 0;
 }
 
+/*
+ * Let the temporary take the name.  A file that somebody creates there at the
+ * same time counts as the old one: it is locked and kept, too.
+ */
+static int take_name(SnapReplace *replace, Error **errp)
+{
+    bool old_exists;
+    int ret;
+
+    for (int i = 0; i < REPLACE_RETRIES; i++) {
+        ret = commit_metadata(replace, &old_exists, errp);
+        if (ret < 0) {
+            return ret;
+        }
+        if (old_exists) {
+            ret = take_name_of_old(replace);
+        } else {
+            ret = rename_noreplace(replace->temporary, replace->path);
+        }
+        if (ret == 0) {
+            return 0;
+        }
+        ret = -errno;
+        if (ret != -EEXIST) {
+            break;
+        }
+    }
+    error_setg_errno(errp, -ret, "Cannot rename '%s' to '%s'",
+                     replace->temporary, replace->path);
+    return ret;
+}
+
+/*
+ * Give both files the names they had before the commit.
+ *
+ * Returns: 0 or -1 with errno set; nothing has changed then
+ */
+static int restore_names(SnapReplace *replace)
+{
+    int saved_errno;
+
+    if (!replace->kept) {
+        return rename_noreplace(replace->path, replace->temporary);
+    }
+    if (replace->kept == replace->temporary) {
+        return exchange_names(replace->kept, replace->path);
+    }
+    if (link(replace->path, replace->temporary) < 0) {
+        return -1;
+    }
+    if (rename(replace->kept, replace->path) == 0) {
+        return 0;
+    }
+    saved_errno = errno;
+    unlink(replace->temporary);
+    errno = saved_errno;
+    return -1;
+}
+
+/*
+ * The old file does not come back: at least nobody may take the unconfirmed
+ * one for a snapshot.  The next save will take a kept file for a leftover.
+ */
+static void spoil_committed(SnapReplace *replace, int err)
+{
+    g_autofree char *kept = NULL;
+    const char *state = "it is incomplete and must not be used";
+
+    if (unlink(replace->path) == 0) {
+        state = "it was removed";
+    } else if (ftruncate(replace->fd, 0) == 0) {
+        state = "it was emptied";
+    }
+    if (replace->kept) {
+        kept = g_strdup_printf("; the old file is '%s' until the next save",
+                               replace->kept);
+    }
+    error_report("Cannot undo the save to '%s': %s; %s%s", replace->path,
+                 strerror(err), state, kept ?: "");
+}
+
 /* The old file is back, the new one has no name any more. */
 static void undo_commit(SnapReplace *replace)
 {
+    Error *err = NULL;
+    int ret;
+
     trace_snap_replace_undo(replace->path);
     if (!names_fd(replace->path, replace->fd)) {
         return; /* somebody else has replaced it since */
     }
     if (replace->kept) {
-        rename(replace->kept, replace->path);
+        ret = rename(replace->kept, replace->path);
     } else {
-        unlink(replace->path);
+        ret = unlink(replace->path);
     }
-    replace->kept = NULL;
-    replace->committed = false;
-    sync_directory(replace, NULL);
+    if (ret < 0) {
+        spoil_committed(replace, errno);
+    }
+    if (!sync_directory(replace, &err)) {
+        error_report_err(err);
+    }
 }
 
 SnapReplace *snap_replace_begin(const char *path, Error **errp)
 {
     g_autoptr(SnapReplace) replace = g_new0(SnapReplace, 1);
+    struct stat st;
 
     replace->fd = -1;
     replace->old_fd = -1;
@@ -442,6 +596,13 @@ SnapReplace *snap_replace_begin(const char *path, Error **errp)
         !create_temporary(replace, errp)) {
         return NULL;
     }
+    if (fstat(replace->fd, &st) < 0) {
+        error_setg_errno(errp, errno, "Cannot access '%s'",
+                         replace->temporary);
+        return NULL;
+    }
+    replace->uid = st.st_uid;
+    replace->gid = st.st_gid;
     trace_snap_replace_begin(replace->path, replace->temporary);
     return g_steal_pointer(&replace);
 }
@@ -453,7 +614,6 @@ const char *snap_replace_path(const SnapReplace *replace)
 
 int snap_replace_commit(SnapReplace *replace, Error **errp)
 {
-    bool old_exists;
     int ret;
 
     assert(!replace->committed);
@@ -462,23 +622,46 @@ int snap_replace_commit(SnapReplace *replace, Error **errp)
                    replace->temporary);
         return -ENOENT;
     }
-    ret = commit_metadata(replace, &old_exists, errp);
+    ret = take_name(replace, errp);
     if (ret < 0) {
-        return ret;
-    }
-    if (take_name(replace, old_exists) < 0) {
-        ret = -errno;
-        error_setg_errno(errp, -ret, "Cannot rename '%s' to '%s'",
-                         replace->temporary, replace->path);
+        restrict_temporary(replace);
+        unlock_old(replace);
         return ret;
     }
     replace->committed = true;
     trace_snap_replace_commit(replace->path, replace->kept ?: "");
     if (!sync_directory(replace, errp)) {
-        undo_commit(replace);
+        snap_replace_rollback(replace, NULL);
         return -EIO;
     }
     return 0;
+}
+
+int snap_replace_rollback(SnapReplace *replace, Error **errp)
+{
+    int ret;
+
+    assert(!replace->confirmed);
+    if (!replace->committed) {
+        return 0;
+    }
+    trace_snap_replace_undo(replace->path);
+    if (!names_fd(replace->path, replace->fd)) {
+        error_setg(errp, "'%s' was removed or replaced by somebody else",
+                   replace->path);
+        return -ENOENT;
+    }
+    if (restore_names(replace) < 0) {
+        ret = -errno;
+        error_setg_errno(errp, -ret, "Cannot rename '%s' back to '%s'",
+                         replace->path, replace->temporary);
+        return ret;
+    }
+    restrict_temporary(replace);
+    unlock_old(replace);
+    replace->kept = NULL;
+    replace->committed = false;
+    return sync_directory(replace, errp) ? 0 : -EIO;
 }
 
 void snap_replace_confirm(SnapReplace *replace)
@@ -503,9 +686,7 @@ void snap_replace_end(SnapReplace *replace)
                names_fd(replace->temporary, replace->fd)) {
         unlink(replace->temporary);
     }
-    if (replace->old_fd >= 0) {
-        close(replace->old_fd);
-    }
+    unlock_old(replace);
     if (replace->fd >= 0) {
         close(replace->fd);
     }

@@ -74,6 +74,15 @@ BlockBackend *snap_target_blk(SnapTarget *target);
  * Returns: 0 or -errno with @errp set
  */
 int snap_target_commit(SnapTarget *target, Error **errp);
+
+/**
+ * snap_target_rollback: undo a commit, which can be made again later
+ *
+ * Returns: 0 or -errno with @errp set; the new file may be in place then
+ */
+int snap_target_rollback(SnapTarget *target, Error **errp);
+
+/* What was committed stays. */
 void snap_target_confirm(SnapTarget *target);
 
 /**

@@ -207,6 +207,11 @@ int snap_target_commit(SnapTarget *target, Error **errp)
     return target->replace ? snap_replace_commit(target->replace, errp) : 0;
 }
 
+int snap_target_rollback(SnapTarget *target, Error **errp)
+{
+    return target->replace ? snap_replace_rollback(target->replace, errp) : 0;
+}
+
 void snap_target_confirm(SnapTarget *target)
 {
     target->confirmed = true;

@@ -40,13 +40,16 @@ SnapInterrupt *snap_interrupt_new(void (*func)(void *opaque), void *opaque)
     sigset_t set;
 
     signal_set(&set);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
     *interrupt = (SnapInterrupt) {
         .func = func,
         .opaque = opaque,
         .fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK),
     };
-    if (interrupt->fd >= 0) {
-        pthread_sigmask(SIG_BLOCK, &set, NULL);
+    if (interrupt->fd < 0) {
+        /* Without a descriptor, the signals do what they always do. */
+        pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    } else {
         aio_set_fd_handler(qemu_get_aio_context(), interrupt->fd, on_signal,
                            NULL, NULL, NULL, interrupt);
     }

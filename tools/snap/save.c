@@ -254,12 +254,19 @@ static int coroutine_fn hold(SnapSave *s, const SnapEvent *event, Error **errp)
                                                commit(s, event->length, errp);
 }
 
-/* What was committed does not count any more. */
+/* What was committed does not count any more: the name, then the header. */
 static int coroutine_fn uncommit(SnapSave *s, Error **errp)
 {
+    int ret;
+
     if (!s->committed) {
         return 0;
     }
+    ret = snap_target_rollback(s->target, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    s->in_place = false;
     s->committed = false;
     return snap_image_writer_invalidate(s->image, errp);
 }

@@ -75,6 +75,20 @@ typedef struct SnapEvent {
  * snap_stream_reader_new: read a stream from @file
  * @file: not owned, must outlive the reader
  * @page_bits: log2 of the target page size for streams that do not say it
+ *
+ * A source that opened the return path keeps the channel open while it waits
+ * for the answer, so the end of the file cannot be waited for.  What looks like
+ * the end is taken for it when the source is silent behind it: 100 ms behind a
+ * whole description, 1 s behind an EOF byte that follows a footer.  Any byte
+ * that comes in that time shows that it was none.  This needs a @file on a
+ * SnapInputChannel (snap/input-channel.h); with other channels, and without
+ * return path, the end of the file is waited for.
+ *
+ * What remains is a source whose device state holds bytes that look like the
+ * end, and that halts for that long right behind them: the stream is then cut
+ * there.  The source goes on writing, into a closed channel, as a rule, and its
+ * migration fails.  Without section footers an EOF byte tells too little, and a
+ * stream with return path that ends without description is waited for in vain.
  */
 SnapStreamReader *snap_stream_reader_new(QEMUFile *file, unsigned page_bits);
 void snap_stream_reader_free(SnapStreamReader *reader);

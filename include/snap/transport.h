@@ -46,7 +46,8 @@ const char *snap_transport_name(const SnapTransport *transport);
 /**
  * snap_transport_input, snap_transport_output: the two directions
  *
- * The same file at each call, owned by the transport.
+ * The same file at each call, owned by the transport.  The channel below the
+ * input is a SnapInputChannel.
  *
  * Returns: NULL where the channel has no such direction (a descriptor opened
  * for one direction only, or stdin or stdout that is closed or a terminal)

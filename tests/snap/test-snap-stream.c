@@ -14,6 +14,7 @@
 #include "migration/qemu-file.h"
 #include "migration/ram.h"
 #include "migration/savevm.h"
+#include "snap/input-channel.h"
 #include "snap/stream-reader.h"
 #include "snap/stream-writer.h"
 #include "stream-bytes.h"
@@ -38,6 +39,7 @@ struct TestChannel {
     size_t size;
     size_t chunk;
     bool fails;     /* instead of the end of the file */
+    size_t grows;   /* bytes that are there once the end has been seen */
 };
 
 static ssize_t test_channel_readv(QIOChannel *ioc, const struct iovec *iov,
@@ -55,6 +57,9 @@ static ssize_t test_channel_readv(QIOChannel *ioc, const struct iovec *iov,
         memcpy(iov->iov_base, c->data, length);
         c->data += length;
         c->size -= length;
+    } else {
+        c->size = c->grows;
+        c->grows = 0;
     }
     return length;
 }
@@ -64,7 +69,9 @@ static int test_channel_close(QIOChannel *ioc, Error **errp)
     return 0;
 }
 
-static void test_channel_class_init(ObjectClass *klass, void *opaque)
+/* QEMU 10.1 made the data const. */
+static void test_channel_class_init(ObjectClass *klass,
+                                    typeof_field(TypeInfo, class_data) data)
 {
     QIOChannelClass *k = QIO_CHANNEL_CLASS(klass);
 
@@ -242,26 +249,43 @@ static void coroutine_fn read_entry(void *opaque)
     job->done = true;
 }
 
-/* Read @size bytes from a channel that gives them @chunk at a time. */
-static Result *read_bytes(const uint8_t *data, size_t size, size_t chunk,
-                          bool fails)
+/* Read all that @ioc gives; other threads may write to it. */
+static Result *read_channel(QIOChannel *ioc)
+{
+    ReadJob job = { .res = result_new(), .file = qemu_file_new_input(ioc) };
+
+    qemu_coroutine_enter(qemu_coroutine_create(read_entry, &job));
+    while (!job.done) {
+        main_loop_wait(false);
+    }
+    g_assert_cmpint(job.res->ret, <=, 0);
+    g_assert((job.res->ret < 0) == (job.res->err != NULL));
+    qemu_fclose(job.file);
+    return job.res;
+}
+
+static TestChannel *test_channel_new(const uint8_t *data, size_t size,
+                                     size_t chunk)
 {
     TestChannel *channel = TEST_CHANNEL(object_new(TYPE_TEST_CHANNEL));
-    ReadJob job = { .res = result_new() };
 
     channel->data = data;
     channel->size = size;
     channel->chunk = chunk;
-    channel->fails = fails;
-    job.file = qemu_file_new_input(QIO_CHANNEL(channel));
-    qemu_coroutine_enter(qemu_coroutine_create(read_entry, &job));
-    g_assert_true(job.done);
+    return channel;
+}
 
-    g_assert_cmpint(job.res->ret, <=, 0);
-    g_assert((job.res->ret < 0) == (job.res->err != NULL));
-    qemu_fclose(job.file);
+/* Read @size bytes from a channel that gives them @chunk at a time. */
+static Result *read_bytes(const uint8_t *data, size_t size, size_t chunk,
+                          bool fails)
+{
+    TestChannel *channel = test_channel_new(data, size, chunk);
+    Result *res;
+
+    channel->fails = fails;
+    res = read_channel(QIO_CHANNEL(channel));
     object_unref(OBJECT(channel));
-    return job.res;
+    return res;
 }
 
 static bool says(const Result *res, const char *text)
@@ -945,6 +969,225 @@ static void test_false_eof(void)
     check_false_end(devices, false, "setup eos devices complete 30+0 end");
 }
 
+/* Sections of hotplugged devices: ids are never used again. */
+static void test_section_ids(void)
+{
+    g_autoptr(GByteArray) devices = g_byte_array_new();
+
+    put_full(devices, 65536, "timer", "\0\0\0\1", 4);
+    put_full(devices, 0xffffff, "cpu", "abcdefgh", 8);
+    check_false_end(devices, true, "setup eos devices complete 58+18 end");
+    check_false_end(devices, false, "setup eos devices complete 58+0 end");
+}
+
+/* What cannot be a footer is none. */
+static void test_false_end_footer(void)
+{
+    g_autoptr(GByteArray) devices = g_byte_array_new();
+
+    put_full(devices, 5, "cpu", "\x7e\1\0\0\5\0\6\0\0\0\7{\"a\":1}", 18);
+    check_false_end(devices, true, "setup eos devices complete 40+18 end");
+}
+
+/* --- a source that waits for an answer, and closes nothing --- */
+
+/**
+ * Source: what is written to a pipe, in pieces
+ * @pieces: up to the first one that is NULL
+ * @pause_ms: between two pieces
+ * @closes: close the pipe another such pause behind the last piece
+ */
+typedef struct Source {
+    const GByteArray *pieces[4];
+    unsigned pause_ms;
+    bool closes;
+    int fd;
+} Source;
+
+static void *source_run(void *opaque)
+{
+    Source *source = opaque;
+
+    for (int i = 0; source->pieces[i]; i++) {
+        const GByteArray *piece = source->pieces[i];
+
+        if (i) {
+            g_usleep(source->pause_ms * 1000);
+        }
+        g_assert_cmpint(write(source->fd, piece->data, piece->len), ==,
+                        piece->len);
+    }
+    if (source->closes) {
+        g_usleep(source->pause_ms * 1000);
+        close(source->fd);
+    }
+    return NULL;
+}
+
+static Result *read_source(Source *source)
+{
+    g_autoptr(QIOChannelFile) inner = NULL;
+    SnapInputChannel *input;
+    Result *res;
+    GThread *thread;
+    int fds[2];
+
+    g_unix_open_pipe(fds, FD_CLOEXEC, NULL);
+    g_unix_set_fd_nonblocking(fds[0], true, NULL);
+    inner = qio_channel_file_new_fd(fds[0]);
+    input = snap_input_channel_new(QIO_CHANNEL(inner), fds[0]);
+    source->fd = fds[1];
+
+    thread = g_thread_new("source", source_run, source);
+    res = read_channel(QIO_CHANNEL(input));
+    g_thread_join(thread);
+    if (!source->closes) {
+        close(fds[1]);
+    }
+    object_unref(OBJECT(input));
+    return res;
+}
+
+static void check_source(Source *source, const char *log,
+                         const GByteArray *devices)
+{
+    g_autoptr(Result) res = read_source(source);
+
+    g_assert_cmpstr(outcome(res), ==, log);
+    g_assert_cmpmem(res->devices->data, res->devices->len,
+                    devices->data, devices->len);
+}
+
+/* Up to the device state */
+static GByteArray *return_path_stream(void)
+{
+    GByteArray *b = g_byte_array_new();
+
+    put_header(b);
+    put_command(b, SNAP_CMD_OPEN_RETURN_PATH, NULL, 0);
+    put_ram_start(b);
+    put_final(b);
+    put_eos(b);
+    return b;
+}
+
+#define LOG_RETURN_PATH "return-path setup final eos devices "
+
+static void test_silence(void)
+{
+    g_autoptr(GByteArray) b = return_path_stream();
+    g_autoptr(GByteArray) devices = g_byte_array_new();
+    Source source = { .pieces = { b } };
+
+    put_devices(devices);
+    put_devices(b);
+    put_end(b);
+    check_source(&source, LOG_RETURN_PATH "complete 58+18 end", devices);
+}
+
+/* With the machine property suppress-vmdesc */
+static void test_silence_no_vmdesc(void)
+{
+    g_autoptr(GByteArray) b = return_path_stream();
+    g_autoptr(GByteArray) devices = g_byte_array_new();
+    Source source = { .pieces = { b } };
+
+    put_devices(devices);
+    put_devices(b);
+    put_u8(b, QEMU_VM_EOF);
+    check_source(&source, LOG_RETURN_PATH "complete 58+0 end", devices);
+}
+
+/* A whole description within the device state, whatever the channel */
+static void test_silence_false_end(void)
+{
+    g_autoptr(GByteArray) b = return_path_stream();
+    g_autoptr(GByteArray) devices = g_byte_array_new();
+    Source source = { .pieces = { b } };
+
+    put_false_end(devices, 16, "{\"012345678\":12}");
+    put_devices(devices);
+    put_bytes(b, devices->data, devices->len);
+    put_end(b);
+    check_source(&source, LOG_RETURN_PATH
+                 "complete 25+16 resumed complete 110+18 end", devices);
+    check_devices(b, LOG_RETURN_PATH
+                  "complete 25+16 resumed complete 110+18 end", devices);
+}
+
+/* The rest comes later, but not too late. */
+static void test_silence_short(void)
+{
+    g_autoptr(GByteArray) b = return_path_stream();
+    g_autoptr(GByteArray) rest = g_byte_array_new();
+    g_autoptr(GByteArray) devices = g_byte_array_new();
+    Source source = { .pieces = { b, rest }, .pause_ms = 20 };
+    size_t cut = 25 + 6 + 16;
+
+    put_false_end(devices, 16, "{\"012345678\":12}");
+    put_bytes(b, devices->data, cut);
+    put_bytes(rest, devices->data + cut, devices->len - cut);
+    put_end(rest);
+    check_source(&source, LOG_RETURN_PATH
+                 "complete 25+16 resumed complete 52+18 end", devices);
+}
+
+/* Pauses elsewhere are none of the end, also behind a false one. */
+static void test_silence_elsewhere(void)
+{
+    g_autoptr(GByteArray) b = return_path_stream();
+    g_autoptr(GByteArray) middle = g_byte_array_new();
+    g_autoptr(GByteArray) rest = g_byte_array_new();
+    g_autoptr(GByteArray) devices = g_byte_array_new();
+    Source source = { .pieces = { b, middle, rest }, .pause_ms = 300 };
+    size_t cut = 25 + 6 + 16 + 2;
+
+    put_false_end(devices, 16, "{\"012345678\":12}");
+    put_bytes(b, devices->data, cut);
+    put_full(devices, 6, "rtc", "xy", 2);
+    put_bytes(middle, devices->data + cut, devices->len - cut - 6);
+    put_bytes(rest, devices->data + devices->len - 6, 6);
+    put_end(rest);
+    check_source(&source, LOG_RETURN_PATH
+                 "complete 25+16 resumed complete 76+18 end", devices);
+}
+
+/* A pause behind what looks like the end without description */
+static void test_silence_false_eof(void)
+{
+    g_autoptr(GByteArray) b = return_path_stream();
+    g_autoptr(GByteArray) rest = g_byte_array_new();
+    g_autoptr(GByteArray) devices = g_byte_array_new();
+    Source source = { .pieces = { b, rest }, .pause_ms = 200 };
+
+    put_full(devices, 5, "cpu", "\x7e\0\0\0\5\0\1\2", 8);
+    put_bytes(b, devices->data, devices->len - 7);
+    put_bytes(rest, devices->data + devices->len - 7, 7);
+    put_u8(rest, QEMU_VM_EOF);
+    check_source(&source, LOG_RETURN_PATH "complete 30+0 end", devices);
+}
+
+/* Without return path the end of the file is waited for. */
+static void test_silence_no_return_path(void)
+{
+    g_autoptr(GByteArray) b = started_stream();
+    g_autoptr(GByteArray) rest = g_byte_array_new();
+    g_autoptr(GByteArray) devices = g_byte_array_new();
+    Source source = {
+        .pieces = { b, rest }, .pause_ms = 1200, .closes = true
+    };
+
+    put_devices(devices);
+    put_final(b);
+    put_eos(b);
+    put_devices(b);
+    put_end(rest);
+    put_u8(b, rest->data[0]);
+    g_byte_array_remove_index(rest, 0);
+    check_source(&source, "setup final eos devices complete 58+18 end",
+                 devices);
+}
+
 /* --- streams that end too early --- */
 
 /* Every cut is an error, but for the one right behind EOF. */
@@ -1006,6 +1249,30 @@ static void test_truncated_configuration(void)
     put_be64(b, 2 * MiB);
     put_eos(b);
     check_truncated(b, SIZE_MAX);
+}
+
+/* The end of the file stays the end, though bytes come behind it. */
+static void test_growing(void)
+{
+    g_autoptr(GByteArray) b = background_stream();
+
+    for (size_t size = 0; size < b->len; size += 7) {
+        TestChannel *channel = test_channel_new(b->data, size, SIZE_MAX);
+        SnapInputChannel *input = snap_input_channel_new(QIO_CHANNEL(channel),
+                                                         -1);
+        g_autoptr(Result) res = NULL;
+
+        channel->grows = b->len - size;
+        res = read_channel(QIO_CHANNEL(input));
+        if (size != eof_of(b) &&
+            !says(res, size ? "early" : "No migration stream")) {
+            g_test_message("cut at %zu: %s", size, outcome(res));
+            g_test_fail();
+        }
+        g_assert_cmpuint(channel->size, ==, b->len - size);
+        object_unref(OBJECT(input));
+        object_unref(OBJECT(channel));
+    }
 }
 
 /* A failing channel is not the end of the file, wherever it fails. */
@@ -1352,6 +1619,68 @@ static void test_endless_setup(void)
     put_zeroes(b, SNAP_MAX_SETUP);
     res = read_stream(b);
     g_assert_cmpint(res->ret, <, 0);
+}
+
+/* As a FULL section with such a @name and so many bytes in all */
+static void put_filling(GByteArray *b, uint32_t id, const char *name,
+                        size_t size)
+{
+    g_autofree uint8_t *payload = g_malloc0(size);
+
+    put_full(b, id, name, payload, size - 19 - strlen(name));
+}
+
+/* The bound holds for heads as well, and for sections altogether. */
+static void test_setup_bound(void)
+{
+    for (int more = 0; more < 3; more++) {
+        g_autoptr(GByteArray) b = started_stream();
+        g_autoptr(Result) res = NULL;
+
+        put_filling(b, 8, "early", SNAP_MAX_SETUP);
+        if (more == 1) {
+            put_full(b, 9, "early", "", 0);
+        } else if (more == 2) {
+            put_filling(b, 9, "early", SNAP_MAX_SETUP);
+        }
+        put_parts(b);
+        put_devices(b);
+        put_end(b);
+        res = read_stream(b);
+        if (more) {
+            g_assert_true(says(res, "Too many bytes"));
+        } else {
+            g_assert_cmpstr(outcome(res), ==, "setup " LOG_PARTS LOG_DEVICES);
+            g_assert_cmpuint(res->setup->len, ==, SNAP_MAX_SETUP);
+        }
+    }
+}
+
+/* The same for what comes among RAM's pages */
+static void test_late_bound(void)
+{
+    for (int more = 0; more < 2; more++) {
+        g_autoptr(GByteArray) b = started_stream();
+        g_autoptr(Result) res = NULL;
+
+        put_head(b, QEMU_VM_SECTION_START, 1, "dirty-bitmap", 1);
+        put_footer(b, 1);
+        put_parts(b);
+        put_short_head(b, QEMU_VM_SECTION_PART, 1);
+        put_zeroes(b, SNAP_MAX_SETUP - 10);
+        put_footer(b, 1);
+        if (more) {
+            put_bitmap_part(b, QEMU_VM_SECTION_END);
+        }
+        put_devices(b);
+        put_end(b);
+        res = read_stream(b);
+        if (more) {
+            g_assert_true(says(res, "Too many bytes"));
+        } else {
+            g_assert_cmpint(res->ret, ==, 0);
+        }
+    }
 }
 
 static void test_ram_version(void)
@@ -1783,10 +2112,20 @@ static const Test tests[] = {
     { "false-end/nested", test_false_end_nested },
     { "false-end/implausible", test_false_end_implausible },
     { "false-end/eof", test_false_eof },
+    { "false-end/section-ids", test_section_ids },
+    { "false-end/footer", test_false_end_footer },
+    { "silence/end", test_silence },
+    { "silence/no-vmdesc", test_silence_no_vmdesc },
+    { "silence/false-end", test_silence_false_end },
+    { "silence/short", test_silence_short },
+    { "silence/elsewhere", test_silence_elsewhere },
+    { "silence/false-eof", test_silence_false_eof },
+    { "silence/no-return-path", test_silence_no_return_path },
     { "truncated/background", test_truncated_background },
     { "truncated/precopy", test_truncated_precopy },
     { "truncated/bitmap", test_truncated_bitmap },
     { "truncated/configuration", test_truncated_configuration },
+    { "truncated/growing", test_growing },
     { "truncated/channel-fails", test_channel_fails },
     { "refused/no-stream", test_no_stream },
     { "refused/old-version", test_old_version },
@@ -1813,6 +2152,8 @@ static const Test tests[] = {
     { "refused/giant-counts", test_giant_counts },
     { "refused/endless-configuration", test_endless_configuration },
     { "refused/endless-setup", test_endless_setup },
+    { "refused/setup-bound", test_setup_bound },
+    { "refused/late-bound", test_late_bound },
     { "refused/ram-version", test_ram_version },
     { "refused/ram-twice", test_ram_twice },
     { "refused/part-before-start", test_part_before_start },

@@ -13,6 +13,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "qemu/units.h"
+#include "snap/input-channel.h"
 #include "snap/transport.h"
 
 static char *fd_uri(int fd)
@@ -170,6 +171,47 @@ static void test_wait_in_coroutine(void)
     write_be32(fds[1], 1);
     finish(&x);
     g_assert_cmphex(x.value, ==, 1);
+    close_both(fds);
+}
+
+static void check_patience(int fds[2])
+{
+    g_autoptr(SnapTransport) transport = open_fd(fds[0]);
+    Exchange x = { .file = snap_transport_input(transport) };
+    QIOChannel *ioc = qemu_file_get_ioc(x.file);
+    SnapInputChannel *channel = snap_input_channel_cast(ioc);
+
+    g_assert_nonnull(channel);
+    snap_input_channel_set_patience(channel, 1);
+    assert_reads(transport, fds[1]);
+    g_assert_false(snap_input_channel_ended(channel));
+
+    snap_input_channel_set_patience(channel, -1);
+    start(&x, co_read);
+    g_assert_false(x.done);
+    write_be32(fds[1], 3);
+    finish(&x);
+    g_assert_cmphex(x.value, ==, 3);
+    g_assert_false(snap_input_channel_ended(channel));
+
+    snap_input_channel_set_patience(channel, 1);
+    x.done = false;
+    start(&x, co_read);
+    g_assert_true(x.done);
+    g_assert_cmpint(qemu_file_get_error(x.file), ==, -EIO);
+    g_assert_true(snap_input_channel_ended(channel));
+}
+
+/* Silence is the end where that was asked for. */
+static void test_patience(void)
+{
+    int fds[2];
+
+    make_pipe(fds);
+    check_patience(fds);
+    close_both(fds);
+    make_socket_pair(fds);
+    check_patience(fds);
     close_both(fds);
 }
 
@@ -591,6 +633,7 @@ static void add_fd_tests(void)
     g_test_add_func("/snap/transport/pipe/size", test_pipe_size);
     g_test_add_func("/snap/transport/pipe/size/busy", test_pipe_size_busy);
     g_test_add_func("/snap/transport/pipe/size/socket", test_pipe_size_socket);
+    g_test_add_func("/snap/transport/patience", test_patience);
     g_test_add_func("/snap/transport/socket/both", test_socket_both_ways);
     g_test_add_func("/snap/transport/socket/parallel",
                     test_socket_write_while_reading);

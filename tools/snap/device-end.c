@@ -14,11 +14,17 @@ void snap_device_end_init(SnapDeviceEnd *end, bool footers)
     *end = (SnapDeviceEnd) { .footers = footers };
 }
 
-/* Whether five bytes are a footer; section ids are small numbers. */
+/*
+ * Section ids are counted up at each device that is plugged, and are never
+ * used again: 2^24 is what no virtual machine comes to.
+ */
+#define SECTION_ID_MAX  0xffffff
+
+/* Whether five bytes are a footer. */
 static bool is_footer(uint64_t bytes)
 {
     return ((bytes >> 32) & 0xff) == QEMU_VM_SECTION_FOOTER &&
-           (uint32_t)bytes <= UINT16_MAX;
+           (uint32_t)bytes <= SECTION_ID_MAX;
 }
 
 uint32_t snap_device_end_description(const SnapDeviceEnd *end)

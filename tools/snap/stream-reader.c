@@ -13,6 +13,7 @@
 #include "migration/savevm.h"
 #include "snap/device-end.h"
 #include "snap/device-sections.h"
+#include "snap/input-channel.h"
 #include "snap/stream-reader.h"
 #include "trace.h"
 
@@ -24,6 +25,14 @@
 
 /* Device state is handed on in pieces of this size. */
 #define DEVICE_CHUNK (64 * KiB)
+
+/*
+ * How long a source that waits for an answer is silent, in milliseconds, until
+ * that counts as the end of the stream: behind a whole description, and behind
+ * an EOF byte without one.
+ */
+#define DESCRIPTION_SILENCE 100
+#define EOF_SILENCE         1000
 
 /* Machine type names are far shorter (migration/savevm.c bounds nothing). */
 #define MAX_MACHINE_NAME 255
@@ -41,6 +50,7 @@ typedef enum Phase {
 struct SnapStreamReader {
     /* set once */
     QEMUFile *file;
+    SnapInputChannel *input;    /* channel of @file, NULL for other channels */
 
     /* what the stream said of itself; constant after RAM_SETUP */
     unsigned page_bits;
@@ -82,6 +92,7 @@ SnapStreamReader *snap_stream_reader_new(QEMUFile *file, unsigned page_bits)
     SnapStreamReader *r = g_new0(SnapStreamReader, 1);
 
     r->file = file;
+    r->input = snap_input_channel_cast(qemu_file_get_ioc(file));
     r->page_bits = page_bits;
     r->machine = g_strdup("");
     r->configuration = g_byte_array_new();
@@ -140,15 +151,33 @@ const char *snap_stream_machine(const SnapStreamReader *r)
 }
 
 /*
- * QEMUFile reports the end of the file as -EIO, like other errors.  The
- * channel tells again whether it is at its end.
+ * QEMUFile reports the end of the file as -EIO, like other errors.  An input
+ * channel knows what it was; others are asked again whether they are at their
+ * end, which is right as long as nobody can write behind it.
  */
 static bool coroutine_fn at_end_of_file(SnapStreamReader *r)
 {
     char byte;
 
-    return qemu_file_get_error_obj(r->file, NULL) == -EIO &&
-           qio_channel_read(qemu_file_get_ioc(r->file), &byte, 1, NULL) == 0;
+    if (qemu_file_get_error_obj(r->file, NULL) != -EIO) {
+        return false;
+    }
+    if (r->input) {
+        return snap_input_channel_ended(r->input);
+    }
+    return qio_channel_read(qemu_file_get_ioc(r->file), &byte, 1, NULL) == 0;
+}
+
+/*
+ * From now on, let the end of the stream be silence of @ms milliseconds, where
+ * the source waits for an answer and so does not close the channel; negative
+ * for no such limit.
+ */
+static void limit_silence(SnapStreamReader *r, int ms)
+{
+    if (r->input && r->return_path) {
+        snap_input_channel_set_patience(r->input, ms);
+    }
 }
 
 /*
@@ -168,24 +197,43 @@ static int coroutine_fn check_file(SnapStreamReader *r, Error **errp)
         error_setg(errp, "The migration stream ends too early, in %s",
                    r->where);
     } else {
-        error_propagate_prepend(errp, err, "Could not read %s: ", r->where);
+        error_setg(errp, "Could not read %s: %s", r->where,
+                   err ? error_get_pretty(err) : strerror(-ret));
+        error_free(err);
     }
     return ret;
+}
+
+/*
+ * Make room for @length bytes at the end of @array, which may grow up to @max
+ * bytes.  Whatever is kept of the stream passes through here.
+ *
+ * Returns: the room, NULL with @errp set
+ */
+static uint8_t *extend(SnapStreamReader *r, GByteArray *array, size_t length,
+                       size_t max, Error **errp)
+{
+    size_t start = array->len;
+
+    if (start > max || length > max - start) {
+        error_setg(errp, "Too many bytes in %s of the migration stream",
+                   r->where);
+        return NULL;
+    }
+    g_byte_array_set_size(array, start + length);
+    return array->data + start;
 }
 
 /* Read @length bytes to the end of @array, which may grow up to @max bytes. */
 static int coroutine_fn read_bytes(SnapStreamReader *r, GByteArray *array,
                                    size_t length, size_t max, Error **errp)
 {
-    size_t start = array->len;
+    uint8_t *p = extend(r, array, length, max, errp);
 
-    if (length > max - start) {
-        error_setg(errp, "Too many bytes in %s of the migration stream",
-                   r->where);
+    if (!p) {
         return -EINVAL;
     }
-    g_byte_array_set_size(array, start + length);
-    qemu_get_buffer(r->file, array->data + start, length);
+    qemu_get_buffer(r->file, p, length);
     return check_file(r, errp);
 }
 
@@ -633,7 +681,6 @@ static int coroutine_fn copy_section(SnapStreamReader *r, GByteArray *array,
     uint64_t footer = ((uint64_t)QEMU_VM_SECTION_FOOTER << 32) | id;
     uint64_t tail = 0;
 
-    r->where = "a device's section";
     if (r->ram_started && !r->section.footers) {
         error_setg(errp, "Device sections before RAM need section footers "
                    "(migration property send-section-footer)");
@@ -654,12 +701,29 @@ static int coroutine_fn copy_section(SnapStreamReader *r, GByteArray *array,
     }
 }
 
-static void append_head(GByteArray *array, uint8_t type, uint32_t id)
+/* Keep the head of a section of @type; START and FULL have a @name. */
+static int append_head(SnapStreamReader *r, GByteArray *array, uint8_t type,
+                       uint32_t id, const char *name, uint32_t instance,
+                       uint32_t version, Error **errp)
 {
-    uint8_t head[5] = { type };
+    size_t name_length = name ? strlen(name) : 0;
+    uint8_t *p;
 
-    stl_be_p(head + 1, id);
-    g_byte_array_append(array, head, sizeof(head));
+    r->where = "a device's section";
+    p = extend(r, array, 5 + (name ? 1 + name_length + 8 : 0), SNAP_MAX_SETUP,
+               errp);
+    if (!p) {
+        return -EINVAL;
+    }
+    p[0] = type;
+    stl_be_p(p + 1, id);
+    if (name) {
+        p[5] = name_length;
+        memcpy(p + 6, name, name_length);
+        stl_be_p(p + 6 + name_length, instance);
+        stl_be_p(p + 10 + name_length, version);
+    }
+    return 0;
 }
 
 /*
@@ -679,8 +743,6 @@ static int coroutine_fn parse_named_section(SnapStreamReader *r, uint8_t type,
     GByteArray *array = r->ram_paged ? r->late : r->setup;
     char name[256];
     uint32_t instance, version;
-    uint8_t length;
-    uint8_t numbers[8];
     int ret;
 
     ret = read_name(r, name, errp);
@@ -706,14 +768,8 @@ static int coroutine_fn parse_named_section(SnapStreamReader *r, uint8_t type,
         g_hash_table_add(r->iterable, GUINT_TO_POINTER(id));
     }
 
-    length = strlen(name);
-    append_head(array, type, id);
-    g_byte_array_append(array, &length, 1);
-    g_byte_array_append(array, (uint8_t *)name, length);
-    stl_be_p(numbers, instance);
-    stl_be_p(numbers + 4, version);
-    g_byte_array_append(array, numbers, sizeof(numbers));
-    return copy_section(r, array, id, errp);
+    return append_head(r, array, type, id, name, instance, version, errp) ?:
+           copy_section(r, array, id, errp);
 }
 
 /* PART or END; *@event_set where it is RAM's END */
@@ -735,8 +791,8 @@ static int coroutine_fn parse_iteration(SnapStreamReader *r, uint8_t type,
         error_setg(errp, "Unknown section %u in the migration stream", id);
         return -EINVAL;
     }
-    append_head(r->late, type, id);
-    return copy_section(r, r->late, id, errp);
+    return append_head(r, r->late, type, id, NULL, 0, 0, errp) ?:
+           copy_section(r, r->late, id, errp);
 }
 
 static int coroutine_fn parse_command(SnapStreamReader *r, SnapEvent *event,
@@ -854,6 +910,23 @@ static int coroutine_fn next_byte(SnapStreamReader *r)
     return byte || !qemu_file_get_error_obj(r->file, NULL) ? byte : -1;
 }
 
+/*
+ * Next byte where the one before may have been EOF.  Without footers any zero
+ * byte may be, which is too little to take silence for the end.
+ */
+static int coroutine_fn next_byte_or_silence(SnapStreamReader *r)
+{
+    int byte;
+
+    if (!r->section.footers || !snap_device_end_is_eof(&r->end)) {
+        return next_byte(r);
+    }
+    limit_silence(r, EOF_SILENCE);
+    byte = next_byte(r);
+    limit_silence(r, -1);
+    return byte;
+}
+
 /* Hand on @length of the pending bytes. */
 static void hand_on(SnapStreamReader *r, SnapEvent *event, size_t length)
 {
@@ -872,7 +945,7 @@ static int coroutine_fn parse_devices(SnapStreamReader *r, SnapEvent *event,
 {
     r->where = "the device state";
     while (r->pending->len < DEVICE_CHUNK + SNAP_DESCRIPTION_HEAD) {
-        int byte = next_byte(r);
+        int byte = next_byte_or_silence(r);
         uint8_t value = byte;
 
         if (byte < 0) {
@@ -904,10 +977,9 @@ static bool coroutine_fn stream_is_over(SnapStreamReader *r)
     if (r->replay_pos < r->replay->len) {
         return false;
     }
-    if (r->return_path) {
-        return true;
-    }
+    limit_silence(r, DESCRIPTION_SILENCE);
     qemu_peek_byte(r->file, 0);
+    limit_silence(r, -1);
     return at_end_of_file(r);
 }
 
@@ -936,7 +1008,8 @@ static int coroutine_fn parse_description(SnapStreamReader *r,
         printable = qemu_isprint(value);
     }
     if (!r->description_length ||
-        (byte >= 0 && printable && snap_description_valid(array->data, array->len) &&
+        (byte >= 0 && printable &&
+         snap_description_valid(array->data, array->len) &&
          stream_is_over(r))) {
         r->phase = PHASE_OVER;
         event->type = SNAP_EVENT_END;

@@ -10,6 +10,7 @@
 #include "qapi/qapi-types-sockets.h"
 #include "qemu/ctype.h"
 #include "qemu/cutils.h"
+#include "snap/input-channel.h"
 #include "snap/transport.h"
 #include "trace.h"
 
@@ -164,17 +165,40 @@ static bool transport_init_files(SnapTransport *transport, int in, int out,
     return true;
 }
 
-/* Takes over the caller's reference to @sioc. */
-static void transport_init_socket(SnapTransport *transport,
-                                  QIOChannelSocket *sioc)
+/* Returns: a channel for a duplicate of @fd, NULL with @errp set */
+static QIOChannelSocket *duplicate_socket(int fd, Error **errp)
 {
-    QIOChannel *ioc = QIO_CHANNEL(sioc);
+    QIOChannelSocket *sioc;
+    int dup_fd = duplicate(fd, errp);
+
+    if (dup_fd < 0) {
+        return NULL;
+    }
+    sioc = qio_channel_socket_new_fd(dup_fd, errp);
+    if (!sioc) {
+        close(dup_fd);
+    }
+    return sioc;
+}
+
+/* Takes over the caller's reference to @sioc. */
+static bool transport_init_socket(SnapTransport *transport,
+                                  QIOChannelSocket *sioc, Error **errp)
+{
+    QIOChannelSocket *input;
 
     /* Requests for pages are small and urgent. */
-    qio_channel_set_delay(ioc, false);
-    direction_init(&transport->input, ioc, sioc->fd, "snap-socket");
-    object_ref(OBJECT(ioc));
-    direction_init(&transport->output, ioc, sioc->fd, "snap-socket");
+    qio_channel_set_delay(QIO_CHANNEL(sioc), false);
+    direction_init(&transport->output, QIO_CHANNEL(sioc), sioc->fd,
+                   "snap-socket-output");
+    /* See transport_init_files(). */
+    input = duplicate_socket(sioc->fd, errp);
+    if (!input) {
+        return false;
+    }
+    direction_init(&transport->input, QIO_CHANNEL(input), input->fd,
+                   "snap-socket-input");
+    return true;
 }
 
 static bool check_connected_stream(int fd, Error **errp)
@@ -198,22 +222,12 @@ static bool transport_init_socket_fd(SnapTransport *transport, int fd,
                                      Error **errp)
 {
     QIOChannelSocket *sioc;
-    int dup_fd;
 
     if (!check_connected_stream(fd, errp)) {
         return false;
     }
-    dup_fd = duplicate(fd, errp);
-    if (dup_fd < 0) {
-        return false;
-    }
-    sioc = qio_channel_socket_new_fd(dup_fd, errp);
-    if (!sioc) {
-        close(dup_fd);
-        return false;
-    }
-    transport_init_socket(transport, sioc);
-    return true;
+    sioc = duplicate_socket(fd, errp);
+    return sioc && transport_init_socket(transport, sioc, errp);
 }
 
 static bool transport_init_fd(SnapTransport *transport, const char *number,
@@ -318,11 +332,7 @@ static bool transport_init_unix(SnapTransport *transport, const char *address,
     transport->name = g_strdup_printf("unix:%s", path);
 
     sioc = server ? accept_one(&saddr, errp) : connect_one(&saddr, errp);
-    if (!sioc) {
-        return false;
-    }
-    transport_init_socket(transport, sioc);
-    return true;
+    return sioc && transport_init_socket(transport, sioc, errp);
 }
 
 static bool transport_init(SnapTransport *transport, const char *uri,
@@ -373,7 +383,7 @@ void snap_transport_close(SnapTransport *transport)
         return;
     }
     trace_snap_transport_close(transport->name);
-    /* Both may share a descriptor, which is gone with the first. */
+    /* Both while their descriptors, which may share the flag, are there. */
     direction_restore(&transport->input);
     direction_restore(&transport->output);
     direction_destroy(&transport->input);
@@ -392,8 +402,15 @@ QEMUFile *snap_transport_input(SnapTransport *transport)
     SnapDirection *input = &transport->input;
 
     if (input->ioc && !input->file) {
+        SnapInputChannel *channel = snap_input_channel_new(input->ioc,
+                                                           input->fd);
+        QIOChannel *ioc = QIO_CHANNEL(channel);
+
+        qio_channel_set_follow_coroutine_ctx(ioc, true);
+        qio_channel_set_name(ioc, input->ioc->name);
         direction_set_nonblocking(input);
-        input->file = qemu_file_new_input(input->ioc);
+        input->file = qemu_file_new_input(ioc);
+        object_unref(OBJECT(channel));
     }
     return input->file;
 }

@@ -83,6 +83,27 @@ class ReturnPath(ToolTest):
         process.stdin.flush()
         self.shut(process, 0)
 
+    def test_no_description(self):
+        """Nothing but silence tells the end (suppress-vmdesc)."""
+        builder = sample([('ram', MIB)])
+        builder.commands = command(OPEN_RETURN_PATH)
+        data = builder.build(end=True, vmdesc=False)
+        process = self.send(data)
+        self.shut(process, 0)
+        self.assertEqual(process.wait(TIMEOUT), 0)
+        self.assert_same_stream(data, self.load())
+
+    def test_false_end(self):
+        """A whole description within a device does not end the stream."""
+        builder = sample([('ram', MIB)])
+        builder.commands = command(OPEN_RETURN_PATH)
+        builder.device('false', b'\x7e\0\0\0\5\0\6\0\0\0\7{"a":1}')
+        builder.device('true', b'state')
+        process = self.send(builder.build(end=True))
+        self.shut(process, 0)
+        self.assertEqual(process.wait(TIMEOUT), 0)
+        self.assertIn(builder.devices, self.load())
+
     def test_not_early(self):
         """No answer as long as anything is missing."""
         data = self.stream()

@@ -36,6 +36,10 @@ class Live(Machines, SnapTest):
     def test_return_path(self):
         self.round_trip('pc-q35-10.0', caps=['return-path'])
 
+    def test_return_path_without_description(self):
+        """Only the source's silence tells the end."""
+        self.round_trip('pc-q35-10.0,suppress-vmdesc=on', caps=['return-path'])
+
     def test_runs_on(self):
         """A destination without -S runs, like the source."""
         src = self.source(run=True)

@@ -137,10 +137,4 @@ const GByteArray *snap_stream_configuration(const SnapStreamReader *reader);
 const GByteArray *snap_stream_setup(const SnapStreamReader *reader,
                                     size_t *before_ram);
 
-/**
- * snap_stream_machine: name of the machine type, "" where the stream has no
- * configuration section
- */
-const char *snap_stream_machine(const SnapStreamReader *reader);
-
 #endif /* SNAP_STREAM_READER_H */

@@ -54,7 +54,6 @@ struct SnapStreamReader {
 
     /* what the stream said of itself; constant after RAM_SETUP */
     unsigned page_bits;
-    char *machine;
     GByteArray *configuration;
     SnapRAMSection section;
     SnapLayout layout;
@@ -94,7 +93,6 @@ SnapStreamReader *snap_stream_reader_new(QEMUFile *file, unsigned page_bits)
     r->file = file;
     r->input = snap_input_channel_cast(qemu_file_get_ioc(file));
     r->page_bits = page_bits;
-    r->machine = g_strdup("");
     r->configuration = g_byte_array_new();
     r->iterable = g_hash_table_new(g_direct_hash, g_direct_equal);
     r->block = -1;
@@ -111,7 +109,6 @@ void snap_stream_reader_free(SnapStreamReader *r)
     if (!r) {
         return;
     }
-    g_free(r->machine);
     g_byte_array_unref(r->configuration);
     g_hash_table_unref(r->iterable);
     g_byte_array_unref(r->setup);
@@ -143,11 +140,6 @@ const GByteArray *snap_stream_setup(const SnapStreamReader *r,
 {
     *before_ram = r->before_ram;
     return r->setup;
-}
-
-const char *snap_stream_machine(const SnapStreamReader *r)
-{
-    return r->machine;
 }
 
 /*
@@ -332,6 +324,7 @@ static int coroutine_fn parse_subsection(SnapStreamReader *r, Error **errp)
 
 static int coroutine_fn parse_machine(SnapStreamReader *r, Error **errp)
 {
+    g_autofree char *machine = NULL;
     const uint8_t *p;
     uint32_t length;
     int ret;
@@ -350,8 +343,8 @@ static int coroutine_fn parse_machine(SnapStreamReader *r, Error **errp)
     if (ret < 0) {
         return ret;
     }
-    g_free(r->machine);
-    r->machine = g_strndup((const char *)p, length);
+    machine = g_strndup((const char *)p, length);
+    trace_snap_stream_machine(machine);
     return 0;
 }
 
@@ -387,7 +380,7 @@ static int coroutine_fn parse_header(SnapStreamReader *r, Error **errp)
             ret = parse_subsection(r, errp);
         }
     }
-    trace_snap_stream_header(r->machine, r->page_bits);
+    trace_snap_stream_header(r->page_bits);
     return ret ?: check_file(r, errp);
 }
 

@@ -56,22 +56,18 @@ QEMUFile *snap_transport_input(SnapTransport *transport);
 QEMUFile *snap_transport_output(SnapTransport *transport);
 
 /**
- * snap_transport_set_pipe_size: ask for another capacity of the pipes
+ * snap_transport_resize_input, snap_transport_resize_output: ask for another
+ * capacity of a pipe
  * @bytes: capacity
  *
- * Each direction that is a pipe is asked; one that refuses does not keep the
- * other from it.
- *
- * Returns: 0; -EBUSY where a pipe holds more than that at the moment; -EPERM
- * where the user may not have that much; -ENOTSUP where there is no pipe.  Of
- * two errors that of the input
+ * Returns: the new capacity in bytes, which may be more; -EBUSY where the pipe
+ * holds more than @bytes at the moment; -EPERM where the user may not have
+ * that much; -ENOTSUP where that direction is no pipe
  */
-int snap_transport_set_pipe_size(SnapTransport *transport, int bytes);
+int snap_transport_resize_input(SnapTransport *transport, int bytes);
+int snap_transport_resize_output(SnapTransport *transport, int bytes);
 
-/*
- * Capacity in bytes of the input where that is a pipe, else of the output; 0
- * where there is no pipe.
- */
-int snap_transport_pipe_size(SnapTransport *transport);
+/* Capacity in bytes of the input, 0 where that is no pipe. */
+int snap_transport_input_size(const SnapTransport *transport);
 
 #endif /* SNAP_TRANSPORT_H */

@@ -383,11 +383,27 @@ static void test_pipe_size(void)
 
     make_pipe(fds);
     transport = open_fd(fds[0]);
-    g_assert_cmpint(snap_transport_set_pipe_size(transport, 4096), ==, 0);
-    g_assert_cmpint(snap_transport_pipe_size(transport), ==,
-                    fcntl(fds[1], F_GETPIPE_SZ));
-    g_assert_cmpint(snap_transport_pipe_size(transport), ==,
+    g_assert_cmpint(snap_transport_resize_input(transport, 4096), ==,
                     MAX(4096, qemu_real_host_page_size()));
+    g_assert_cmpint(snap_transport_input_size(transport), ==,
+                    fcntl(fds[1], F_GETPIPE_SZ));
+    g_assert_cmpint(snap_transport_resize_output(transport, 4096), ==,
+                    -ENOTSUP);
+    close_both(fds);
+}
+
+static void test_pipe_size_output(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    int fds[2];
+
+    make_pipe(fds);
+    transport = open_fd(fds[1]);
+    g_assert_cmpint(snap_transport_resize_output(transport, 128 * KiB), ==,
+                    128 * KiB);
+    g_assert_cmpint(fcntl(fds[0], F_GETPIPE_SZ), ==, 128 * KiB);
+    g_assert_cmpint(snap_transport_resize_input(transport, 4096), ==,
+                    -ENOTSUP);
     close_both(fds);
 }
 
@@ -401,7 +417,7 @@ static void test_pipe_size_busy(void)
     g_assert_true(g_unix_set_fd_nonblocking(fds[1], true, NULL));
     g_assert_cmpint(write(fds[1], data, 64 * KiB), >, 4096);
     transport = open_fd(fds[0]);
-    g_assert_cmpint(snap_transport_set_pipe_size(transport, 4096), ==, -EBUSY);
+    g_assert_cmpint(snap_transport_resize_input(transport, 4096), ==, -EBUSY);
     close_both(fds);
 }
 
@@ -412,9 +428,9 @@ static void test_pipe_size_socket(void)
 
     make_socket_pair(fds);
     transport = open_fd(fds[0]);
-    g_assert_cmpint(snap_transport_set_pipe_size(transport, 4096), ==,
+    g_assert_cmpint(snap_transport_resize_input(transport, 4096), ==,
                     -ENOTSUP);
-    g_assert_cmpint(snap_transport_pipe_size(transport), ==, 0);
+    g_assert_cmpint(snap_transport_input_size(transport), ==, 0);
     close_both(fds);
 }
 
@@ -631,6 +647,7 @@ static void add_fd_tests(void)
     g_test_add_func("/snap/transport/pipe/output", test_pipe_output);
     g_test_add_func("/snap/transport/pipe/wait", test_wait_in_coroutine);
     g_test_add_func("/snap/transport/pipe/size", test_pipe_size);
+    g_test_add_func("/snap/transport/pipe/size/output", test_pipe_size_output);
     g_test_add_func("/snap/transport/pipe/size/busy", test_pipe_size_busy);
     g_test_add_func("/snap/transport/pipe/size/socket", test_pipe_size_socket);
     g_test_add_func("/snap/transport/patience", test_patience);

@@ -222,7 +222,7 @@ int snap_load_run(SnapLoad *l, SnapStats *stats, Error **errp)
         return -EINVAL;
     }
     /* Where the user may not have that much, what is there must do. */
-    snap_transport_set_pipe_size(l->transport, PIPE_SIZE);
+    snap_transport_resize_output(l->transport, PIPE_SIZE);
     ret = snap_task_run(load, l, &l->interrupted, errp);
     snap_progress_end(&l->progress);
     if (ret < 0 && ret != -EINTR &&

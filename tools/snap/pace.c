@@ -24,10 +24,10 @@
 
 static int resize(SnapPace *pace, int size)
 {
-    int ret = snap_transport_set_pipe_size(pace->transport, size);
+    int ret = snap_transport_resize_input(pace->transport, size);
 
-    if (!ret) {
-        pace->size = snap_transport_pipe_size(pace->transport);
+    if (ret >= 0) {
+        pace->size = ret;
         trace_snap_pace_resize(pace->size);
     }
     return ret;
@@ -37,7 +37,7 @@ void snap_pace_init(SnapPace *pace, SnapTransport *transport)
 {
     *pace = (SnapPace) {
         .transport = transport,
-        .size = snap_transport_pipe_size(transport),
+        .size = snap_transport_input_size(transport),
     };
     if (pace->size) {
         /* Where that is too much for the user, what is there must do. */

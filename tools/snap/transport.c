@@ -112,12 +112,15 @@ static int direction_pipe_size(const SnapDirection *direction)
     return MAX(size, 0);
 }
 
-static int direction_set_pipe_size(const SnapDirection *direction, int bytes)
+static int direction_resize(const SnapDirection *direction, int bytes)
 {
+    int size;
+
     if (!direction_pipe_size(direction)) {
         return -ENOTSUP;
     }
-    return fcntl(direction->fd, F_SETPIPE_SZ, bytes) < 0 ? -errno : 0;
+    size = fcntl(direction->fd, F_SETPIPE_SZ, bytes);
+    return size < 0 ? -errno : size;
 }
 
 /* Whether @fd is something that bytes can be read from or written to. */
@@ -426,22 +429,23 @@ QEMUFile *snap_transport_output(SnapTransport *transport)
     return output->file;
 }
 
-int snap_transport_set_pipe_size(SnapTransport *transport, int bytes)
+int snap_transport_resize_input(SnapTransport *transport, int bytes)
 {
-    int in = direction_set_pipe_size(&transport->input, bytes);
-    int out = direction_set_pipe_size(&transport->output, bytes);
-    int ret = in && in != -ENOTSUP ? in : out;
+    int ret = direction_resize(&transport->input, bytes);
 
-    if (ret == -ENOTSUP) {
-        ret = in;
-    }
-    trace_snap_transport_set_pipe_size(transport->name, bytes, ret);
+    trace_snap_transport_resize(transport->name, bytes, ret);
     return ret;
 }
 
-int snap_transport_pipe_size(SnapTransport *transport)
+int snap_transport_resize_output(SnapTransport *transport, int bytes)
 {
-    int size = direction_pipe_size(&transport->input);
+    int ret = direction_resize(&transport->output, bytes);
 
-    return size ?: direction_pipe_size(&transport->output);
+    trace_snap_transport_resize(transport->name, bytes, ret);
+    return ret;
+}
+
+int snap_transport_input_size(const SnapTransport *transport)
+{
+    return direction_pipe_size(&transport->input);
 }

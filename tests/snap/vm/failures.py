@@ -8,12 +8,12 @@
 
 import os
 import signal
-import subprocess
 import sys
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
+from snaptest import preload
 from snaptest.case import SnapTest
 from snaptest.guests import MIB
 from snaptest.machine import Probe, wait_until
@@ -199,13 +199,9 @@ class File(FailureTest):
 
     def setUp(self):
         super().setUp()
-        source = self.path('slow-flush.c')
-        self.shim = self.path('slow-flush.so')
         self.flushes = self.path('flushes')
-        with open(source, 'w', encoding='ascii') as f:
-            f.write(SLOW_FLUSH)
-        subprocess.run(['cc', '-shared', '-fPIC', f'-DDELAY={DELAY}',
-                        '-o', self.shim, source, '-ldl'], check=True)
+        self.shim = preload.build(self.dir, 'slow-flush', SLOW_FLUSH,
+                                  f'-DDELAY={DELAY}')
 
     def slow_flush(self):
         """The prefix of a command whose flushes are slow."""

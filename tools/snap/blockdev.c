@@ -34,9 +34,10 @@ static bool parse_modes(const SnapImageOptions *options, int *flags,
     return true;
 }
 
-static QDict *parse_image_opts(const SnapImageOptions *options, Error **errp)
+/* Options as the block layer takes them: a.b=c has the key "a.b". */
+static QDict *parse_options(const char *list, Error **errp)
 {
-    QDict *dict = keyval_parse(options->filename, NULL, NULL, errp);
+    QDict *dict = keyval_parse(list, NULL, NULL, errp);
 
     if (dict) {
         qdict_flatten(dict);
@@ -57,7 +58,7 @@ static BlockBackend *open_blk(const SnapImageOptions *options,
         return NULL;
     }
     if (options->image_opts) {
-        dict = parse_image_opts(options, errp);
+        dict = parse_options(options->filename, errp);
         if (!dict) {
             return NULL;
         }
@@ -145,11 +146,10 @@ static bool collect_secrets(const char *create_options, QDict *secrets,
     if (!create_options) {
         return true;
     }
-    dict = keyval_parse(create_options, NULL, NULL, errp);
+    dict = parse_options(create_options, errp);
     if (!dict) {
         return false;
     }
-    qdict_flatten(dict);
     for (entry = qdict_first(dict); entry; entry = qdict_next(dict, entry)) {
         if (g_str_has_suffix(qdict_entry_key(entry), "key-secret")) {
             qdict_put_obj(secrets, qdict_entry_key(entry),

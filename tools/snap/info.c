@@ -41,9 +41,10 @@ static QList *describe_blocks(const SnapLayout *layout)
 static void add_sections(QList *list, const uint8_t *data, size_t size)
 {
     SnapDeviceSection section;
+    size_t nb_listed = qlist_size(list);
     size_t length;
 
-    while (size && qlist_size(list) < MAX_SECTIONS &&
+    while (size && nb_listed < MAX_SECTIONS &&
            (length = snap_device_section_parse(data, size, &section))) {
         if (section.type == QEMU_VM_SECTION_FULL) {
             QDict *dict = qdict_new();
@@ -53,6 +54,7 @@ static void add_sections(QList *list, const uint8_t *data, size_t size)
             qdict_put_int(dict, "version", section.version);
             qdict_put_int(dict, "size", section.length);
             qlist_append(list, dict);
+            nb_listed++;
         }
         data += length;
         size -= length;

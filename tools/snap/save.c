@@ -129,7 +129,8 @@ static int coroutine_fn pong(SnapSave *s, uint32_t value, Error **errp)
 /*
  * The pages that are missing tell how near the end of RAM is, unless pages come
  * again, as in a live precopy, or never come, as those that virtio-mem has
- * unplugged (and it is virtio-mem that sends a section ahead of RAM's pages).
+ * unplugged.  That one sends a section ahead of RAM's pages; others that do so
+ * are mistaken for it, which costs speed only.
  */
 static void pace(SnapSave *s, uint64_t missing)
 {
@@ -241,9 +242,9 @@ static int coroutine_fn commit(SnapSave *s, size_t vmdesc_length, Error **errp)
 }
 
 /*
- * Hold the source back until all that has come is safe; see above.  A guest
- * that fills its devices with what looks like ends would be paid a commit for
- * each: after a few, only the real end is believed.
+ * Hold the source back until all that has come is safe; see above.  Each thing
+ * that looks like an end costs a commit, and a guest can fill its devices with
+ * such: after a few, only the real end is committed.
  */
 static int coroutine_fn hold(SnapSave *s, const SnapEvent *event, Error **errp)
 {

@@ -26,15 +26,19 @@ typedef struct SnapImageOptions {
     bool force_share;
 } SnapImageOptions;
 
+/* The local path that an image's name stands for, NULL for anything else. */
+const char *snap_blockdev_local_path(const SnapImageOptions *options);
+
 /**
- * snap_blockdev_open: open an image for reading
+ * snap_blockdev_open: open an image that exists
+ * @writable: for writing, which locks out everybody else, and not just reading
  *
  * Call outside a coroutine.
  *
  * Returns: NULL with @errp set
  */
 BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
-                                 Error **errp);
+                                 bool writable, Error **errp);
 
 /**
  * SnapTargetOptions: where a save goes to

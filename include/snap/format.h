@@ -25,9 +25,16 @@
 /* At most so many entries are in the arrival list. */
 #define SNAP_MAX_ARRIVALS   (256 * KiB)
 #define SNAP_MAX_METADATA   (1 * MiB)
+/* What a working set may have of pages, and of bytes. */
+#define SNAP_MAX_WORKING_SET       (256 * KiB)
+#define SNAP_WORKING_SET_HEAD      40
+#define SNAP_MAX_WORKING_SET_BYTES (SNAP_WORKING_SET_HEAD + \
+                                    SNAP_MAX_WORKING_SET * 8 + 8)
 
 /* Feature bits that make an image unreadable for who does not know them. */
 #define SNAP_INCOMPATIBLE_KNOWN UINT64_C(0)
+/* Feature bits that a reader may ignore. */
+#define SNAP_COMPATIBLE_WORKING_SET UINT64_C(1)
 
 /* Flags in the header. */
 #define SNAP_FLAG_FOOTERS             (1u << 0)
@@ -44,6 +51,7 @@ typedef enum SnapPart {
     SNAP_PART_METADATA,
     SNAP_PART_DEVICES,
     SNAP_PART_VMDESC,
+    SNAP_PART_WORKING_SET,      /* with SNAP_COMPATIBLE_WORKING_SET only */
     SNAP_PART__MAX,
 } SnapPart;
 

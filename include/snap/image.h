@@ -83,4 +83,25 @@ SnapTable *snap_image_arrivals(SnapImage *image, unsigned cached_chunks);
  */
 QDict *coroutine_fn snap_image_metadata(SnapImage *image, Error **errp);
 
+/**
+ * snap_image_working_set: the working set that was put into the image
+ *
+ * Returns: array of uint64_t page numbers; NULL without @errp set where there
+ * is none, with it where it is damaged
+ */
+GArray *coroutine_fn snap_image_working_set(SnapImage *image, Error **errp);
+
+/**
+ * snap_image_embed: put a working set into the image, durably
+ * @image: whose disk is open for writing; its header is brought up to date
+ * @data: as of snap_working_set_encode()
+ *
+ * The header is written last, so that whatever breaks in leaves the image as
+ * it was before, or has it complete.
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int coroutine_fn snap_image_embed(SnapImage *image, const GByteArray *data,
+                                  Error **errp);
+
 #endif /* SNAP_IMAGE_H */

@@ -6,6 +6,7 @@
 #ifndef SNAP_LOAD_H
 #define SNAP_LOAD_H
 
+#include "snap/postcopy.h"
 #include "snap/stats.h"
 #include "snap/transport.h"
 #include "system/block-backend.h"
@@ -13,16 +14,24 @@
 typedef struct SnapLoad SnapLoad;
 
 /**
- * snap_load_new: a load of the snapshot on @blk
- * @blk: not owned
- * @transport: not owned
+ * SnapLoadOptions: how to load
  * @progress: show progress on stderr
+ * @postcopy: let the guest run first; NULL for all RAM first (precopy)
  */
-SnapLoad *snap_load_new(BlockBackend *blk, SnapTransport *transport,
-                        bool progress);
+typedef struct SnapLoadOptions {
+    bool progress;
+    const SnapPostcopyOptions *postcopy;
+} SnapLoadOptions;
 
 /**
- * snap_load_run: send the snapshot, all RAM first (precopy)
+ * snap_load_new: a load of the snapshot on @blk
+ * @blk, @transport, @options: not owned
+ */
+SnapLoad *snap_load_new(BlockBackend *blk, SnapTransport *transport,
+                        const SnapLoadOptions *options);
+
+/**
+ * snap_load_run: send the snapshot
  * @stats: filled in, also on failure
  *
  * Runs the main loop until all is done.  Every page is compared with its hash
@@ -33,6 +42,14 @@ SnapLoad *snap_load_new(BlockBackend *blk, SnapTransport *transport,
  */
 int snap_load_run(SnapLoad *load, SnapStats *stats, Error **errp);
 void snap_load_free(SnapLoad *load);
+
+/**
+ * snap_load_is_idle: whether nothing is in flight
+ *
+ * After a failure something may still wait for the channel.  Nothing that the
+ * load uses can be freed then, and the process can do little but end.
+ */
+bool snap_load_is_idle(const SnapLoad *load);
 
 /**
  * snap_load_refuse: tell the destination that nothing will come

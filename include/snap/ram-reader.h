@@ -1,34 +1,34 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Walking through a snapshot's RAM in order, with reads in flight, and
- * comparing every page with its hash
+ * Walking through a snapshot's RAM in some order, with reads in flight
  */
 
 #ifndef SNAP_RAM_READER_H
 #define SNAP_RAM_READER_H
 
-#include "snap/image.h"
+#include "snap/ram-read.h"
 
 typedef struct SnapRAMReader SnapRAMReader;
 
 /**
- * SnapRAMPiece: consecutive pages of one RAM block
- * @block: index of the block
- * @offset: offset of the first page within the block, in bytes
- * @nb_pages: how many pages
- * @entries: their entries of the page table
- * @data: their data, where an entry is that of a stored page
+ * SnapRAMPlanFunc: what to read next
+ * @run: filled in where 1 is returned; of any length
+ *
+ * Returns: 1; 0 at the end; -errno with @errp set
  */
-typedef struct SnapRAMPiece {
-    int block;
-    uint64_t offset;
-    unsigned nb_pages;
-    const uint64_t *entries;
-    const uint8_t *data;
-} SnapRAMPiece;
+typedef int coroutine_fn SnapRAMPlanFunc(void *opaque, SnapRAMRun *run,
+                                         Error **errp);
 
-/* @image: not owned, must outlive the reader */
-SnapRAMReader *snap_ram_reader_new(SnapImage *image);
+/**
+ * snap_ram_reader_new: read pages in the order of a plan
+ * @image: not owned, must outlive the reader
+ * @piece_size: bytes of a piece at most, 64 KiB at least; the reader has 16 of
+ *              that size in memory
+ * @plan: NULL for all of RAM, in order
+ * @opaque: for @plan
+ */
+SnapRAMReader *snap_ram_reader_new(SnapImage *image, size_t piece_size,
+                                   SnapRAMPlanFunc *plan, void *opaque);
 
 /* snap_ram_reader_abort() comes before, unless the end was reached. */
 void snap_ram_reader_free(SnapRAMReader *reader);

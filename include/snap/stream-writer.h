@@ -11,7 +11,15 @@
 #define SNAP_STREAM_WRITER_H
 
 #include "migration/qemu-file-types.h"
+#include "snap/host-pages.h"
 #include "snap/stream.h"
+
+/* As many ranges fit a RAM_DISCARD command, whatever the block's name. */
+#define SNAP_MAX_DISCARD_RANGES 4000
+
+/* Bytes that a command without data takes, and one with a PING's value. */
+#define SNAP_COMMAND_SIZE 5
+#define SNAP_PING_SIZE    (SNAP_COMMAND_SIZE + 4)
 
 typedef struct SnapStreamWriter SnapStreamWriter;
 
@@ -35,8 +43,56 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapStreamWriter, snap_stream_writer_free)
 void coroutine_fn snap_stream_put(SnapStreamWriter *writer, const void *data,
                                   size_t length);
 
-/* RAM's START section with its blocks (migration/ram.c:ram_save_setup) */
-void coroutine_fn snap_stream_put_ram_start(SnapStreamWriter *writer);
+/**
+ * snap_stream_put_ram_start: RAM's START section with its blocks
+ * (migration/ram.c:ram_save_setup)
+ * @advised: host pages of the destination where postcopy was advised, NULL
+ *           where it was not
+ */
+void coroutine_fn snap_stream_put_ram_start(SnapStreamWriter *writer,
+                                            const SnapHostPages *advised);
+
+/* A command (migration/savevm.c:loadvm_process_command) */
+void coroutine_fn snap_stream_put_command(SnapStreamWriter *writer,
+                                          SnapCommand command,
+                                          const void *data, uint16_t length);
+
+/* The destination answers with a PONG of @value when it gets here. */
+void coroutine_fn snap_stream_put_ping(SnapStreamWriter *writer,
+                                       uint32_t value);
+
+/* Postcopy may follow, for RAM in these host pages. */
+void coroutine_fn snap_stream_put_advise(SnapStreamWriter *writer,
+                                         const SnapHostPages *host_pages);
+
+/**
+ * SnapStreamRange: bytes of a RAM block
+ * @offset: within the block
+ * @length: not 0
+ */
+typedef struct SnapStreamRange {
+    uint64_t offset;
+    uint64_t length;
+} SnapStreamRange;
+
+/**
+ * snap_stream_put_discard: pages to come, whose places have to be empty
+ * @nb_ranges: 1 to SNAP_MAX_DISCARD_RANGES
+ */
+void coroutine_fn snap_stream_put_discard(SnapStreamWriter *writer, int block,
+                                          const SnapStreamRange *ranges,
+                                          unsigned nb_ranges);
+
+/* The next @length bytes are received as a whole before they are looked at. */
+void coroutine_fn snap_stream_begin_package(SnapStreamWriter *writer,
+                                            uint32_t length);
+
+/* Ask for the bitmap of pages that the destination has of @block. */
+void coroutine_fn snap_stream_put_recv_bitmap(SnapStreamWriter *writer,
+                                              int block);
+
+/* End of a channel that has records only, and no sections. */
+void coroutine_fn snap_stream_put_end_of_records(SnapStreamWriter *writer);
 
 /**
  * snap_stream_begin_ram: open a section of RAM
@@ -49,7 +105,8 @@ void coroutine_fn snap_stream_begin_ram(SnapStreamWriter *writer, bool final);
 void coroutine_fn snap_stream_end_ram(SnapStreamWriter *writer);
 
 /**
- * snap_stream_put_page: one page, within a section of RAM
+ * snap_stream_put_page: one page, within a section of RAM, or alone on the
+ * channel of postcopy-preempt
  * @block: index in the layout
  * @offset: offset within the block in bytes
  * @data: the page; not copied, must stay valid until snap_stream_flush()
@@ -66,7 +123,7 @@ void coroutine_fn snap_stream_put_eof(SnapStreamWriter *writer,
 /**
  * snap_stream_flush: hand everything to the channel
  *
- * Returns: 0, or -errno with @errp set: the first error of the channel
+ * Returns: 0, or -EPIPE with @errp set: the first error of the channel
  */
 int coroutine_fn snap_stream_flush(SnapStreamWriter *writer, Error **errp);
 

@@ -18,13 +18,24 @@ typedef enum SnapCommand {
     SNAP_CMD_OPEN_RETURN_PATH = 1,
     SNAP_CMD_PING             = 2,
     SNAP_CMD_POSTCOPY_ADVISE  = 3,
+    SNAP_CMD_POSTCOPY_LISTEN  = 4,
+    SNAP_CMD_POSTCOPY_RUN     = 5,
+    SNAP_CMD_RAM_DISCARD      = 6,
+    SNAP_CMD_PACKAGED         = 7,
+    SNAP_CMD_POSTCOPY_RESUME  = 9,
+    SNAP_CMD_RECV_BITMAP      = 10,
     SNAP_CMD_SWITCHOVER_START = 11,
 } SnapCommand;
 
 /* Messages on the return path (migration/migration.h:mig_rp_message_type). */
 typedef enum SnapReturnMessage {
-    SNAP_RP_SHUT = 1,
-    SNAP_RP_PONG = 2,
+    SNAP_RP_SHUT           = 1,
+    SNAP_RP_PONG           = 2,
+    SNAP_RP_REQ_PAGES_ID   = 3,
+    SNAP_RP_REQ_PAGES      = 4,
+    SNAP_RP_RECV_BITMAP    = 5,
+    SNAP_RP_RESUME_ACK     = 6,
+    SNAP_RP_SWITCHOVER_ACK = 7,
 } SnapReturnMessage;
 
 /* How the RAM section calls itself (migration/ram.c:savevm_ram_handlers). */

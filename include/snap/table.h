@@ -4,7 +4,8 @@
  *
  * The page table and the arrival list of a snapshot image.  A table grows with
  * RAM, so only a bounded number of chunks is held in memory; it reaches its
- * storage through two functions of the caller.
+ * storage through two functions of the caller.  Several coroutines may use a
+ * table at once.
  */
 
 #ifndef SNAP_TABLE_H
@@ -22,6 +23,12 @@
 
 /* snap_page_entry: the entry for a page of @size bytes that is not zero. */
 uint64_t snap_page_entry(const void *page, size_t size);
+
+/* Whether the entry of a page says that it has data. */
+static inline bool snap_page_is_stored(uint64_t entry)
+{
+    return entry > SNAP_PAGE_ZERO;
+}
 
 /* Chunks that a table of @nb_entries takes. */
 static inline uint64_t snap_table_chunks(uint64_t nb_entries)

@@ -56,13 +56,25 @@ QEMUFile *snap_transport_input(SnapTransport *transport);
 QEMUFile *snap_transport_output(SnapTransport *transport);
 
 /**
+ * snap_transport_open_urgent: a second connection to the same socket
+ *
+ * For the capability postcopy-preempt: QEMU takes the first connection for the
+ * main one (migration/migration.c:migration_ioc_process_incoming).  Once a
+ * transport; waits for the connection.
+ *
+ * Returns: its output, owned by the transport; NULL with @errp set, also where
+ * the transport is no unix socket that was connected to
+ */
+QEMUFile *snap_transport_open_urgent(SnapTransport *transport, Error **errp);
+
+/**
  * snap_transport_resize_input, snap_transport_resize_output: ask for another
- * capacity of a pipe
+ * capacity of a pipe; of an output that is a socket, what may be in flight
  * @bytes: capacity
  *
  * Returns: the new capacity in bytes, which may be more; -EBUSY where the pipe
  * holds more than @bytes at the moment; -EPERM where the user may not have
- * that much; -ENOTSUP where that direction is no pipe
+ * that much; -ENOTSUP where that direction is neither
  */
 int snap_transport_resize_input(SnapTransport *transport, int bytes);
 int snap_transport_resize_output(SnapTransport *transport, int bytes);

@@ -19,7 +19,7 @@ static SnapHeader valid_header(void)
 {
     SnapHeader header = {
         .created = 1767225600,
-        .compatible = 1,
+        .compatible = SNAP_COMPATIBLE_WORKING_SET,
         .flags = SNAP_FLAG_FOOTERS | SNAP_FLAG_ARRIVALS_TRUNCATED,
         .page_bits = PAGE_BITS,
         .nb_blocks = 3,
@@ -35,6 +35,7 @@ static SnapHeader valid_header(void)
         [SNAP_PART_METADATA]      = 2,
         [SNAP_PART_DEVICES]       = 70001,
         [SNAP_PART_VMDESC]        = 3008,
+        [SNAP_PART_WORKING_SET]   = 848,
     };
     uint64_t offset = 512 * MiB;
 

@@ -148,9 +148,14 @@ static void assert_piece(const Snapshot *s, const SnapRAMPiece *piece,
     }
 }
 
+static SnapRAMReader *new_reader(SnapImage *image)
+{
+    return snap_ram_reader_new(image, MiB, NULL, NULL);
+}
+
 static void coroutine_fn assert_ram(const Snapshot *s, SnapImage *image)
 {
-    g_autoptr(SnapRAMReader) reader = snap_ram_reader_new(image);
+    g_autoptr(SnapRAMReader) reader = new_reader(image);
     SnapRAMPiece piece;
     uint64_t next = 0;
 
@@ -859,7 +864,7 @@ static void coroutine_fn assert_damage(Snapshot *s, bool pages)
 static void coroutine_fn assert_ram_corrupt(Snapshot *s)
 {
     g_autoptr(SnapImage) image = snap_image_open(s->blk, &error_abort);
-    g_autoptr(SnapRAMReader) reader = snap_ram_reader_new(image);
+    g_autoptr(SnapRAMReader) reader = new_reader(image);
     SnapRAMPiece piece;
     Error *err = NULL;
     int ret;
@@ -1092,7 +1097,7 @@ static void coroutine_fn test_read_error(Snapshot *s)
 
     save_small(s);
     image = snap_image_open(s->blk, &error_abort);
-    reader = snap_ram_reader_new(image);
+    reader = new_reader(image);
     s->disk->fail_reads = true;
     s->disk->fail_ret = -EIO;
     assert_failed(snap_ram_reader_next(reader, &piece, &err), -EIO, &err);
@@ -1112,7 +1117,7 @@ static void coroutine_fn test_reader_abort(Snapshot *s)
     }
     commit(s);
     image = snap_image_open(s->blk, &error_abort);
-    reader = snap_ram_reader_new(image);
+    reader = new_reader(image);
     g_assert_cmpint(snap_ram_reader_next(reader, &piece, &error_abort), ==, 1);
     snap_ram_reader_abort(reader);
     g_assert_cmpuint(s->disk->in_flight, ==, 0);

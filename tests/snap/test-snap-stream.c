@@ -1806,7 +1806,7 @@ static void check_bytes(WriteFn *fn, bool footers, const GByteArray *expected)
 
 static void coroutine_fn write_start(WriteJob *job, SnapStreamWriter *writer)
 {
-    snap_stream_put_ram_start(writer);
+    snap_stream_put_ram_start(writer, NULL);
 }
 
 static void test_write_start(void)
@@ -1821,7 +1821,7 @@ static void coroutine_fn write_start_huge(WriteJob *job,
                                           SnapStreamWriter *writer)
 {
     job->layout.blocks[0].page_size = 2 * MiB;
-    snap_stream_put_ram_start(writer);
+    snap_stream_put_ram_start(writer, NULL);
 }
 
 /* A precopy destination does not expect page sizes. */
@@ -1840,7 +1840,7 @@ static void coroutine_fn write_start_instance(WriteJob *job,
 
     job->section.instance = 3;
     other = snap_stream_writer_new(job->file, &job->layout, &job->section);
-    snap_stream_put_ram_start(other);
+    snap_stream_put_ram_start(other, NULL);
 }
 
 static void test_write_start_instance(void)
@@ -1996,7 +1996,7 @@ static void coroutine_fn write_many(WriteJob *job, SnapStreamWriter *writer)
     }
     put_header(b);
     snap_stream_put(writer, b->data, b->len);
-    snap_stream_put_ram_start(writer);
+    snap_stream_put_ram_start(writer, NULL);
     for (int i = 0; i < MANY; i++) {
         snap_stream_begin_ram(writer, i == MANY - 1);
         snap_stream_put_page(writer, 0, i % 4 * PAGE, pages + i % 256 * PAGE);

@@ -83,8 +83,7 @@ static BlockBackend *open_blk(const SnapImageOptions *options,
     return blk;
 }
 
-/* The local path that a file name stands for, NULL for anything else. */
-static const char *local_path(const SnapImageOptions *options)
+const char *snap_blockdev_local_path(const SnapImageOptions *options)
 {
     const char *filename = options->filename;
 
@@ -97,9 +96,10 @@ static const char *local_path(const SnapImageOptions *options)
     return path_has_protocol(filename) ? NULL : filename;
 }
 
-BlockBackend *snap_blockdev_open(const SnapImageOptions *options, Error **errp)
+BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
+                                 bool writable, Error **errp)
 {
-    const char *path = local_path(options);
+    const char *path = snap_blockdev_local_path(options);
     struct stat st;
 
     /* Opening a FIFO would wait for somebody to write to it. */
@@ -108,14 +108,15 @@ BlockBackend *snap_blockdev_open(const SnapImageOptions *options, Error **errp)
         error_setg(errp, "Neither a regular file nor a block device");
         return NULL;
     }
-    return open_blk(options, options->filename, NULL, 0, errp);
+    return open_blk(options, options->filename, NULL,
+                    writable ? BDRV_O_RDWR | BDRV_O_RESIZE : 0, errp);
 }
 
 static bool create_file(SnapTarget *target, const SnapTargetOptions *options,
                         uint64_t size, Error **errp)
 {
     g_autofree char *create_options = g_strdup(options->create_options);
-    const char *path = local_path(&options->image);
+    const char *path = snap_blockdev_local_path(&options->image);
     Error *err = NULL;
 
     if (!path) {

@@ -11,6 +11,9 @@
 /* Enough for tables that are walked in order. */
 #define TABLE_CHUNKS 1
 
+/* RAM is read in pieces of this size. */
+#define PIECE_SIZE (1 * MiB)
+
 /* Count damage, and keep the first. */
 static void note(SnapCheckResult *result, unsigned nb, uint64_t *counter,
                  Error *err)
@@ -55,16 +58,29 @@ static void coroutine_fn check_arrivals(SnapImage *image,
     }
 }
 
+static void coroutine_fn check_working_set(SnapImage *image,
+                                           SnapCheckResult *result)
+{
+    g_autoptr(GArray) pages = NULL;
+    Error *err = NULL;
+
+    pages = snap_image_working_set(image, &err);
+    if (err) {
+        note(result, 1, &result->parts_corrupt, err);
+    }
+}
+
 static void count_stored(const SnapRAMPiece *piece, SnapCheckResult *result)
 {
     for (unsigned i = 0; i < piece->nb_pages; i++) {
-        result->pages_checked += piece->entries[i] > SNAP_PAGE_ZERO;
+        result->pages_checked += snap_page_is_stored(piece->entries[i]);
     }
 }
 
 static void coroutine_fn check_ram(SnapImage *image, SnapCheckResult *result)
 {
-    g_autoptr(SnapRAMReader) reader = snap_ram_reader_new(image);
+    g_autoptr(SnapRAMReader) reader = snap_ram_reader_new(image, PIECE_SIZE,
+                                                         NULL, NULL);
     SnapRAMPiece piece;
     int ret;
 
@@ -95,6 +111,7 @@ void coroutine_fn snap_check(SnapImage *image, SnapCheckResult *result)
     for (unsigned i = 0; i < ARRAY_SIZE(parts); i++) {
         check_part(image, parts[i], result);
     }
+    check_working_set(image, result);
     check_arrivals(image, result);
     check_ram(image, result);
 }

@@ -75,7 +75,7 @@ int snap_cmd_check(const SnapCmdOptions *options)
     CheckTask task = { };
     Error *err = NULL;
 
-    task.blk = snap_blockdev_open(&image_options, &err);
+    task.blk = snap_blockdev_open(&image_options, false, &err);
     if (task.blk) {
         snap_task_run(check, &task, NULL, &err);
         blk_unref(task.blk);

@@ -102,6 +102,8 @@ static void print_human(const char *filename, const QDict *info)
     printf("arrival list: %" PRIi64 " pages%s\n",
            qdict_get_int(info, "arrivals"),
            qdict_get_bool(info, "arrivals-truncated") ? " (truncated)" : "");
+    printf("working set: %" PRIi64 " pages\n",
+           qdict_get_int(info, "working-set"));
     print_blocks(qdict_get_qlist(info, "ram-blocks"));
     printf("device state: %" PRIi64 " bytes\n",
            qdict_get_int(info, "device-state-size"));
@@ -114,7 +116,7 @@ int snap_cmd_info(const SnapCmdOptions *options)
     InfoTask task = { };
     Error *err = NULL;
 
-    task.blk = snap_blockdev_open(&image_options, &err);
+    task.blk = snap_blockdev_open(&image_options, false, &err);
     if (task.blk) {
         snap_task_run(collect, &task, NULL, &err);
         blk_unref(task.blk);

@@ -18,25 +18,37 @@ static void on_interrupt(void *opaque)
 static void load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
 {
     SnapImageOptions image_options = snap_cmd_image_options(options);
-    bool progress = options->progress && !options->quiet;
+    g_autofree char *working_set = snap_cmd_working_set(options);
+    SnapPostcopyOptions postcopy = options->postcopy;
+    SnapLoadOptions load_options = {
+        .progress = options->progress && !options->quiet,
+        .postcopy = options->by_postcopy ? &postcopy : NULL,
+    };
     g_autoptr(SnapInterrupt) interrupt = NULL;
     SnapTransport *transport;
     BlockBackend *blk;
     SnapLoad *l;
 
+    postcopy.working_set = working_set;
+    postcopy.host_pages = (char **)options->host_pages->pdata;
+    if (postcopy.record && !working_set) {
+        error_setg(errp, "--record needs --working-set=FILE with this image");
+        return;
+    }
     transport = snap_transport_open(options->uri, false, errp);
     if (!transport) {
         return;
     }
-    blk = snap_blockdev_open(&image_options, errp);
+    blk = snap_blockdev_open(&image_options, false, errp);
     if (!blk) {
         snap_load_refuse(transport);
         snap_transport_close(transport);
         return;
     }
-    l = snap_load_new(blk, transport, progress);
+    l = snap_load_new(blk, transport, &load_options);
     interrupt = snap_interrupt_new(on_interrupt, l);
-    if (snap_load_run(l, stats, errp) == -EINTR) {
+    snap_load_run(l, stats, errp);
+    if (!snap_load_is_idle(l)) {
         snap_transport_abandon(transport);
         return;
     }

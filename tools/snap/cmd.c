@@ -9,6 +9,7 @@
 #include "qemu/timer.h"
 #include "qobject/qdict.h"
 #include "qobject/qjson.h"
+#include "qobject/qlist.h"
 #include "cmd.h"
 
 SnapImageOptions snap_cmd_image_options(const SnapCmdOptions *options)
@@ -21,6 +22,17 @@ SnapImageOptions snap_cmd_image_options(const SnapCmdOptions *options)
         .aio = options->aio,
         .force_share = options->force_share,
     };
+}
+
+char *snap_cmd_working_set(const SnapCmdOptions *options)
+{
+    SnapImageOptions image_options = snap_cmd_image_options(options);
+    const char *path = snap_blockdev_local_path(&image_options);
+
+    if (options->working_set) {
+        return g_strdup(options->working_set);
+    }
+    return path ? g_strdup_printf("%s.working-set", path) : NULL;
 }
 
 void snap_cmd_error(const SnapCmdOptions *options, Error *err)
@@ -67,9 +79,64 @@ static bool write_file(const char *path, const GString *content)
     return done;
 }
 
-static bool write_report(const SnapCmdOptions *options, const char *verb,
-                         const SnapStats *stats, int64_t ns, const Error *err)
+static QDict *describe_latency(const SnapHistogram *latency)
 {
+    QDict *dict = qdict_new();
+    QList *octaves = qlist_new();
+
+    qdict_put_int(dict, "count", latency->count);
+    qdict_put_int(dict, "p50", snap_histogram_percentile(latency, 50));
+    qdict_put_int(dict, "p99", snap_histogram_percentile(latency, 99));
+    qdict_put_int(dict, "max", latency->max);
+    for (unsigned bits = 0; bits < 63 && latency->max >> bits << 1; bits++) {
+        QDict *octave = qdict_new();
+
+        qdict_put_int(octave, "below-us", INT64_C(1) << bits);
+        qdict_put_int(octave, "count", snap_histogram_octave(latency, bits));
+        qlist_append(octaves, octave);
+    }
+    qdict_put(dict, "histogram", octaves);
+    return dict;
+}
+
+static int64_t since(int64_t start_ns, int64_t ns)
+{
+    return ns ? (ns - start_ns) / SCALE_US : 0;
+}
+
+static QDict *describe_postcopy(const SnapCmdOptions *options,
+                                const SnapPostcopyStats *stats,
+                                int64_t start_ns)
+{
+    static const char *const names[] = {
+        [SNAP_PUSH_PRECOPY]     = "precopy-pages",
+        [SNAP_PUSH_ASKED]       = "requested-pages",
+        [SNAP_PUSH_WORKING_SET] = "working-set-pages",
+        [SNAP_PUSH_ARRIVALS]    = "arrival-pages",
+        [SNAP_PUSH_AROUND]      = "around-pages",
+        [SNAP_PUSH_LINEAR]      = "linear-pages",
+    };
+    QDict *dict = qdict_new();
+
+    qdict_put_int(dict, "percent", options->postcopy.percent);
+    qdict_put_int(dict, "run-us", since(start_ns, stats->run_ns));
+    qdict_put_int(dict, "complete-us", since(start_ns, stats->complete_ns));
+    for (unsigned i = 0; i < SNAP_PUSH__MAX; i++) {
+        qdict_put_int(dict, names[i], stats->sent[i]);
+    }
+    qdict_put_int(dict, "zero-requested-pages", stats->zero_asked);
+    qdict_put_int(dict, "requests", stats->requests);
+    qdict_put_int(dict, "requests-on-the-way", stats->on_the_way);
+    qdict_put_int(dict, "requests-repeated", stats->repeated);
+    qdict_put(dict, "latency-us", describe_latency(&stats->latency));
+    return dict;
+}
+
+static bool write_report(const SnapCmdOptions *options, const char *verb,
+                         const SnapStats *stats, int64_t start_ns,
+                         const Error *err)
+{
+    int64_t ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - start_ns;
     g_autoptr(QDict) report = qdict_new();
     g_autoptr(GString) json = NULL;
 
@@ -84,6 +151,10 @@ static bool write_report(const SnapCmdOptions *options, const char *verb,
     qdict_put_int(report, "stored-pages", stats->stored_pages);
     qdict_put_int(report, "zero-pages", stats->zero_pages);
     qdict_put_int(report, "device-bytes", stats->device_bytes);
+    if (stats->postcopy.active) {
+        qdict_put(report, "postcopy",
+                  describe_postcopy(options, &stats->postcopy, start_ns));
+    }
     json = qobject_to_json_pretty(QOBJECT(report), true);
     g_string_append_c(json, '\n');
     return write_file(options->report, json);
@@ -92,11 +163,10 @@ static bool write_report(const SnapCmdOptions *options, const char *verb,
 int snap_cmd_finish(const SnapCmdOptions *options, const char *verb,
                     const SnapStats *stats, int64_t start_ns, Error *err)
 {
-    int64_t ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - start_ns;
     int status = err ? EXIT_FAILURE : EXIT_SUCCESS;
 
     if (options->report &&
-        !write_report(options, verb, stats, ns, err)) {
+        !write_report(options, verb, stats, start_ns, err)) {
         status = EXIT_FAILURE;
     }
     if (err) {

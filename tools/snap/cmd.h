@@ -7,6 +7,7 @@
 #define SNAP_CMD_H
 
 #include "snap/blockdev.h"
+#include "snap/postcopy.h"
 #include "snap/stats.h"
 
 /**
@@ -17,7 +18,12 @@
  * @create_options: all that were given, separated by commas
  * @image_size: bytes of RAM that an image may be for, 0 for any number
  * @page_bits: log2 of the target page size
- * @image_opts, @existing, @force_share, @quiet, @progress, @json: switches
+ * @postcopy: how to load, where @by_postcopy or @postcopy.resume
+ * @host_pages: array of char *, all that were given
+ * @working_set: as given, NULL where not
+ * @image_opts, @existing, @force_share, @quiet, @progress, @json,
+ * @by_postcopy: switches
+ * @for_postcopy: something was given that only a load by postcopy can have
  */
 typedef struct SnapCmdOptions {
     const char *filename;
@@ -30,12 +36,17 @@ typedef struct SnapCmdOptions {
     const char *report;
     uint64_t image_size;
     unsigned page_bits;
+    SnapPostcopyOptions postcopy;
+    GPtrArray *host_pages;
+    const char *working_set;
     bool image_opts;
     bool existing;
     bool force_share;
     bool quiet;
     bool progress;
     bool json;
+    bool by_postcopy;
+    bool for_postcopy;
 } SnapCmdOptions;
 
 /* The verbs. Each reports its errors and returns the exit status. */
@@ -43,9 +54,18 @@ int snap_cmd_save(const SnapCmdOptions *options);
 int snap_cmd_load(const SnapCmdOptions *options);
 int snap_cmd_info(const SnapCmdOptions *options);
 int snap_cmd_check(const SnapCmdOptions *options);
+int snap_cmd_embed(const SnapCmdOptions *options);
 
 /* How to open the image that a verb reads. */
 SnapImageOptions snap_cmd_image_options(const SnapCmdOptions *options);
+
+/**
+ * snap_cmd_working_set: the file of the image's working set
+ *
+ * Returns: newly allocated path; NULL where none was given, and the image is
+ * no local file that one could lie beside
+ */
+char *snap_cmd_working_set(const SnapCmdOptions *options);
 
 /* Report an error in one line, with the image's name ahead, and free it. */
 void snap_cmd_error(const SnapCmdOptions *options, Error *err);

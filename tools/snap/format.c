@@ -39,6 +39,9 @@ enum {
 
 #define PART_SIZE 24
 
+/* What the header counts: parts of features have places behind these. */
+#define NB_PARTS SNAP_PART_WORKING_SET
+
 QEMU_BUILD_BUG_ON(H_PARTS + SNAP_PART__MAX * PART_SIZE > H_CHECKSUM);
 
 /* Magic and version of the stream, which the configuration begins with. */
@@ -58,6 +61,7 @@ const char *snap_part_name(SnapPart part)
         [SNAP_PART_METADATA]      = "metadata",
         [SNAP_PART_DEVICES]       = "device state",
         [SNAP_PART_VMDESC]        = "device description",
+        [SNAP_PART_WORKING_SET]   = "working set",
     };
 
     return names[part];
@@ -91,7 +95,7 @@ void snap_header_encode(const SnapHeader *header,
     stl_be_p(buf + H_NB_BLOCKS, header->nb_blocks);
     stl_be_p(buf + H_SECTION_ID, header->section.id);
     stl_be_p(buf + H_INSTANCE, header->section.instance);
-    stl_be_p(buf + H_NB_PARTS, SNAP_PART__MAX);
+    stl_be_p(buf + H_NB_PARTS, NB_PARTS);
     stq_be_p(buf + H_NB_PAGES, header->nb_pages);
     stq_be_p(buf + H_NB_ARRIVALS, header->nb_arrivals);
     stq_be_p(buf + H_BEFORE_RAM, header->before_ram);
@@ -124,6 +128,8 @@ static uint64_t part_limit(const SnapHeader *header, SnapPart part)
         return SNAP_MAX_METADATA;
     case SNAP_PART_VMDESC:
         return SNAP_MAX_VMDESC + SNAP_VMDESC_TRAILER;
+    case SNAP_PART_WORKING_SET:
+        return SNAP_MAX_WORKING_SET_BYTES;
     default:
         return INT64_MAX;
     }
@@ -199,6 +205,9 @@ static void decode_fields(SnapHeader *header, const uint8_t *buf)
             .checksum = ldq_be_p(p + 16),
         };
     }
+    if (!(header->compatible & SNAP_COMPATIBLE_WORKING_SET)) {
+        header->parts[SNAP_PART_WORKING_SET] = (SnapPartInfo) { };
+    }
 }
 
 int snap_header_decode(SnapHeader *header, const uint8_t buf[SNAP_HEADER_SIZE],
@@ -216,7 +225,7 @@ int snap_header_decode(SnapHeader *header, const uint8_t buf[SNAP_HEADER_SIZE],
         return -ENOTSUP;
     }
     if (ldl_be_p(buf + H_SIZE) != SNAP_HEADER_SIZE ||
-        ldl_be_p(buf + H_NB_PARTS) != SNAP_PART__MAX ||
+        ldl_be_p(buf + H_NB_PARTS) != NB_PARTS ||
         ldq_be_p(buf + H_CHECKSUM) != snap_checksum(buf, H_CHECKSUM)) {
         error_setg(errp, "The snapshot's header is corrupt");
         return -EBADMSG;

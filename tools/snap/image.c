@@ -6,11 +6,13 @@
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
 #include "qemu/memalign.h"
+#include "qemu/range.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "qobject/qjson.h"
 #include "snap/blk-table.h"
 #include "snap/image.h"
+#include "snap/working-set.h"
 #include "trace.h"
 
 #include <xxhash.h>
@@ -140,6 +142,8 @@ GByteArray *coroutine_fn snap_image_read_part(SnapImage *image, SnapPart part,
     }
     if (part == SNAP_PART_VMDESC) {
         valid = check_vmdesc(array);
+    } else if (part == SNAP_PART_WORKING_SET) {
+        valid = true;       /* snap_working_set_decode() will tell */
     } else {
         valid = snap_checksum(array->data, array->len) == info->checksum;
     }
@@ -224,4 +228,104 @@ QDict *coroutine_fn snap_image_metadata(SnapImage *image, Error **errp)
         part_corrupt(SNAP_PART_METADATA, errp);
     }
     return dict;
+}
+
+GArray *coroutine_fn snap_image_working_set(SnapImage *image, Error **errp)
+{
+    g_autoptr(GByteArray) data = NULL;
+
+    if (!image->header.parts[SNAP_PART_WORKING_SET].length) {
+        return NULL;
+    }
+    data = snap_image_read_part(image, SNAP_PART_WORKING_SET, errp);
+    return data ? snap_working_set_decode(data->data, data->len,
+                                          &image->header, errp) : NULL;
+}
+
+/* Lowest place behind RAM that @length bytes fit without touching a part. */
+static uint64_t find_place(const SnapImage *image, uint64_t length)
+{
+    uint64_t place = image->layout.ram_end;
+    bool moved;
+
+    do {
+        moved = false;
+        for (unsigned i = 0; i < SNAP_PART__MAX; i++) {
+            const SnapPartInfo *info = &image->header.parts[i];
+
+            if (info->length &&
+                ranges_overlap(place, length, info->offset, info->length)) {
+                place = ROUND_UP(info->offset + info->length,
+                                 SNAP_PART_ALIGN);
+                moved = true;
+            }
+        }
+    } while (moved);
+    return place;
+}
+
+static int coroutine_fn write_and_flush(SnapImage *image, uint64_t offset,
+                                        const void *data, size_t length,
+                                        Error **errp)
+{
+    uint8_t *buf = blk_blockalign(image->blk, length);
+    int ret;
+
+    memcpy(buf, data, length);
+    ret = blk_co_pwrite(image->blk, offset, length, buf, 0);
+    if (ret >= 0) {
+        ret = blk_co_flush(image->blk);
+    }
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not write the image");
+    }
+    qemu_vfree(buf);
+    return MIN(ret, 0);
+}
+
+static int coroutine_fn grow_to(SnapImage *image, uint64_t size, Error **errp)
+{
+    int64_t have = blk_co_getlength(image->blk);
+
+    if (have < 0) {
+        error_setg_errno(errp, -have, "Could not get the image's size");
+        return have;
+    }
+    return have >= size ? 0 :
+           blk_co_truncate(image->blk, ROUND_UP(size, SNAP_BLOCK_ALIGN), false,
+                           PREALLOC_MODE_OFF, 0, errp);
+}
+
+int coroutine_fn snap_image_embed(SnapImage *image, const GByteArray *data,
+                                  Error **errp)
+{
+    SnapHeader header = image->header;
+    uint64_t place = find_place(image, data->len);
+    uint8_t buf[SNAP_HEADER_SIZE];
+    int ret;
+
+    trace_snap_image_embed(place, data->len);
+    if (header.compatible & ~SNAP_COMPATIBLE_WORKING_SET) {
+        error_setg(errp, "The snapshot uses features that would be lost (0x%"
+                   PRIx64 ")", header.compatible);
+        return -ENOTSUP;
+    }
+    ret = grow_to(image, place + data->len, errp);
+    if (!ret) {
+        ret = write_and_flush(image, place, data->data, data->len, errp);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    header.compatible |= SNAP_COMPATIBLE_WORKING_SET;
+    header.parts[SNAP_PART_WORKING_SET] = (SnapPartInfo) {
+        .offset = place,
+        .length = data->len,
+    };
+    snap_header_encode(&header, buf);
+    ret = write_and_flush(image, 0, buf, sizeof(buf), errp);
+    if (!ret) {
+        image->header = header;
+    }
+    return ret;
 }

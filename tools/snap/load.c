@@ -10,6 +10,7 @@
 #include "snap/load.h"
 #include "snap/progress.h"
 #include "snap/ram-reader.h"
+#include "snap/send.h"
 #include "snap/stream-writer.h"
 #include "snap/task.h"
 #include "trace.h"
@@ -17,10 +18,14 @@
 /* A large pipe makes a precopy faster. */
 #define PIPE_SIZE (1 * MiB)
 
+/* RAM is read in pieces of this size. */
+#define PIECE_SIZE (1 * MiB)
+
 struct SnapLoad {
     /* constant */
     BlockBackend *blk;
     SnapTransport *transport;
+    const SnapLoadOptions *options;
 
     /* set from the main loop */
     bool interrupted;
@@ -28,18 +33,21 @@ struct SnapLoad {
     /* while it runs */
     SnapImage *image;
     SnapStreamWriter *writer;
+    SnapSender sender;
+    SnapPostcopy *postcopy;
     SnapStats stats;
     SnapProgress progress;
 };
 
 SnapLoad *snap_load_new(BlockBackend *blk, SnapTransport *transport,
-                        bool progress)
+                        const SnapLoadOptions *options)
 {
     SnapLoad *l = g_new0(SnapLoad, 1);
 
     l->blk = blk;
     l->transport = transport;
-    l->progress.enabled = progress;
+    l->options = options;
+    l->progress.enabled = options->progress;
     return l;
 }
 
@@ -48,6 +56,7 @@ void snap_load_free(SnapLoad *l)
     if (!l) {
         return;
     }
+    snap_postcopy_free(l->postcopy);
     snap_stream_writer_free(l->writer);
     snap_image_close(l->image);
     g_free(l);
@@ -58,45 +67,10 @@ void snap_load_interrupt(SnapLoad *l)
     l->interrupted = true;
 }
 
-/* Header, RAM's START section, and what surrounds it. */
-static int coroutine_fn send_setup(SnapLoad *l, Error **errp)
+bool snap_load_is_idle(const SnapLoad *l)
 {
-    g_autoptr(GByteArray) configuration = NULL;
-    g_autoptr(GByteArray) setup = NULL;
-    size_t before_ram = l->image->header.before_ram;
-
-    configuration = snap_image_read_part(l->image, SNAP_PART_CONFIGURATION,
-                                         errp);
-    if (!configuration) {
-        return -EIO;
-    }
-    setup = snap_image_read_part(l->image, SNAP_PART_SETUP, errp);
-    if (!setup) {
-        return -EIO;
-    }
-    snap_stream_put(l->writer, configuration->data, configuration->len);
-    snap_stream_put(l->writer, setup->data, before_ram);
-    snap_stream_put_ram_start(l->writer);
-    snap_stream_put(l->writer, setup->data + before_ram,
-                    setup->len - before_ram);
-    return snap_stream_flush(l->writer, errp);
-}
-
-static void coroutine_fn send_page(SnapLoad *l, const SnapRAMPiece *piece,
-                                   unsigned i)
-{
-    unsigned page_bits = l->image->layout.page_bits;
-    size_t in_piece = (size_t)i << page_bits;
-
-    if (piece->entries[i] == SNAP_PAGE_ZERO) {
-        snap_stream_put_zero_page(l->writer, piece->block,
-                                  piece->offset + in_piece);
-        l->stats.zero_pages++;
-    } else if (piece->entries[i] != SNAP_PAGE_UNSENT) {
-        snap_stream_put_page(l->writer, piece->block, piece->offset + in_piece,
-                             piece->data + in_piece);
-        l->stats.stored_pages++;
-    }
+    return !l->interrupted && (!l->postcopy ||
+                               snap_postcopy_is_idle(l->postcopy));
 }
 
 static int coroutine_fn send_pages(SnapLoad *l, SnapRAMReader *reader,
@@ -107,26 +81,21 @@ static int coroutine_fn send_pages(SnapLoad *l, SnapRAMReader *reader,
 
     while ((ret = snap_ram_reader_next(reader, &piece, errp)) > 0) {
         snap_task_pause();
-        snap_stream_begin_ram(l->writer, false);
-        for (unsigned i = 0; i < piece.nb_pages; i++) {
-            send_page(l, &piece, i);
-        }
-        snap_stream_end_ram(l->writer);
-        snap_progress_show(&l->progress,
-                           l->stats.stored_pages + l->stats.zero_pages,
-                           l->image->header.nb_pages);
-        /* The reader takes the piece's buffer back. */
-        ret = snap_stream_flush(l->writer, errp);
+        ret = snap_send_piece(&l->sender, &piece, errp);
         if (ret < 0) {
             break;
         }
+        snap_progress_show(&l->progress,
+                           l->stats.stored_pages + l->stats.zero_pages,
+                           l->image->header.nb_pages);
     }
     return ret;
 }
 
 static int coroutine_fn send_ram(SnapLoad *l, Error **errp)
 {
-    g_autoptr(SnapRAMReader) reader = snap_ram_reader_new(l->image);
+    g_autoptr(SnapRAMReader) reader = snap_ram_reader_new(l->image, PIECE_SIZE,
+                                                          NULL, NULL);
     int ret = send_pages(l, reader, errp);
 
     if (ret < 0) {
@@ -138,26 +107,11 @@ static int coroutine_fn send_ram(SnapLoad *l, Error **errp)
     return snap_stream_flush(l->writer, errp);
 }
 
-static void coroutine_fn send_device_bytes(void *opaque, const void *data,
-                                           size_t length)
-{
-    SnapLoad *l = opaque;
-
-    snap_stream_put(l->writer, data, length);
-    l->stats.device_bytes += length;
-}
-
-static int coroutine_fn send_devices(SnapLoad *l, Error **errp)
+static int coroutine_fn send_end(SnapLoad *l, Error **errp)
 {
     g_autoptr(GByteArray) vmdesc = NULL;
     Error *err = NULL;
-    int ret;
 
-    ret = snap_image_copy_part(l->image, SNAP_PART_DEVICES, send_device_bytes,
-                               l, errp);
-    if (ret < 0) {
-        return ret;
-    }
     vmdesc = snap_image_read_part(l->image, SNAP_PART_VMDESC, &err);
     if (!vmdesc) {
         /* No destination needs it. */
@@ -166,6 +120,32 @@ static int coroutine_fn send_devices(SnapLoad *l, Error **errp)
     snap_stream_put_eof(l->writer, vmdesc ? vmdesc->data : NULL,
                         vmdesc ? vmdesc->len : 0);
     return snap_stream_flush(l->writer, errp);
+}
+
+static int coroutine_fn precopy(SnapLoad *l, Error **errp)
+{
+    int ret = snap_send_configuration(&l->sender, errp);
+
+    if (!ret) {
+        ret = snap_send_setup(&l->sender, NULL, errp);
+    }
+    if (!ret) {
+        ret = send_ram(l, errp);
+    }
+    if (!ret) {
+        ret = snap_send_devices(&l->sender, errp);
+    }
+    return ret ?: send_end(l, errp);
+}
+
+static int coroutine_fn postcopy(SnapLoad *l, Error **errp)
+{
+    l->postcopy = snap_postcopy_new(&l->sender, l->transport,
+                                    l->options->postcopy, &l->progress, errp);
+    if (!l->postcopy) {
+        return -EINVAL;
+    }
+    return snap_postcopy_run(l->postcopy, errp);
 }
 
 static int coroutine_fn load(void *opaque, Error **errp)
@@ -180,21 +160,20 @@ static int coroutine_fn load(void *opaque, Error **errp)
     l->writer = snap_stream_writer_new(snap_transport_output(l->transport),
                                        &l->image->layout,
                                        &l->image->header.section);
+    l->sender = (SnapSender) {
+        .image = l->image,
+        .writer = l->writer,
+        .stats = &l->stats,
+    };
     l->stats.ram_bytes = l->image->header.nb_pages <<
                          l->image->header.page_bits;
 
     /* Nothing should begin that damage will end. */
     ret = snap_image_copy_part(l->image, SNAP_PART_DEVICES, NULL, NULL, errp);
-    if (!ret) {
-        ret = send_setup(l, errp);
+    if (ret < 0) {
+        return ret;
     }
-    if (!ret) {
-        ret = send_ram(l, errp);
-    }
-    if (!ret) {
-        ret = send_devices(l, errp);
-    }
-    return ret;
+    return l->options->postcopy ? postcopy(l, errp) : precopy(l, errp);
 }
 
 static int coroutine_fn refuse(void *opaque, Error **errp)

@@ -9,11 +9,14 @@
 #include "block/block.h"
 #include "crypto/init.h"
 #include "qapi/error.h"
+#include "qemu/ctype.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/log.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
 #include "qemu/config-file.h"
 #include "qom/object_interfaces.h"
 #include "snap/layout.h"
@@ -25,13 +28,21 @@
 /* What most targets have, and no stream of theirs says. */
 #define DEFAULT_PAGE_BITS 12
 
+/* Measured: see docs/devel/qemu-snap.rst, "Order and latency" */
+#define DEFAULT_AROUND         16
+#define DEFAULT_BACKLOG        (16 * KiB)
+#define MAX_BACKLOG            (64 * MiB)
+#define DEFAULT_RECORD_SECONDS 3
+#define MAX_RECORD_SECONDS     86400
+
 enum {
     VERB_SAVE  = 1 << 0,
     VERB_LOAD  = 1 << 1,
     VERB_INFO  = 1 << 2,
     VERB_CHECK = 1 << 3,
+    VERB_EMBED = 1 << 4,
     VERB_READ  = VERB_LOAD | VERB_INFO | VERB_CHECK,
-    VERB_ANY   = VERB_SAVE | VERB_READ,
+    VERB_ANY   = VERB_SAVE | VERB_READ | VERB_EMBED,
 };
 
 /* Options without a letter. */
@@ -43,6 +54,15 @@ enum {
     OPTION_REPORT,
     OPTION_URI,
     OPTION_TARGET_PAGE_SIZE,
+    OPTION_POSTCOPY,
+    OPTION_PREEMPT,
+    OPTION_RESUME,
+    OPTION_PUSH,
+    OPTION_FAULT_AROUND,
+    OPTION_BACKLOG,
+    OPTION_RECORD,
+    OPTION_WORKING_SET,
+    OPTION_HOST_PAGE_SIZE,
 };
 
 typedef struct Verb {
@@ -60,6 +80,8 @@ static const Verb verbs[] = {
     { "info", VERB_INFO, snap_cmd_info, "describe a snapshot" },
     { "check", VERB_CHECK, snap_cmd_check,
       "compare everything in a snapshot with its checksums" },
+    { "embed", VERB_EMBED, snap_cmd_embed,
+      "put a recorded working set into a snapshot" },
 };
 
 static const struct option long_options[] = {
@@ -82,6 +104,16 @@ static const struct option long_options[] = {
     { "report", required_argument, NULL, OPTION_REPORT },
     { "uri", required_argument, NULL, OPTION_URI },
     { "target-page-size", required_argument, NULL, OPTION_TARGET_PAGE_SIZE },
+    { "postcopy", optional_argument, NULL, OPTION_POSTCOPY },
+    { "preempt", no_argument, NULL, OPTION_PREEMPT },
+    { "resume", no_argument, NULL, OPTION_RESUME },
+    { "push", required_argument, NULL, OPTION_PUSH },
+    { "fault-around", required_argument, NULL, OPTION_FAULT_AROUND },
+    { "rate-limit", required_argument, NULL, 'r' },
+    { "backlog", required_argument, NULL, OPTION_BACKLOG },
+    { "record", optional_argument, NULL, OPTION_RECORD },
+    { "working-set", required_argument, NULL, OPTION_WORKING_SET },
+    { "host-page-size", required_argument, NULL, OPTION_HOST_PAGE_SIZE },
     { NULL, 0, NULL, 0 },
 };
 
@@ -96,8 +128,21 @@ static unsigned option_verbs(int option)
     case OPTION_TARGET_PAGE_SIZE:
         return VERB_SAVE;
     case 'f':
+        return VERB_READ | VERB_EMBED;
     case 'U':
         return VERB_READ;
+    case OPTION_POSTCOPY:
+    case OPTION_PREEMPT:
+    case OPTION_RESUME:
+    case OPTION_PUSH:
+    case OPTION_FAULT_AROUND:
+    case 'r':
+    case OPTION_BACKLOG:
+    case OPTION_RECORD:
+    case OPTION_HOST_PAGE_SIZE:
+        return VERB_LOAD;
+    case OPTION_WORKING_SET:
+        return VERB_LOAD | VERB_EMBED;
     case 'p':
     case OPTION_REPORT:
     case OPTION_URI:
@@ -135,8 +180,26 @@ static void help(void)
 "                            of its creation\n"
 "  -n                        write into an image that exists\n"
 "  --target-page-size=SIZE   for streams that do not tell it (default: 4k)\n"
-"load, info, check:\n"
+"load:\n"
+"  --postcopy[=PERCENT]      let the guest run first, or when PERCENT of its\n"
+"                            data are loaded\n"
+"  --resume                  go on with a load by postcopy that broke\n"
+"  --preempt                 send what the guest waits for on a second channel\n"
+"  --push=POLICY[,...]       what to send unasked: working-set, arrivals,\n"
+"                            around, linear (default: all of them), or none\n"
+"  --fault-around=PAGES      pages that are around a request (default: 16)\n"
+"  -r, --rate-limit=RATE     bytes a second that nobody has asked for\n"
+"  --backlog=SIZE            what may wait in the channel while the guest waits\n"
+"                            for pages (default: 16k)\n"
+"  --record[=SECONDS]        record the working set, at first without anything\n"
+"                            unasked (default: for 3 seconds)\n"
+"  --host-page-size=[BLOCK=]SIZE\n"
+"                            huge pages of the destination\n"
+"load, embed:\n"
+"  --working-set=FILE        the working set (default: beside the image)\n"
+"load, info, check, embed:\n"
 "  -f FMT                    format of the image (default: probed)\n"
+"load, info, check:\n"
 "  -U, --force-share         open the image also while others write to it\n"
 "info, check:\n"
 "  --output=human|json       (default: human)\n"
@@ -166,6 +229,109 @@ static unsigned parse_page_bits(const char *arg)
     return ctz64(size);
 }
 
+/* A number from @min to @max, and nothing else. */
+static unsigned parse_number(const char *name, const char *arg, unsigned min,
+                             unsigned max)
+{
+    unsigned value;
+
+    if (!qemu_isdigit(arg[0]) || qemu_strtoui(arg, NULL, 10, &value) < 0 ||
+        value < min || value > max) {
+        error_report("Invalid %s '%s': a number from %u to %u is expected",
+                     name, arg, min, max);
+        exit(EXIT_FAILURE);
+    }
+    return value;
+}
+
+/* A bit mask of 1 << SnapPushReason */
+static unsigned parse_push(const char *arg)
+{
+    static const struct {
+        const char *name;
+        SnapPushReason reason;
+    } policies[] = {
+        { "working-set", SNAP_PUSH_WORKING_SET },
+        { "arrivals", SNAP_PUSH_ARRIVALS },
+        { "around", SNAP_PUSH_AROUND },
+        { "linear", SNAP_PUSH_LINEAR },
+    };
+    g_auto(GStrv) names = g_strsplit(arg, ",", -1);
+    unsigned mask = 0;
+
+    if (!strcmp(arg, "none")) {
+        return 0;
+    }
+    for (char **name = names; *name; name++) {
+        unsigned i = 0;
+
+        while (i < ARRAY_SIZE(policies) && strcmp(policies[i].name, *name)) {
+            i++;
+        }
+        if (i == ARRAY_SIZE(policies)) {
+            error_report("Invalid policy '%s'", *name);
+            exit(EXIT_FAILURE);
+        }
+        mask |= 1u << policies[i].reason;
+    }
+    return mask;
+}
+
+static void parse_record(SnapPostcopyOptions *postcopy, const char *arg)
+{
+    unsigned seconds = arg ? parse_number("time of a record", arg, 0,
+                                          MAX_RECORD_SECONDS) :
+                             DEFAULT_RECORD_SECONDS;
+
+    postcopy->record = true;
+    postcopy->push.hold_ns = seconds * NANOSECONDS_PER_SECOND;
+}
+
+/* Returns: whether it was one of the options of a load by postcopy */
+static bool parse_postcopy_option(SnapCmdOptions *options, int option)
+{
+    SnapPostcopyOptions *postcopy = &options->postcopy;
+
+    switch (option) {
+    case OPTION_POSTCOPY:
+        options->by_postcopy = true;
+        postcopy->percent = optarg ? parse_number("percentage", optarg, 0,
+                                                  100) : 0;
+        break;
+    case OPTION_PREEMPT:
+        postcopy->preempt = true;
+        break;
+    case OPTION_RESUME:
+        postcopy->resume = true;
+        break;
+    case OPTION_PUSH:
+        postcopy->push.reasons = parse_push(optarg);
+        break;
+    case OPTION_FAULT_AROUND:
+        postcopy->push.around = parse_number("number of pages", optarg, 0,
+                                             SNAP_DEMAND_MAX_AROUND);
+        break;
+    case 'r':
+        postcopy->push.rate = parse_size("rate limit", optarg);
+        break;
+    case OPTION_BACKLOG:
+        postcopy->push.backlog = MIN(parse_size("backlog", optarg),
+                                     MAX_BACKLOG);
+        break;
+    case OPTION_RECORD:
+        parse_record(postcopy, optarg);
+        break;
+    case OPTION_HOST_PAGE_SIZE:
+        g_ptr_array_insert(options->host_pages, options->host_pages->len - 1,
+                           optarg);
+        break;
+    default:
+        return false;
+    }
+    options->for_postcopy = true;
+    return true;
+}
+
 static bool parse_output(const char *arg)
 {
     if (strcmp(arg, "json") && strcmp(arg, "human")) {
@@ -186,6 +352,9 @@ static void accumulate_options(SnapCmdOptions *options, const char *arg)
 
 static void parse_option(SnapCmdOptions *options, int option)
 {
+    if (parse_postcopy_option(options, option)) {
+        return;
+    }
     switch (option) {
     case 'h':
         help();
@@ -241,6 +410,9 @@ static void parse_option(SnapCmdOptions *options, int option)
     case OPTION_URI:
         options->uri = optarg;
         break;
+    case OPTION_WORKING_SET:
+        options->working_set = optarg;
+        break;
     case OPTION_TARGET_PAGE_SIZE:
         options->page_bits = parse_page_bits(optarg);
         break;
@@ -260,6 +432,26 @@ static const Verb *find_verb(const char *name)
     return NULL;
 }
 
+/* What the options of a load by postcopy have to do with each other. */
+static void settle_postcopy(SnapCmdOptions *options)
+{
+    SnapPostcopyOptions *postcopy = &options->postcopy;
+
+    if (postcopy->resume && postcopy->percent) {
+        error_report("--resume goes on behind the switch: no percentage can "
+                     "be loaded before it");
+        exit(EXIT_FAILURE);
+    }
+    options->by_postcopy |= postcopy->resume;
+    if (options->for_postcopy && !options->by_postcopy) {
+        error_report("An option was given that needs --postcopy or --resume");
+        parse_option(options, '?');
+    }
+    if (!(postcopy->push.reasons & (1u << SNAP_PUSH_AROUND))) {
+        postcopy->push.around = 0;
+    }
+}
+
 /* Options may stand before and behind the verb, so it is known at the end. */
 static const Verb *parse_command_line(int argc, char **argv,
                                       SnapCmdOptions *options)
@@ -268,7 +460,7 @@ static const Verb *parse_command_line(int argc, char **argv,
     const Verb *verb;
     int option;
 
-    while ((option = getopt_long(argc, argv, "hVT:s:t:f:O:no:Uqp",
+    while ((option = getopt_long(argc, argv, "hVT:s:t:f:O:no:Uqpr:",
                                  long_options, NULL)) != -1) {
         allowed &= option_verbs(option);
         parse_option(options, option);
@@ -287,6 +479,7 @@ static const Verb *parse_command_line(int argc, char **argv,
         error_report("An option was given that is not for '%s'", verb->name);
         parse_option(options, '?');
     }
+    settle_postcopy(options);
     options->filename = argv[optind + 1];
     return verb;
 }
@@ -297,9 +490,17 @@ int main(int argc, char **argv)
         .cache = "writeback",
         .create_format = "qcow2",
         .page_bits = DEFAULT_PAGE_BITS,
+        .postcopy.push = {
+            .reasons = 1u << SNAP_PUSH_WORKING_SET | 1u << SNAP_PUSH_ARRIVALS |
+                       1u << SNAP_PUSH_AROUND | 1u << SNAP_PUSH_LINEAR,
+            .around = DEFAULT_AROUND,
+            .backlog = DEFAULT_BACKLOG,
+        },
+        .host_pages = g_ptr_array_new(),
     };
     const Verb *verb;
 
+    g_ptr_array_add(options.host_pages, NULL);
     /* A reader that went away is an error of write(2). */
     signal(SIGPIPE, SIG_IGN);
 

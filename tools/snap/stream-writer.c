@@ -82,7 +82,8 @@ static void coroutine_fn put_section_head(SnapStreamWriter *writer,
     writer->last_block = NO_BLOCK;
 }
 
-void coroutine_fn snap_stream_put_ram_start(SnapStreamWriter *writer)
+void coroutine_fn snap_stream_put_ram_start(SnapStreamWriter *writer,
+                                            const SnapHostPages *advised)
 {
     const SnapLayout *layout = writer->layout;
     QEMUFile *file = writer->file;
@@ -100,11 +101,13 @@ void coroutine_fn snap_stream_put_ram_start(SnapStreamWriter *writer)
         put_counted_string(file, layout->blocks[i].name);
         qemu_put_be64(file, layout->blocks[i].length);
         /*
-         * Never a page size: migration/ram.c:parse_ramblock expects one only
-         * where postcopy was advised in this stream, and then only for blocks
-         * whose pages are not those of the *destination's* host.  What the
-         * source announced (SnapRAMBlock.page_size) says nothing of that.
+         * migration/ram.c:parse_ramblock expects a page size only where
+         * postcopy was advised in this stream, and then only for blocks whose
+         * pages are not those that the *destination's* host has by default.
          */
+        if (advised && snap_host_pages_announced(advised, i)) {
+            qemu_put_be64(file, snap_host_pages_size(advised, i));
+        }
     }
     snap_stream_end_ram(writer);
 }
@@ -118,11 +121,89 @@ void coroutine_fn snap_stream_begin_ram(SnapStreamWriter *writer, bool final)
 
 void coroutine_fn snap_stream_end_ram(SnapStreamWriter *writer)
 {
-    qemu_put_be64(writer->file, RAM_SAVE_FLAG_EOS);
+    snap_stream_put_end_of_records(writer);
     if (writer->section.footers) {
         qemu_put_byte(writer->file, QEMU_VM_SECTION_FOOTER);
         qemu_put_be32(writer->file, writer->section.id);
     }
+}
+
+void coroutine_fn snap_stream_put_command(SnapStreamWriter *writer,
+                                          SnapCommand command,
+                                          const void *data, uint16_t length)
+{
+    trace_snap_stream_writer_command(command, length);
+    qemu_put_byte(writer->file, QEMU_VM_COMMAND);
+    qemu_put_be16(writer->file, command);
+    qemu_put_be16(writer->file, length);
+    qemu_put_buffer(writer->file, data, length);
+}
+
+void coroutine_fn snap_stream_put_ping(SnapStreamWriter *writer, uint32_t value)
+{
+    uint8_t data[4];
+
+    stl_be_p(data, value);
+    snap_stream_put_command(writer, SNAP_CMD_PING, data, sizeof(data));
+}
+
+void coroutine_fn snap_stream_put_advise(SnapStreamWriter *writer,
+                                         const SnapHostPages *host_pages)
+{
+    uint8_t data[16];
+
+    stq_be_p(data, snap_host_pages_summary(host_pages));
+    stq_be_p(data + 8, snap_layout_page_size(writer->layout));
+    snap_stream_put_command(writer, SNAP_CMD_POSTCOPY_ADVISE, data,
+                            sizeof(data));
+}
+
+/* A version (0), a counted name and a zero byte, then the ranges. */
+void coroutine_fn snap_stream_put_discard(SnapStreamWriter *writer, int block,
+                                          const SnapStreamRange *ranges,
+                                          unsigned nb_ranges)
+{
+    const char *name = writer->layout->blocks[block].name;
+    g_autoptr(GByteArray) data = g_byte_array_new();
+    uint8_t head[2] = { 0, strlen(name) };
+
+    assert(nb_ranges && nb_ranges <= SNAP_MAX_DISCARD_RANGES);
+    g_byte_array_append(data, head, sizeof(head));
+    g_byte_array_append(data, (const uint8_t *)name, strlen(name) + 1);
+    for (unsigned i = 0; i < nb_ranges; i++) {
+        uint8_t range[16];
+
+        stq_be_p(range, ranges[i].offset);
+        stq_be_p(range + 8, ranges[i].length);
+        g_byte_array_append(data, range, sizeof(range));
+    }
+    snap_stream_put_command(writer, SNAP_CMD_RAM_DISCARD, data->data,
+                            data->len);
+}
+
+void coroutine_fn snap_stream_begin_package(SnapStreamWriter *writer,
+                                            uint32_t length)
+{
+    uint8_t data[4];
+
+    stl_be_p(data, length);
+    snap_stream_put_command(writer, SNAP_CMD_PACKAGED, data, sizeof(data));
+}
+
+void coroutine_fn snap_stream_put_recv_bitmap(SnapStreamWriter *writer,
+                                              int block)
+{
+    const char *name = writer->layout->blocks[block].name;
+    uint8_t data[1 + SNAP_BLOCK_NAME_MAX];
+
+    data[0] = strlen(name);
+    memcpy(data + 1, name, data[0]);
+    snap_stream_put_command(writer, SNAP_CMD_RECV_BITMAP, data, 1 + data[0]);
+}
+
+void coroutine_fn snap_stream_put_end_of_records(SnapStreamWriter *writer)
+{
+    qemu_put_be64(writer->file, RAM_SAVE_FLAG_EOS);
 }
 
 static void coroutine_fn put_record_head(SnapStreamWriter *writer, int block,
@@ -181,7 +262,8 @@ void coroutine_fn snap_stream_put_eof(SnapStreamWriter *writer,
 int coroutine_fn snap_stream_flush(SnapStreamWriter *writer, Error **errp)
 {
     qemu_fflush(writer->file);
-    return qemu_file_get_error_obj(writer->file, errp);
+    /* QEMUFile calls each error of a channel -EIO. */
+    return qemu_file_get_error_obj(writer->file, errp) < 0 ? -EPIPE : 0;
 }
 
 static int coroutine_fn put_return_message(QEMUFile *file,

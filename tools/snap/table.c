@@ -6,6 +6,8 @@
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
 #include "qemu/bswap.h"
+#include "qemu/coroutine.h"
+#include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
@@ -28,7 +30,11 @@ struct SnapTable {
     uint64_t seed;
     SnapTableIO io;
 
-    /* chunks in memory, and where to find a chunk's; -1 for not there */
+    /*
+     * Chunks in memory, and where to find a chunk's; -1 for not there.  What
+     * moves chunks holds the lock; there is no @current meanwhile.
+     */
+    CoMutex lock;
     Chunk *cache;
     unsigned cache_size;
     int *slots;
@@ -53,6 +59,7 @@ SnapTable *snap_table_new(const char *name, uint64_t nb_entries, uint64_t seed,
 {
     SnapTable *t = g_new0(SnapTable, 1);
 
+    qemu_co_mutex_init(&t->lock);
     t->name = name;
     t->nb_chunks = snap_table_chunks(nb_entries);
     t->seed = seed;
@@ -188,6 +195,7 @@ static int coroutine_fn find_chunk(SnapTable *t, uint64_t number, Chunk **chunk,
         *chunk = t->current;
         return 0;
     }
+    QEMU_LOCK_GUARD(&t->lock);
     t->current = NULL;
     if (t->slots[number] >= 0) {
         *chunk = &t->cache[t->slots[number]];

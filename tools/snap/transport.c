@@ -30,8 +30,10 @@ typedef struct SnapDirection {
 
 struct SnapTransport {
     char *name;
+    char *path;                 /* of the socket connected to, or NULL */
     SnapDirection input;
     SnapDirection output;
+    SnapDirection urgent;
 };
 
 /* Takes over the caller's reference to @ioc, whose descriptor is @fd. */
@@ -121,6 +123,17 @@ static int direction_resize(const SnapDirection *direction, int bytes)
     }
     size = fcntl(direction->fd, F_SETPIPE_SZ, bytes);
     return size < 0 ? -errno : size;
+}
+
+/* Of a local socket, only what the sender may have in flight counts. */
+static int direction_resize_socket(const SnapDirection *direction, int bytes)
+{
+    if (!direction->ioc ||
+        !object_dynamic_cast(OBJECT(direction->ioc), TYPE_QIO_CHANNEL_SOCKET)) {
+        return -ENOTSUP;
+    }
+    return setsockopt(direction->fd, SOL_SOCKET, SO_SNDBUF, &bytes,
+                      sizeof(bytes)) < 0 ? -errno : bytes;
 }
 
 /* Whether @fd is something that bytes can be read from or written to. */
@@ -334,6 +347,9 @@ static bool transport_init_unix(SnapTransport *transport, const char *address,
     g_free(transport->name);
     transport->name = g_strdup_printf("unix:%s", path);
 
+    if (!server) {
+        transport->path = g_strdup(path);
+    }
     sioc = server ? accept_one(&saddr, errp) : connect_one(&saddr, errp);
     return sioc && transport_init_socket(transport, sioc, errp);
 }
@@ -391,6 +407,8 @@ void snap_transport_close(SnapTransport *transport)
     direction_restore(&transport->output);
     direction_destroy(&transport->input);
     direction_destroy(&transport->output);
+    direction_destroy(&transport->urgent);
+    g_free(transport->path);
     g_free(transport->name);
     g_free(transport);
 }
@@ -429,6 +447,29 @@ QEMUFile *snap_transport_output(SnapTransport *transport)
     return output->file;
 }
 
+QEMUFile *snap_transport_open_urgent(SnapTransport *transport, Error **errp)
+{
+    SnapDirection *urgent = &transport->urgent;
+    SocketAddress saddr = { .type = SOCKET_ADDRESS_TYPE_UNIX };
+    QIOChannelSocket *sioc;
+
+    if (!transport->path) {
+        error_setg(errp, "A second channel needs a socket to connect to, "
+                   "--uri=unix:PATH");
+        return NULL;
+    }
+    saddr.u.q_unix.path = transport->path;
+    sioc = connect_one(&saddr, errp);
+    if (!sioc) {
+        return NULL;
+    }
+    trace_snap_transport_open_urgent(transport->name);
+    direction_init(urgent, QIO_CHANNEL(sioc), sioc->fd, "snap-socket-urgent");
+    direction_set_nonblocking(urgent);
+    urgent->file = qemu_file_new_output(urgent->ioc);
+    return urgent->file;
+}
+
 int snap_transport_resize_input(SnapTransport *transport, int bytes)
 {
     int ret = direction_resize(&transport->input, bytes);
@@ -441,6 +482,9 @@ int snap_transport_resize_output(SnapTransport *transport, int bytes)
 {
     int ret = direction_resize(&transport->output, bytes);
 
+    if (ret == -ENOTSUP) {
+        ret = direction_resize_socket(&transport->output, bytes);
+    }
     trace_snap_transport_resize(transport->name, bytes, ret);
     return ret;
 }

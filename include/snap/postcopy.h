@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Loading by postcopy: the guest runs first, its RAM follows
+ */
+
+#ifndef SNAP_POSTCOPY_H
+#define SNAP_POSTCOPY_H
+
+#include "snap/progress.h"
+#include "snap/pusher.h"
+#include "snap/send.h"
+
+typedef struct SnapPostcopy SnapPostcopy;
+
+/**
+ * SnapPostcopyOptions: how to load by postcopy
+ * @percent: of the pages with data, what is sent before the guest runs
+ * @preempt: send what is asked for on a second connection
+ * @resume: go on with a load that was broken off
+ * @host_pages: as of snap_host_pages_init()
+ * @working_set: file that a working set is read from, if it exists, and
+ *               recorded to; may be NULL
+ * @record: record the working set
+ * @push: how to push; without the working set
+ */
+typedef struct SnapPostcopyOptions {
+    unsigned percent;
+    bool preempt;
+    bool resume;
+    char *const *host_pages;
+    const char *working_set;
+    bool record;
+    SnapPusherOptions push;
+} SnapPostcopyOptions;
+
+/**
+ * snap_postcopy_new: prepare a load; connects the second channel
+ * @sender, @transport, @options, @progress: not owned
+ *
+ * Returns: NULL with @errp set
+ */
+SnapPostcopy *snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
+                                const SnapPostcopyOptions *options,
+                                SnapProgress *progress, Error **errp);
+/* Only where snap_postcopy_is_idle(). */
+void snap_postcopy_free(SnapPostcopy *postcopy);
+
+/**
+ * snap_postcopy_run: load, up to the destination's word that it has all
+ *
+ * Returns: 0; -errno with @errp set, and something may still be in flight
+ */
+int coroutine_fn snap_postcopy_run(SnapPostcopy *postcopy, Error **errp);
+
+bool snap_postcopy_is_idle(const SnapPostcopy *postcopy);
+
+#endif /* SNAP_POSTCOPY_H */

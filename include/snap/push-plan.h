@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * In which order pages are pushed that nobody waits for
+ *
+ * First a recorded working set, then the arrival list of the save, then the
+ * rest of RAM in order; each of them only where it is wanted.
+ */
+
+#ifndef SNAP_PUSH_PLAN_H
+#define SNAP_PUSH_PLAN_H
+
+#include "snap/page-map.h"
+#include "snap/ram-reader.h"
+#include "snap/stats.h"
+
+typedef struct SnapPushPlan SnapPushPlan;
+
+/**
+ * snap_push_plan_new: a plan for what @map does not have as sent
+ * @image, @map: not owned
+ * @reasons: bit mask of 1 << SnapPushReason: which lists to follow
+ */
+SnapPushPlan *snap_push_plan_new(SnapImage *image, const SnapPageMap *map,
+                                 unsigned reasons);
+void snap_push_plan_free(SnapPushPlan *plan);
+
+/* The working set: page numbers in order, not owned; all in RAM */
+void snap_push_plan_set_working_set(SnapPushPlan *plan, const uint64_t *pages,
+                                    size_t nb_pages);
+
+/**
+ * snap_push_plan_next: a SnapRAMPlanFunc, whose @opaque is a SnapPushPlan
+ *
+ * Runs are whole host pages.  Where host pages are larger than target pages,
+ * those without data are left out of the linear part.
+ */
+int coroutine_fn snap_push_plan_next(void *opaque, SnapRAMRun *run,
+                                     Error **errp);
+
+#endif /* SNAP_PUSH_PLAN_H */

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What every load sends of an image, whenever its pages follow
+ */
+
+#ifndef SNAP_SEND_H
+#define SNAP_SEND_H
+
+#include "snap/image.h"
+#include "snap/ram-read.h"
+#include "snap/stats.h"
+#include "snap/stream-writer.h"
+
+/**
+ * SnapSender: from where to where
+ * @image, @writer: not owned
+ * @stats: what was sent is added to it, not owned
+ */
+typedef struct SnapSender {
+    SnapImage *image;
+    SnapStreamWriter *writer;
+    SnapStats *stats;
+} SnapSender;
+
+/**
+ * snap_send_configuration: the stream's first bytes
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int coroutine_fn snap_send_configuration(SnapSender *sender, Error **errp);
+
+/**
+ * snap_send_setup: RAM's START section, and what surrounds it
+ * @advised: as of snap_stream_put_ram_start()
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int coroutine_fn snap_send_setup(SnapSender *sender,
+                                 const SnapHostPages *advised, Error **errp);
+
+/**
+ * snap_send_piece: the pages of a piece, as a section of RAM
+ *
+ * Zero pages are sent as such: a destination may hold stale data.
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int coroutine_fn snap_send_piece(SnapSender *sender, const SnapRAMPiece *piece,
+                                 Error **errp);
+
+/**
+ * snap_send_devices: the device state, as it is
+ *
+ * Its checksum is known at the end only: check it before.
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int coroutine_fn snap_send_devices(SnapSender *sender, Error **errp);
+
+#endif /* SNAP_SEND_H */

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The host pages of a destination
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/cutils.h"
+#include "qemu/host-utils.h"
+#include "snap/host-pages.h"
+#include "trace.h"
+
+static int largest_block(const SnapLayout *layout)
+{
+    int largest = 0;
+
+    for (int i = 1; i < layout->nb_blocks; i++) {
+        if (layout->blocks[i].length > layout->blocks[largest].length) {
+            largest = i;
+        }
+    }
+    return largest;
+}
+
+static bool set_size(SnapHostPages *pages, int index, uint64_t size,
+                     Error **errp)
+{
+    const SnapRAMBlock *block = &pages->layout->blocks[index];
+    unsigned bits = ctz64(size);
+
+    if (!is_power_of_2(size) || bits < pages->plain_bits ||
+        bits > SNAP_MAX_HOST_PAGE_BITS || block->length & (size - 1)) {
+        error_setg(errp, "RAM block '%s' cannot have host pages of %" PRIu64
+                   " bytes", block->name, size);
+        return false;
+    }
+    pages->bits[index] = bits;
+    trace_snap_host_pages(block->name, size);
+    return true;
+}
+
+static bool parse_option(SnapHostPages *pages, const char *option,
+                         Error **errp)
+{
+    const char *equals = strrchr(option, '=');
+    g_autofree char *name = NULL;
+    int index = largest_block(pages->layout);
+    uint64_t size;
+
+    if (equals) {
+        name = g_strndup(option, equals - option);
+        index = snap_layout_find(pages->layout, name, 0);
+    }
+    if (index < 0) {
+        error_setg(errp, "The snapshot has no RAM block '%s'", name);
+        return false;
+    }
+    if (qemu_strtosz(equals ? equals + 1 : option, NULL, &size) < 0) {
+        error_setg(errp, "Invalid host page size '%s'", option);
+        return false;
+    }
+    return set_size(pages, index, size, errp);
+}
+
+bool snap_host_pages_init(SnapHostPages *pages, const SnapLayout *layout,
+                          char *const *options, Error **errp)
+{
+    *pages = (SnapHostPages) {
+        .layout = layout,
+        .bits = g_new(unsigned, layout->nb_blocks),
+        .plain_bits = MAX(ctz64(qemu_real_host_page_size()),
+                          layout->page_bits),
+    };
+    for (int i = 0; i < layout->nb_blocks; i++) {
+        pages->bits[i] = pages->plain_bits;
+    }
+    for (int i = 0; i < layout->nb_blocks; i++) {
+        uint64_t announced = layout->blocks[i].page_size;
+
+        if (announced && !set_size(pages, i, announced, errp)) {
+            goto fail;
+        }
+    }
+    for (; options && *options; options++) {
+        if (!parse_option(pages, *options, errp)) {
+            goto fail;
+        }
+    }
+    return true;
+
+fail:
+    snap_host_pages_destroy(pages);
+    return false;
+}
+
+void snap_host_pages_destroy(SnapHostPages *pages)
+{
+    g_clear_pointer(&pages->bits, g_free);
+}
+
+uint64_t snap_host_pages_summary(const SnapHostPages *pages)
+{
+    uint64_t summary = 0;
+
+    for (int i = 0; i < pages->layout->nb_blocks; i++) {
+        summary |= snap_host_pages_size(pages, i);
+    }
+    return summary;
+}

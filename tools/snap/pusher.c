@@ -1,0 +1,622 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Sends the pages of a load by postcopy, the most urgent ones first
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/ratelimit.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "snap/pusher.h"
+#include "snap/task.h"
+#include "trace.h"
+
+/*
+ * What nobody waits for is read in pieces of this size: small, because a read
+ * from the page cache may keep the whole thread busy.
+ */
+#define PIECE_SIZE (128 * KiB)
+
+/* A large host page is read in pieces of this size. */
+#define STREAMED_PIECE_SIZE (1 * MiB)
+
+/*
+ * An urgent page waits for all that is in the channel before it.  So while
+ * pages are asked for, the channel is kept small, and filled in small steps;
+ * without requests for QUIET_NS, it is large.
+ */
+#define QUIET_NS       (20 * SCALE_MS)
+#define LARGE_CHANNEL  (1 * MiB)
+#define BATCH_URGENT   4
+#define BATCH_QUIET    32
+
+/* How long to wait before it is tried again to make a full channel smaller. */
+#define RETRY_NS       (50 * SCALE_US)
+
+/* The unit of time in which a limited rate is kept. */
+#define RATE_SLICE_NS  (1 * SCALE_MS)
+
+/* Pieces without data that are passed over before others get their turn. */
+#define MAX_EMPTY_PIECES 16
+
+struct SnapPusher {
+    /* constant */
+    SnapImage *image;
+    SnapPageMap *map;
+    SnapTransport *transport;
+    SnapStreamWriter *writer;
+    SnapStreamWriter *urgent;           /* NULL: asked pages go to @writer */
+    SnapPusherOptions options;
+    SnapStats *stats;
+    SnapProgress *progress;
+    SnapDemand *demand;
+
+    /* set by snap_pusher_stop() */
+    bool stopped;
+    int stop_err;
+
+    /* snap_pusher_run() */
+    QemuCoSleep sleep;
+    RateLimit limit;
+    int64_t not_before_ns;              /* to keep to the rate, or to hold */
+    bool holding;
+    bool is_small;                      /* the channel */
+    uint64_t host_page_left;            /* target pages that must come next */
+    SnapFetch *around;                  /* being sent */
+    unsigned around_pos;
+
+    /* the feeder, which reads what nobody waits for */
+    SnapPushPlan *plan;
+    SnapRAMReader *background;
+    QemuCoSleep feeder_sleep;
+    SnapRAMPiece piece;
+    unsigned piece_pos;
+    bool has_piece;                     /* snap_pusher_run() sends it */
+    bool feeder_over;
+    int feeder_ret;
+    Error *feeder_err;
+
+    /* the coroutine for @urgent */
+    QemuCoSleep urgent_sleep;
+    int urgent_ret;
+    Error *urgent_err;
+
+    unsigned nb_running;                /* coroutines */
+};
+
+static void wake(void *opaque)
+{
+    SnapPusher *p = opaque;
+
+    qemu_co_sleep_wake(&p->urgent_sleep);
+    qemu_co_sleep_wake(&p->sleep);
+}
+
+SnapPusher *snap_pusher_new(SnapImage *image, SnapPageMap *map,
+                            SnapTransport *transport, SnapStreamWriter *writer,
+                            SnapStreamWriter *urgent,
+                            const SnapPusherOptions *options,
+                            SnapStats *stats, SnapProgress *progress)
+{
+    SnapPusher *p = g_new0(SnapPusher, 1);
+
+    p->image = image;
+    p->map = map;
+    p->transport = transport;
+    p->writer = writer;
+    p->urgent = urgent;
+    p->options = *options;
+    p->stats = stats;
+    p->progress = progress;
+    p->demand = snap_demand_new(image, map, &stats->postcopy, wake, p);
+    p->plan = snap_push_plan_new(image, map, options->reasons);
+    p->background = snap_ram_reader_new(image, PIECE_SIZE, snap_push_plan_next,
+                                        p->plan);
+    ratelimit_init(&p->limit);
+    ratelimit_set_speed(&p->limit, options->rate, RATE_SLICE_NS);
+    return p;
+}
+
+void snap_pusher_free(SnapPusher *p)
+{
+    if (!p) {
+        return;
+    }
+    assert(!p->nb_running && !p->around);
+    snap_ram_reader_free(p->background);
+    snap_push_plan_free(p->plan);
+    snap_demand_free(p->demand);
+    ratelimit_destroy(&p->limit);
+    error_free(p->feeder_err);
+    error_free(p->urgent_err);
+    g_free(p);
+}
+
+void snap_pusher_record(SnapPusher *p, GArray *pages, unsigned max_pages)
+{
+    snap_demand_record(p->demand, pages, max_pages);
+}
+
+void snap_pusher_set_working_set(SnapPusher *p, const uint64_t *pages,
+                                 size_t nb_pages)
+{
+    snap_push_plan_set_working_set(p->plan, pages, nb_pages);
+}
+
+void coroutine_fn snap_pusher_ask(SnapPusher *p, int block, uint64_t offset,
+                                  uint64_t length)
+{
+    snap_demand_ask(p->demand, block, offset, length);
+}
+
+void snap_pusher_stop(SnapPusher *p, int err)
+{
+    p->stopped = true;
+    p->stop_err = err;
+    wake(p);
+    qemu_co_sleep_wake(&p->feeder_sleep);
+}
+
+bool snap_pusher_is_idle(const SnapPusher *p)
+{
+    return !p->nb_running && snap_demand_is_quiet(p->demand);
+}
+
+static void coroutine_fn start(SnapPusher *p, CoroutineEntry *entry)
+{
+    p->nb_running++;
+    qemu_coroutine_enter(qemu_coroutine_create(entry, p));
+}
+
+/* --- records --- */
+
+static uint64_t first_page(const SnapPusher *p, const SnapRAMPiece *piece)
+{
+    const SnapLayout *layout = p->map->layout;
+
+    return snap_layout_page(layout, &layout->blocks[piece->block],
+                            piece->offset);
+}
+
+/* Whether zero pages are sent, too: somebody has used them. */
+static bool sends_zero_pages(SnapPushReason reason)
+{
+    return reason == SNAP_PUSH_ASKED || reason == SNAP_PUSH_WORKING_SET ||
+           reason == SNAP_PUSH_ARRIVALS;
+}
+
+static void coroutine_fn put_page(SnapPusher *p, SnapStreamWriter *writer,
+                                  const SnapRAMPiece *piece, unsigned i)
+{
+    size_t in_piece = (size_t)i << p->map->layout->page_bits;
+
+    if (snap_page_is_stored(piece->entries[i])) {
+        snap_stream_put_page(writer, piece->block, piece->offset + in_piece,
+                             piece->data + in_piece);
+        p->stats->stored_pages++;
+    } else {
+        /* Never sent, or zero: what is asked for has to be answered. */
+        snap_stream_put_zero_page(writer, piece->block,
+                                  piece->offset + in_piece);
+        p->stats->zero_pages++;
+        p->stats->postcopy.zero_asked += piece->reason == SNAP_PUSH_ASKED;
+    }
+    p->stats->postcopy.sent[piece->reason]++;
+}
+
+/*
+ * Send pages of @piece from *@pos on, @max of them and then what is missing of
+ * a host page.  Pages that were sent meanwhile are passed over.
+ *
+ * Returns: how many
+ */
+static unsigned coroutine_fn put_pages(SnapPusher *p, SnapStreamWriter *writer,
+                                       const SnapRAMPiece *piece,
+                                       unsigned *pos, unsigned max,
+                                       uint64_t *host_page_left)
+{
+    uint64_t targets = snap_host_pages_targets(p->map->host_pages,
+                                               piece->block);
+    uint64_t first = first_page(p, piece);
+    unsigned nb = 0;
+
+    for (; *pos < piece->nb_pages && (nb < max || *host_page_left); ++*pos) {
+        uint64_t page = first + *pos;
+
+        if (!*host_page_left) {
+            if (snap_page_map_is_sent(p->map, page) ||
+                (targets == 1 && !sends_zero_pages(piece->reason) &&
+                 !snap_page_is_stored(piece->entries[*pos])) ||
+                (piece->entries[*pos] == SNAP_PAGE_UNSENT && targets == 1 &&
+                 piece->reason != SNAP_PUSH_ASKED)) {
+                continue;
+            }
+            snap_page_map_send(p->map, page, targets);
+            *host_page_left = targets;
+        }
+        put_page(p, writer, piece, *pos);
+        --*host_page_left;
+        nb++;
+    }
+    return nb;
+}
+
+/* --- what is asked for --- */
+
+static int coroutine_fn plan_once(void *opaque, SnapRAMRun *run, Error **errp)
+{
+    SnapRAMRun *once = opaque;
+
+    *run = *once;
+    once->length = 0;
+    return run->length > 0;
+}
+
+/* Begin and end a section on the main channel; the other one has none. */
+static void coroutine_fn begin_section(SnapPusher *p, SnapStreamWriter *writer)
+{
+    if (writer == p->writer) {
+        snap_stream_begin_ram(writer, false);
+    }
+}
+
+static int coroutine_fn end_section(SnapPusher *p, SnapStreamWriter *writer,
+                                    Error **errp)
+{
+    if (writer == p->writer) {
+        snap_stream_end_ram(writer);
+    }
+    return snap_stream_flush(writer, errp);
+}
+
+/* A host page that is too large to be read as a whole. */
+static int coroutine_fn send_streamed(SnapPusher *p, SnapStreamWriter *writer,
+                                      SnapFetch *fetch, Error **errp)
+{
+    SnapRAMRun run = fetch->run;
+    uint64_t left = fetch->nb_pages;
+    g_autoptr(SnapRAMReader) reader =
+        snap_ram_reader_new(p->image, STREAMED_PIECE_SIZE, plan_once, &run);
+    SnapRAMPiece piece;
+    int ret;
+
+    snap_page_map_send(p->map, fetch->first, fetch->nb_pages);
+    while ((ret = snap_ram_reader_next(reader, &piece, errp)) > 0) {
+        unsigned pos = 0;
+
+        begin_section(p, writer);
+        put_pages(p, writer, &piece, &pos, piece.nb_pages, &left);
+        ret = end_section(p, writer, errp);
+        if (ret < 0) {
+            break;
+        }
+    }
+    if (ret < 0) {
+        snap_ram_reader_abort(reader);
+    }
+    return ret;
+}
+
+static void coroutine_fn fetch_done(SnapPusher *p, SnapFetch *fetch,
+                                    int64_t now_ns)
+{
+    uint64_t us = MAX(now_ns - fetch->asked_ns, 0) / SCALE_US;
+
+    snap_histogram_add(&p->stats->postcopy.latency, us);
+    trace_snap_pusher_answered(fetch->first, us);
+    snap_demand_put(p->demand, fetch);
+}
+
+/* Answer together what is ready; at most @nb fetches, into @done. */
+static int coroutine_fn put_ready(SnapPusher *p, SnapStreamWriter *writer,
+                                  SnapFetch **done, unsigned *nb, Error **errp)
+{
+    unsigned max = *nb;
+    SnapFetch *fetch;
+
+    for (*nb = 0; *nb < max &&
+                  (fetch = snap_demand_take(p->demand, SNAP_PUSH_ASKED));) {
+        unsigned pos = 0;
+        uint64_t left = 0;
+        int ret = fetch->ret;
+
+        if (ret < 0) {
+            error_propagate(errp, g_steal_pointer(&fetch->err));
+        } else if (snap_page_map_is_sent(p->map, fetch->first)) {
+            p->stats->postcopy.on_the_way++;
+            snap_demand_put(p->demand, fetch);
+            continue;
+        } else if (!fetch->piece.nb_pages) {
+            ret = send_streamed(p, writer, fetch, errp);
+        } else {
+            begin_section(p, writer);
+            put_pages(p, writer, &fetch->piece, &pos, fetch->nb_pages, &left);
+            if (writer == p->writer) {
+                snap_stream_end_ram(writer);
+            }
+        }
+        if (ret < 0) {
+            snap_demand_put(p->demand, fetch);
+            return ret;
+        }
+        done[(*nb)++] = fetch;
+    }
+    return 0;
+}
+
+/* Returns: how many fetches were answered, -errno with @errp set */
+static int coroutine_fn send_asked(SnapPusher *p, SnapStreamWriter *writer,
+                                   Error **errp)
+{
+    SnapFetch *done[8];
+    unsigned nb = ARRAY_SIZE(done);
+    int64_t now_ns;
+    int ret = put_ready(p, writer, done, &nb, errp);
+
+    if (nb) {
+        int flush_ret = snap_stream_flush(writer, ret < 0 ? NULL : errp);
+
+        ret = ret < 0 ? ret : flush_ret;
+    }
+    now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    for (unsigned i = 0; i < nb; i++) {
+        fetch_done(p, done[i], now_ns);
+    }
+    return ret < 0 ? ret : nb;
+}
+
+static void coroutine_fn urgent_entry(void *opaque)
+{
+    SnapPusher *p = opaque;
+
+    while (!p->stopped) {
+        int ret = send_asked(p, p->urgent, &p->urgent_err);
+
+        if (ret < 0) {
+            p->urgent_ret = ret;
+            break;
+        }
+        if (!ret) {
+            qemu_co_sleep(&p->urgent_sleep);
+        }
+    }
+    p->nb_running--;
+    wake(p);
+}
+
+/* --- what nobody waits for --- */
+
+/* Read the next piece with something to send. */
+static int coroutine_fn read_piece(SnapPusher *p)
+{
+    unsigned nb_empty = 0;
+    int ret;
+
+    while ((ret = snap_ram_reader_next(p->background, &p->piece,
+                                       &p->feeder_err)) > 0 &&
+           !p->stopped && !p->piece.data && !p->host_page_left &&
+           !sends_zero_pages(p->piece.reason) &&
+           snap_host_pages_targets(p->map->host_pages, p->piece.block) == 1) {
+        if (++nb_empty % MAX_EMPTY_PIECES == 0) {
+            snap_task_pause();
+        }
+    }
+    return ret;
+}
+
+static void coroutine_fn feeder_entry(void *opaque)
+{
+    SnapPusher *p = opaque;
+
+    while (!p->stopped && (p->feeder_ret = read_piece(p)) > 0) {
+        p->piece_pos = 0;
+        p->has_piece = true;
+        wake(p);
+        while (p->has_piece && !p->stopped) {
+            qemu_co_sleep(&p->feeder_sleep);
+        }
+    }
+    snap_ram_reader_abort(p->background);
+    p->feeder_over = true;
+    p->nb_running--;
+    wake(p);
+}
+
+/*
+ * Make the channel small or large.
+ *
+ * Returns: false where it is too full to become small
+ */
+static bool adapt_channel(SnapPusher *p, int64_t now_ns)
+{
+    int64_t last_ns = snap_demand_last_ns(p->demand);
+    bool wanted = !p->urgent && last_ns && now_ns - last_ns < QUIET_NS;
+
+    if (wanted != p->is_small) {
+        unsigned size = wanted ? p->options.backlog : LARGE_CHANNEL;
+        int ret = snap_transport_resize_output(p->transport, size);
+
+        trace_snap_pusher_channel(size, ret);
+        if (ret == -EBUSY) {
+            return false;
+        }
+        p->is_small = wanted;
+    }
+    return true;
+}
+
+static unsigned batch_size(const SnapPusher *p)
+{
+    return p->is_small ? BATCH_URGENT : BATCH_QUIET;
+}
+
+/* Keep to the rate. */
+static void count_unasked(SnapPusher *p, unsigned nb_pages, int64_t now_ns)
+{
+    uint64_t bytes = (uint64_t)nb_pages << p->map->layout->page_bits;
+
+    p->not_before_ns = now_ns + ratelimit_calculate_delay(&p->limit, bytes);
+}
+
+/* Send a batch of @piece. Returns: 0, or -errno with @errp set */
+static int coroutine_fn send_batch(SnapPusher *p, const SnapRAMPiece *piece,
+                                   unsigned *pos, int64_t now_ns, Error **errp)
+{
+    unsigned nb;
+
+    begin_section(p, p->writer);
+    nb = put_pages(p, p->writer, piece, pos, batch_size(p),
+                   &p->host_page_left);
+    count_unasked(p, nb, now_ns);
+    snap_progress_show(p->progress, p->stats->stored_pages,
+                       p->image->header.nb_pages);
+    return end_section(p, p->writer, errp);
+}
+
+static int coroutine_fn send_around(SnapPusher *p, int64_t now_ns,
+                                    Error **errp)
+{
+    int ret;
+
+    if (p->around->ret < 0) {
+        ret = p->around->ret;
+        error_propagate(errp, g_steal_pointer(&p->around->err));
+    } else {
+        ret = send_batch(p, &p->around->piece, &p->around_pos, now_ns, errp);
+    }
+    if (ret < 0 || p->around_pos == p->around->nb_pages) {
+        snap_demand_put(p->demand, g_steal_pointer(&p->around));
+    }
+    return ret;
+}
+
+static int coroutine_fn send_piece(SnapPusher *p, int64_t now_ns, Error **errp)
+{
+    int ret = send_batch(p, &p->piece, &p->piece_pos, now_ns, errp);
+
+    if (p->piece_pos == p->piece.nb_pages) {
+        p->has_piece = false;
+        qemu_co_sleep_wake(&p->feeder_sleep);
+    }
+    return ret;
+}
+
+/* Take the newest pages around a request, unless some are being sent. */
+static bool coroutine_fn has_around(SnapPusher *p)
+{
+    if (!p->around) {
+        p->around = snap_demand_take(p->demand, SNAP_PUSH_AROUND);
+        p->around_pos = 0;
+    }
+    return p->around;
+}
+
+static void coroutine_fn wait_for_work(SnapPusher *p, int64_t ns)
+{
+    if (ns > 0) {
+        qemu_co_sleep_ns_wakeable(&p->sleep, QEMU_CLOCK_REALTIME, ns);
+    } else {
+        qemu_co_sleep(&p->sleep);
+    }
+}
+
+/* The time of a recording is over: from now on, all is pushed. */
+static void end_hold(SnapPusher *p, int64_t now_ns)
+{
+    if (p->holding && now_ns >= p->not_before_ns) {
+        p->holding = false;
+        snap_demand_set_around(p->demand, p->options.around);
+    }
+}
+
+/* Send something that nobody waits for, or wait. */
+static int coroutine_fn push_unasked(SnapPusher *p, Error **errp)
+{
+    int64_t now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    bool around = !p->host_page_left && has_around(p);
+
+    end_hold(p, now_ns);
+    if (!around && !p->has_piece) {
+        wait_for_work(p, 0);
+        return 0;
+    }
+    if (p->not_before_ns > now_ns) {
+        wait_for_work(p, p->not_before_ns - now_ns);
+        return 0;
+    }
+    if (!adapt_channel(p, now_ns)) {
+        wait_for_work(p, RETRY_NS);
+        return 0;
+    }
+    return around ? send_around(p, now_ns, errp) : send_piece(p, now_ns, errp);
+}
+
+/* The most urgent thing that there is to do. */
+static int coroutine_fn push_once(SnapPusher *p, Error **errp)
+{
+    int ret = 0;
+
+    if (p->feeder_ret < 0 && !p->has_piece) {
+        error_propagate(errp, g_steal_pointer(&p->feeder_err));
+        return p->feeder_ret;
+    }
+    if (p->urgent_ret < 0) {
+        error_propagate(errp, g_steal_pointer(&p->urgent_err));
+        return p->urgent_ret;
+    }
+    if (!p->urgent && !p->host_page_left) {
+        ret = send_asked(p, p->writer, errp);
+    }
+    if (!ret) {
+        ret = push_unasked(p, errp);
+    }
+    /* Let the return path be read. */
+    snap_task_pause();
+    return MIN(ret, 0);
+}
+
+static bool all_data_is_sent(const SnapPusher *p)
+{
+    uint64_t stored = 0;
+
+    for (unsigned i = 0; i < p->map->layout->nb_blocks; i++) {
+        stored += p->map->layout->blocks[i].stored_pages;
+    }
+    return p->stats->stored_pages >= stored;
+}
+
+static bool is_over(const SnapPusher *p)
+{
+    return p->feeder_over && p->feeder_ret == 0 && !p->has_piece &&
+           !p->around && snap_demand_is_idle(p->demand) &&
+           ((p->options.reasons & (1u << SNAP_PUSH_LINEAR)) ||
+            all_data_is_sent(p));
+}
+
+static void start_hold(SnapPusher *p)
+{
+    p->not_before_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
+                       p->options.hold_ns;
+    p->holding = true;
+    end_hold(p, p->options.hold_ns ? 0 : p->not_before_ns);
+}
+
+int coroutine_fn snap_pusher_run(SnapPusher *p, Error **errp)
+{
+    int ret = 0;
+
+    start_hold(p);
+    if (p->urgent) {
+        start(p, urgent_entry);
+    }
+    start(p, feeder_entry);
+    while (!ret && !p->stopped && !is_over(p)) {
+        ret = push_once(p, errp);
+    }
+    if (!ret && p->stopped) {
+        ret = -p->stop_err;
+    }
+    trace_snap_pusher_over(ret);
+    return ret;
+}

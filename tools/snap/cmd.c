@@ -88,12 +88,15 @@ static QDict *describe_latency(const SnapHistogram *latency)
     qdict_put_int(dict, "p50", snap_histogram_percentile(latency, 50));
     qdict_put_int(dict, "p99", snap_histogram_percentile(latency, 99));
     qdict_put_int(dict, "max", latency->max);
-    for (unsigned bits = 0; bits < 63 && latency->max >> bits << 1; bits++) {
+    for (unsigned bits = 0; latency->count && bits < 63; bits++) {
         QDict *octave = qdict_new();
 
         qdict_put_int(octave, "below-us", INT64_C(1) << bits);
         qdict_put_int(octave, "count", snap_histogram_octave(latency, bits));
         qlist_append(octaves, octave);
+        if (latency->max < INT64_C(1) << bits) {
+            break;
+        }
     }
     qdict_put(dict, "histogram", octaves);
     return dict;

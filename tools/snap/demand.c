@@ -28,6 +28,7 @@ typedef struct Queue {
     FetchList ready;
     unsigned nb_waiting;
     unsigned nb_reading;        /* being read, ready, or taken */
+    unsigned nb_unread;         /* of these, not ready yet */
     unsigned max_reading;
 } Queue;
 
@@ -225,11 +226,13 @@ static void coroutine_fn worker_entry(void *opaque)
         QTAILQ_REMOVE(&queue->waiting, fetch, next);
         queue->nb_waiting--;
         queue->nb_reading++;
+        queue->nb_unread++;
         if (!must_be_streamed(fetch)) {
             read_fetch(d, fetch);
         }
         trace_snap_demand_ready(fetch->first, fetch->nb_pages,
                                 fetch->run.reason, fetch->ret);
+        queue->nb_unread--;
         QTAILQ_INSERT_TAIL(&queue->ready, fetch, next);
         d->ready(d->opaque);
     }
@@ -312,6 +315,11 @@ bool snap_demand_is_idle(const SnapDemand *d)
 {
     return !d->asked.nb_waiting && !d->asked.nb_reading &&
            !d->around.nb_waiting && !d->around.nb_reading;
+}
+
+bool snap_demand_is_urgent(const SnapDemand *d)
+{
+    return d->asked.nb_waiting || d->asked.nb_unread;
 }
 
 bool snap_demand_is_quiet(const SnapDemand *d)

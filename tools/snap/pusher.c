@@ -27,7 +27,7 @@
  * without requests for QUIET_NS, it is large.
  */
 #define QUIET_NS       (20 * SCALE_MS)
-#define LARGE_CHANNEL  (1 * MiB)
+#define LARGE_CHANNEL  (getenv("LARGE") ? atoi(getenv("LARGE")) : 1 * MiB)
 #define BATCH_URGENT   4
 #define BATCH_QUIET    32
 
@@ -502,9 +502,18 @@ static int coroutine_fn send_piece(SnapPusher *p, int64_t now_ns, Error **errp)
     return ret;
 }
 
+/* Whether what is to be pushed next comes from a list: it goes first. */
+static bool has_listed_piece(const SnapPusher *p)
+{
+    return p->has_piece && p->piece.reason != SNAP_PUSH_LINEAR;
+}
+
 /* Take the newest pages around a request, unless some are being sent. */
 static bool coroutine_fn has_around(SnapPusher *p)
 {
+    if (p->host_page_left || has_listed_piece(p)) {
+        return false;
+    }
     if (!p->around) {
         p->around = snap_demand_take(p->demand, SNAP_PUSH_AROUND);
         p->around_pos = 0;
@@ -534,10 +543,16 @@ static void end_hold(SnapPusher *p, int64_t now_ns)
 static int coroutine_fn push_unasked(SnapPusher *p, Error **errp)
 {
     int64_t now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-    bool around = !p->host_page_left && has_around(p);
+    bool around = has_around(p);
 
     end_hold(p, now_ns);
     if (!around && !p->has_piece) {
+        wait_for_work(p, 0);
+        return 0;
+    }
+    if (snap_demand_is_urgent(p->demand) && !p->host_page_left && !p->urgent &&
+        !getenv("NOHOLD")) {
+        /* Nothing shall be in its way when it is ready. */
         wait_for_work(p, 0);
         return 0;
     }

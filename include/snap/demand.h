@@ -66,9 +66,18 @@ void snap_demand_set_around(SnapDemand *demand, unsigned nb_pages);
  */
 void snap_demand_record(SnapDemand *demand, GArray *pages, unsigned max_pages);
 
-/* Pages are asked for: whole host pages, within a block. */
-void coroutine_fn snap_demand_ask(SnapDemand *demand, int block,
-                                  uint64_t offset, uint64_t length);
+/**
+ * snap_demand_ask: pages are asked for
+ * @block: index of the RAM block
+ * @offset, @length: whole host pages, within the block
+ *
+ * Returns: 0; -ENOBUFS with @errp set where too many pages are waited for
+ */
+int coroutine_fn snap_demand_ask(SnapDemand *demand, int block,
+                                 uint64_t offset, uint64_t length,
+                                 Error **errp);
+/* A destination waits for few pages, for each of its threads one at most. */
+#define SNAP_DEMAND_MAX_WAITING (64 * KiB)
 
 /**
  * snap_demand_take: take something that is ready

@@ -101,6 +101,9 @@ static inline uint64_t snap_layout_page_size(const SnapLayout *layout)
     return UINT64_C(1) << layout->page_bits;
 }
 
+/* Pages with data in all blocks, as the block table says for information. */
+uint64_t snap_layout_stored_pages(const SnapLayout *layout);
+
 /* Pages in @block. */
 static inline uint64_t snap_layout_block_pages(const SnapLayout *layout,
                                                const SnapRAMBlock *block)

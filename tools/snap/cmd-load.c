@@ -41,7 +41,9 @@ static void load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
     }
     blk = snap_blockdev_open(&image_options, false, errp);
     if (!blk) {
-        snap_load_refuse(transport);
+        if (!postcopy.resume) {
+            snap_load_refuse(transport);
+        }
         snap_transport_close(transport);
         return;
     }

@@ -276,19 +276,24 @@ static void ask_host_page(SnapDemand *d, int block, uint64_t offset,
     fetch_free(d, fetch);
 }
 
-void coroutine_fn snap_demand_ask(SnapDemand *d, int block, uint64_t offset,
-                                  uint64_t length)
+int coroutine_fn snap_demand_ask(SnapDemand *d, int block, uint64_t offset,
+                                 uint64_t length, Error **errp)
 {
     uint64_t host_page = snap_host_pages_size(d->map->host_pages, block);
 
     trace_snap_demand_ask(block, offset, length);
     d->last_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     for (uint64_t done = 0; done < length; done += host_page) {
+        if (d->asked.nb_waiting == SNAP_DEMAND_MAX_WAITING) {
+            error_setg(errp, "The destination asks for too many pages at once");
+            return -ENOBUFS;
+        }
         ask_host_page(d, block, offset + done, host_page);
     }
     drop_old_around(d);
     start_reading(d, &d->asked);
     start_reading(d, &d->around);
+    return 0;
 }
 
 SnapFetch *snap_demand_take(SnapDemand *d, SnapPushReason reason)

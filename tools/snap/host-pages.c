@@ -72,12 +72,10 @@ bool snap_host_pages_init(SnapHostPages *pages, const SnapLayout *layout,
                           layout->page_bits),
     };
     for (int i = 0; i < layout->nb_blocks; i++) {
-        pages->bits[i] = pages->plain_bits;
-    }
-    for (int i = 0; i < layout->nb_blocks; i++) {
-        uint64_t announced = layout->blocks[i].page_size;
+        uint64_t size = layout->blocks[i].page_size ?:
+                        UINT64_C(1) << pages->plain_bits;
 
-        if (announced && !set_size(pages, i, announced, errp)) {
+        if (!set_size(pages, i, size, errp)) {
             goto fail;
         }
     }

@@ -112,3 +112,13 @@ SnapRAMBlock *snap_layout_block_of(const SnapLayout *layout, uint64_t page)
     }
     return &layout->blocks[low];
 }
+
+uint64_t snap_layout_stored_pages(const SnapLayout *layout)
+{
+    uint64_t stored = 0;
+
+    for (unsigned i = 0; i < layout->nb_blocks; i++) {
+        stored += layout->blocks[i].stored_pages;
+    }
+    return stored;
+}

@@ -191,6 +191,12 @@ void snap_load_refuse(SnapTransport *transport)
     }
 }
 
+/* A byte 0 would end what is being resumed, as if it were complete. */
+static bool is_resumption(const SnapLoadOptions *options)
+{
+    return options->postcopy && options->postcopy->resume;
+}
+
 int snap_load_run(SnapLoad *l, SnapStats *stats, Error **errp)
 {
     int ret;
@@ -204,7 +210,7 @@ int snap_load_run(SnapLoad *l, SnapStats *stats, Error **errp)
     snap_transport_resize_output(l->transport, PIPE_SIZE);
     ret = snap_task_run(load, l, &l->interrupted, errp);
     snap_progress_end(&l->progress);
-    if (ret < 0 && ret != -EINTR &&
+    if (ret < 0 && ret != -EINTR && !is_resumption(l->options) &&
         !qemu_file_transferred(snap_transport_output(l->transport))) {
         snap_load_refuse(l->transport);
     }

@@ -10,6 +10,7 @@
 #include "qemu/units.h"
 #include "snap/postcopy.h"
 #include "snap/return-path.h"
+#include "snap/task.h"
 #include "snap/working-set.h"
 #include "trace.h"
 
@@ -40,6 +41,9 @@ enum {
 
 /* migration/migration.c:MIGRATION_RESUME_ACK_VALUE */
 #define RESUME_ACK 1
+
+/* Messages of the return path that are read in one go. */
+#define MAX_EVENTS_AT_ONCE 64
 
 struct SnapPostcopy {
     /* constant */
@@ -215,8 +219,8 @@ static int coroutine_fn handle_event(SnapPostcopy *pc, SnapReturnEvent *event,
     case SNAP_RP_REQ_PAGES:
         /* Behind the end, QEMU fills what is missing with zeroes. */
         if (!pc->sent_end || pc->urgent) {
-            snap_pusher_ask(pc->pusher, event->block, event->offset,
-                            event->length);
+            return snap_pusher_ask(pc->pusher, event->block, event->offset,
+                                   event->length, errp);
         }
         return 0;
     case SNAP_RP_RECV_BITMAP:
@@ -231,6 +235,7 @@ static int coroutine_fn handle_event(SnapPostcopy *pc, SnapReturnEvent *event,
 static void coroutine_fn return_path_entry(void *opaque)
 {
     SnapPostcopy *pc = opaque;
+    unsigned nb_events = 0;
     int ret = 1;
 
     while (ret > 0 && !pc->shut) {
@@ -243,6 +248,10 @@ static void coroutine_fn return_path_entry(void *opaque)
             g_free(event.bitmap);
             ret = handled < 0 ? handled : ret;
             wake(pc);
+            if (++nb_events % MAX_EVENTS_AT_ONCE == 0) {
+                /* Others have work to do, whatever more there is to read. */
+                snap_task_pause();
+            }
         }
     }
     pc->rp_ret = MIN(ret, 0);
@@ -305,12 +314,8 @@ static bool ends_host_page(const SnapPostcopy *pc, const SnapRAMPiece *piece)
 
 static uint64_t precopy_goal(const SnapPostcopy *pc)
 {
-    const SnapLayout *layout = pc->map.layout;
-    uint64_t stored = 0;
+    uint64_t stored = snap_layout_stored_pages(pc->map.layout);
 
-    for (unsigned i = 0; i < layout->nb_blocks; i++) {
-        stored += layout->blocks[i].stored_pages;
-    }
     /* Not stored * percent: page counts of an image may be large. */
     return stored / 100 * pc->options->percent +
            DIV_ROUND_UP(stored % 100 * pc->options->percent, 100);
@@ -338,7 +343,7 @@ static int coroutine_fn send_precopy_pieces(SnapPostcopy *pc,
             return ret;
         }
         snap_progress_show(pc->progress, stats->stored_pages,
-                           pc->sender->image->header.nb_pages);
+                           snap_layout_stored_pages(pc->map.layout));
     }
     pc->stats->sent[SNAP_PUSH_PRECOPY] = stats->stored_pages +
                                          stats->zero_pages;

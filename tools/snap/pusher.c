@@ -50,6 +50,7 @@ struct SnapPusher {
     SnapPusherOptions options;
     SnapStats *stats;
     SnapProgress *progress;
+    uint64_t nb_stored;                 /* pages with data in the snapshot */
     SnapDemand *demand;
 
     /* set by snap_pusher_stop() */
@@ -109,6 +110,7 @@ SnapPusher *snap_pusher_new(SnapImage *image, SnapPageMap *map,
     p->options = *options;
     p->stats = stats;
     p->progress = progress;
+    p->nb_stored = snap_layout_stored_pages(&image->layout);
     p->demand = snap_demand_new(image, map, &stats->postcopy, wake, p);
     p->plan = snap_push_plan_new(image, map, options->reasons);
     p->background = snap_ram_reader_new(image, PIECE_SIZE, snap_push_plan_next,
@@ -144,10 +146,10 @@ void snap_pusher_set_working_set(SnapPusher *p, const uint64_t *pages,
     snap_push_plan_set_working_set(p->plan, pages, nb_pages);
 }
 
-void coroutine_fn snap_pusher_ask(SnapPusher *p, int block, uint64_t offset,
-                                  uint64_t length)
+int coroutine_fn snap_pusher_ask(SnapPusher *p, int block, uint64_t offset,
+                                 uint64_t length, Error **errp)
 {
-    snap_demand_ask(p->demand, block, offset, length);
+    return snap_demand_ask(p->demand, block, offset, length, errp);
 }
 
 void snap_pusher_stop(SnapPusher *p, int err)
@@ -469,8 +471,7 @@ static int coroutine_fn send_batch(SnapPusher *p, const SnapRAMPiece *piece,
     nb = put_pages(p, p->writer, piece, pos, batch_size(p),
                    &p->host_page_left);
     count_unasked(p, nb, now_ns);
-    snap_progress_show(p->progress, p->stats->stored_pages,
-                       p->image->header.nb_pages);
+    snap_progress_show(p->progress, p->stats->stored_pages, p->nb_stored);
     return end_section(p, p->writer, errp);
 }
 
@@ -593,12 +594,7 @@ static int coroutine_fn push_once(SnapPusher *p, Error **errp)
 
 static bool all_data_is_sent(const SnapPusher *p)
 {
-    uint64_t stored = 0;
-
-    for (unsigned i = 0; i < p->map->layout->nb_blocks; i++) {
-        stored += p->map->layout->blocks[i].stored_pages;
-    }
-    return p->stats->stored_pages >= stored;
+    return p->stats->stored_pages >= p->nb_stored;
 }
 
 static bool is_over(const SnapPusher *p)

@@ -33,7 +33,7 @@ void snap_histogram_add(SnapHistogram *histogram, uint64_t value);
 uint64_t snap_histogram_percentile(const SnapHistogram *histogram,
                                    unsigned percent);
 
-/* How many values are below 2^@bits, and not below half of that. */
+/* How many values are below 2^@bits (0 to 64), and not below half of that. */
 uint64_t snap_histogram_octave(const SnapHistogram *histogram, unsigned bits);
 
 #endif /* SNAP_HISTOGRAM_H */

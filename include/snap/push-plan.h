@@ -37,4 +37,14 @@ void snap_push_plan_set_working_set(SnapPushPlan *plan, const uint64_t *pages,
 int coroutine_fn snap_push_plan_next(void *opaque, SnapRAMRun *run,
                                      Error **errp);
 
+/**
+ * snap_push_plan_rest: whether a page with data is left that was not sent
+ *
+ * For plans without a linear part, whose end is not that of RAM.  Looks at each
+ * page once, however often it is called.
+ *
+ * Returns: 1; 0 for none; -errno with @errp set
+ */
+int coroutine_fn snap_push_plan_rest(SnapPushPlan *plan, Error **errp);
+
 #endif /* SNAP_PUSH_PLAN_H */

@@ -40,13 +40,15 @@ int coroutine_fn snap_send_setup(SnapSender *sender,
 
 /**
  * snap_send_piece: the pages of a piece, as a section of RAM
+ * @whole: send pages that were never sent as zero pages, where the destination
+ *         needs whole host pages; else not at all
  *
  * Zero pages are sent as such: a destination may hold stale data.
  *
  * Returns: 0 or -errno with @errp set
  */
 int coroutine_fn snap_send_piece(SnapSender *sender, const SnapRAMPiece *piece,
-                                 Error **errp);
+                                 bool whole, Error **errp);
 
 /**
  * snap_send_devices: the device state, as it is

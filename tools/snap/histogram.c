@@ -61,7 +61,7 @@ uint64_t snap_histogram_percentile(const SnapHistogram *h, unsigned percent)
 uint64_t snap_histogram_octave(const SnapHistogram *h, unsigned bits)
 {
     uint64_t bottom = bits ? UINT64_C(1) << (bits - 1) : 0;
-    uint64_t top = (UINT64_C(1) << bits) - 1;
+    uint64_t top = bits < 64 ? (UINT64_C(1) << bits) - 1 : UINT64_MAX;
     uint64_t sum = 0;
 
     for (unsigned i = bucket_of(bottom); i <= bucket_of(top); i++) {

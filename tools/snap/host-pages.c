@@ -22,30 +22,28 @@ static int largest_block(const SnapLayout *layout)
     return largest;
 }
 
-static bool set_size(SnapHostPages *pages, int index, uint64_t size,
-                     Error **errp)
+static bool check_size(const SnapHostPages *pages, int index, uint64_t size,
+                       Error **errp)
 {
     const SnapRAMBlock *block = &pages->layout->blocks[index];
-    unsigned bits = ctz64(size);
 
-    if (!is_power_of_2(size) || bits < pages->plain_bits ||
-        bits > SNAP_MAX_HOST_PAGE_BITS || block->length & (size - 1)) {
+    if (!is_power_of_2(size) || ctz64(size) < pages->plain_bits ||
+        ctz64(size) > SNAP_MAX_HOST_PAGE_BITS || block->length & (size - 1)) {
         error_setg(errp, "RAM block '%s' cannot have host pages of %" PRIu64
                    " bytes", block->name, size);
         return false;
     }
-    pages->bits[index] = bits;
     trace_snap_host_pages(block->name, size);
     return true;
 }
 
-static bool parse_option(SnapHostPages *pages, const char *option,
-                         Error **errp)
+/* Take "[BLOCK=]SIZE" into @sizes. */
+static bool parse_option(const SnapHostPages *pages, const char *option,
+                         uint64_t *sizes, Error **errp)
 {
     const char *equals = strrchr(option, '=');
     g_autofree char *name = NULL;
     int index = largest_block(pages->layout);
-    uint64_t size;
 
     if (equals) {
         name = g_strndup(option, equals - option);
@@ -55,16 +53,19 @@ static bool parse_option(SnapHostPages *pages, const char *option,
         error_setg(errp, "The snapshot has no RAM block '%s'", name);
         return false;
     }
-    if (qemu_strtosz(equals ? equals + 1 : option, NULL, &size) < 0) {
+    if (qemu_strtosz(equals ? equals + 1 : option, NULL,
+                     &sizes[index]) < 0) {
         error_setg(errp, "Invalid host page size '%s'", option);
         return false;
     }
-    return set_size(pages, index, size, errp);
+    return true;
 }
 
 bool snap_host_pages_init(SnapHostPages *pages, const SnapLayout *layout,
                           char *const *options, Error **errp)
 {
+    g_autofree uint64_t *sizes = g_new(uint64_t, layout->nb_blocks);
+
     *pages = (SnapHostPages) {
         .layout = layout,
         .bits = g_new(unsigned, layout->nb_blocks),
@@ -72,17 +73,19 @@ bool snap_host_pages_init(SnapHostPages *pages, const SnapLayout *layout,
                           layout->page_bits),
     };
     for (int i = 0; i < layout->nb_blocks; i++) {
-        uint64_t size = layout->blocks[i].page_size ?:
-                        UINT64_C(1) << pages->plain_bits;
-
-        if (!set_size(pages, i, size, errp)) {
+        sizes[i] = layout->blocks[i].page_size ?:
+                   UINT64_C(1) << pages->plain_bits;
+    }
+    for (; options && *options; options++) {
+        if (!parse_option(pages, *options, sizes, errp)) {
             goto fail;
         }
     }
-    for (; options && *options; options++) {
-        if (!parse_option(pages, *options, errp)) {
+    for (int i = 0; i < layout->nb_blocks; i++) {
+        if (!check_size(pages, i, sizes[i], errp)) {
             goto fail;
         }
+        pages->bits[i] = ctz64(sizes[i]);
     }
     return true;
 

@@ -81,7 +81,7 @@ static int coroutine_fn send_pages(SnapLoad *l, SnapRAMReader *reader,
 
     while ((ret = snap_ram_reader_next(reader, &piece, errp)) > 0) {
         snap_task_pause();
-        ret = snap_send_piece(&l->sender, &piece, errp);
+        ret = snap_send_piece(&l->sender, &piece, false, errp);
         if (ret < 0) {
             break;
         }

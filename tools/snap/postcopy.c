@@ -65,6 +65,7 @@ struct SnapPostcopy {
     /* what the destination said: set by the coroutine of the return path */
     SnapReturnPath *rp;
     bool pong[PING_RUN + 1];
+    bool awaits_resumption;
     bool resumed;
     bool shut;
     uint32_t shut_status;
@@ -197,10 +198,14 @@ static int handle_bitmap(SnapPostcopy *pc, SnapReturnEvent *event,
 
 static int handle_resume_ack(SnapPostcopy *pc, uint32_t value, Error **errp)
 {
-    if (value != RESUME_ACK) {
-        error_setg(errp, "The destination cannot go on (%" PRIu32 ")", value);
+    if (!pc->awaits_resumption || value != RESUME_ACK) {
+        error_setg(errp, pc->awaits_resumption ?
+                   "The destination cannot go on (%" PRIu32 ")" :
+                   "The destination goes on with what was not broken off (%"
+                   PRIu32 ")", value);
         return -EINVAL;
     }
+    pc->awaits_resumption = false;
     pc->resumed = true;
     return 0;
 }
@@ -281,13 +286,19 @@ static int coroutine_fn wait_for(SnapPostcopy *pc, const bool *condition)
 
 /* --- ahead of the switch --- */
 
+/* Whether all target pages of a host page have to be sent. */
+static bool sends_whole(const SnapPostcopy *pc, const SnapRAMPiece *piece)
+{
+    return snap_host_pages_targets(&pc->host_pages, piece->block) > 1;
+}
+
 /* Take a piece into the books: what it has must not be sent again. */
 static void note_precopied(SnapPostcopy *pc, const SnapRAMPiece *piece)
 {
     const SnapLayout *layout = pc->map.layout;
     uint64_t first = snap_layout_page(layout, &layout->blocks[piece->block],
                                       piece->offset);
-    bool whole = snap_host_pages_targets(&pc->host_pages, piece->block) > 1;
+    bool whole = sends_whole(pc, piece);
 
     for (unsigned i = 0; i < piece->nb_pages; i++) {
         if (whole || piece->entries[i] != SNAP_PAGE_UNSENT) {
@@ -338,7 +349,8 @@ static int coroutine_fn send_precopy_pieces(SnapPostcopy *pc,
             continue;
         }
         note_precopied(pc, &piece);
-        ret = snap_send_piece(pc->sender, &piece, errp);
+        ret = snap_send_piece(pc->sender, &piece, sends_whole(pc, &piece),
+                              errp);
         if (ret < 0) {
             return ret;
         }
@@ -491,6 +503,7 @@ static int coroutine_fn resume_postcopy(SnapPostcopy *pc, Error **errp)
     if (ret < 0) {
         return ret;
     }
+    pc->awaits_resumption = true;
     snap_stream_put_command(pc->writer, SNAP_CMD_POSTCOPY_RESUME, NULL, 0);
     ret = snap_stream_flush(pc->writer, errp);
     return ret ?: wait_for(pc, &pc->resumed);
@@ -561,18 +574,35 @@ static int coroutine_fn send_end(SnapPostcopy *pc, Error **errp)
     return snap_stream_flush(pc->writer, errp);
 }
 
+/* End the second channel, when nothing was asked for in a while. */
+static int coroutine_fn end_urgent(SnapPostcopy *pc, Error **errp)
+{
+    uint64_t nb_requests;
+
+    do {
+        int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+        int64_t end = now + LONELY_END_NS;
+
+        nb_requests = pc->stats->requests;
+        while (now < end && !pc->shut && !pc->rp_over) {
+            qemu_co_sleep_ns_wakeable(&pc->work_sleep, QEMU_CLOCK_REALTIME,
+                                      end - now);
+            now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+        }
+        if (pc->shut || pc->rp_over) {
+            return 0;
+        }
+    } while (nb_requests != pc->stats->requests);
+    snap_stream_put_end_of_records(pc->urgent);
+    return snap_stream_flush(pc->urgent, errp);
+}
+
 /* The destination has all, and says so when it has looked at it. */
 static int coroutine_fn wait_for_end(SnapPostcopy *pc, Error **errp)
 {
-    if (pc->urgent && !pc->shut && !pc->rp_over) {
-        qemu_co_sleep_ns_wakeable(&pc->work_sleep, QEMU_CLOCK_REALTIME,
-                                  LONELY_END_NS);
-        if (!pc->shut && !pc->rp_over) {
-            snap_stream_put_end_of_records(pc->urgent);
-            snap_stream_flush(pc->urgent, NULL);
-        }
-    }
-    return wait_for(pc, &pc->shut);
+    int ret = pc->urgent ? end_urgent(pc, errp) : 0;
+
+    return ret ?: wait_for(pc, &pc->shut);
 }
 
 static int coroutine_fn work(SnapPostcopy *pc, Error **errp)

@@ -261,3 +261,29 @@ int coroutine_fn snap_push_plan_next(void *opaque, SnapRAMRun *run,
     }
     return 0;
 }
+
+int coroutine_fn snap_push_plan_rest(SnapPushPlan *plan, Error **errp)
+{
+    const SnapLayout *layout = plan->map->layout;
+
+    assert(!(plan->reasons & (1u << SNAP_PUSH_LINEAR)));
+    for (; plan->block < layout->nb_blocks; plan->block++, plan->offset = 0) {
+        SnapRAMRun run = { .block = plan->block };
+        uint64_t length;
+
+        while (plan->offset < layout->blocks[plan->block].length &&
+               snap_page_map_next_unsent(plan->map, plan->block, &plan->offset,
+                                         &length)) {
+            bool result;
+            int ret;
+
+            run.offset = plan->offset;
+            ret = has_data(plan, &run, &result, errp);
+            if (ret < 0 || result) {
+                return ret < 0 ? ret : 1;
+            }
+            plan->offset += run.length;
+        }
+    }
+    return 0;
+}

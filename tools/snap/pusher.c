@@ -379,6 +379,8 @@ static void coroutine_fn urgent_entry(void *opaque)
             p->urgent_ret = ret;
             break;
         }
+        /* It may have been the last thing that was waited for. */
+        qemu_co_sleep_wake(&p->sleep);
         if (!ret) {
             qemu_co_sleep(&p->urgent_sleep);
         }
@@ -433,10 +435,10 @@ static void coroutine_fn feeder_entry(void *opaque)
 static bool adapt_channel(SnapPusher *p, int64_t now_ns)
 {
     int64_t last_ns = snap_demand_last_ns(p->demand);
-    bool wanted = !p->urgent && last_ns && now_ns - last_ns < QUIET_NS;
+    bool wanted = last_ns && now_ns - last_ns < QUIET_NS;
 
     if (wanted != p->is_small) {
-        unsigned size = wanted ? p->options.backlog : LARGE_CHANNEL;
+        unsigned size = wanted ? p->urgent ? (getenv("PB") ? atoi(getenv("PB")) : 1<<20) : p->options.backlog : LARGE_CHANNEL;
         int ret = snap_transport_resize_output(p->transport, size);
 
         trace_snap_pusher_channel(size, ret);
@@ -450,7 +452,7 @@ static bool adapt_channel(SnapPusher *p, int64_t now_ns)
 
 static unsigned batch_size(const SnapPusher *p)
 {
-    return p->is_small ? BATCH_URGENT : BATCH_QUIET;
+    return p->is_small ? (getenv("BU") ? atoi(getenv("BU")) : BATCH_URGENT) : BATCH_QUIET;
 }
 
 /* Keep to the rate. */
@@ -551,7 +553,7 @@ static int coroutine_fn push_unasked(SnapPusher *p, Error **errp)
         wait_for_work(p, 0);
         return 0;
     }
-    if (snap_demand_is_urgent(p->demand) && !p->host_page_left && !p->urgent &&
+    if (snap_demand_is_urgent(p->demand) && !p->host_page_left && 
         !getenv("NOHOLD")) {
         /* Nothing shall be in its way when it is ready. */
         wait_for_work(p, 0);
@@ -568,7 +570,7 @@ static int coroutine_fn push_unasked(SnapPusher *p, Error **errp)
     return around ? send_around(p, now_ns, errp) : send_piece(p, now_ns, errp);
 }
 
-/* The most urgent thing that there is to do. */
+/* Do the most urgent thing that there is to do, or wait. */
 static int coroutine_fn push_once(SnapPusher *p, Error **errp)
 {
     int ret = 0;
@@ -592,17 +594,20 @@ static int coroutine_fn push_once(SnapPusher *p, Error **errp)
     return MIN(ret, 0);
 }
 
-static bool all_data_is_sent(const SnapPusher *p)
+/* Whether all is sent. Returns: 1, 0, or -errno with @errp set */
+static int coroutine_fn is_over(SnapPusher *p, Error **errp)
 {
-    return p->stats->stored_pages >= p->nb_stored;
-}
+    int ret;
 
-static bool is_over(const SnapPusher *p)
-{
-    return p->feeder_over && p->feeder_ret == 0 && !p->has_piece &&
-           !p->around && snap_demand_is_idle(p->demand) &&
-           ((p->options.reasons & (1u << SNAP_PUSH_LINEAR)) ||
-            all_data_is_sent(p));
+    if (!p->feeder_over || p->feeder_ret < 0 || p->has_piece || p->around ||
+        !snap_demand_is_idle(p->demand)) {
+        return 0;
+    }
+    if (p->options.reasons & (1u << SNAP_PUSH_LINEAR)) {
+        return 1;
+    }
+    ret = snap_push_plan_rest(p->plan, errp);
+    return ret < 0 ? ret : !ret;
 }
 
 static void start_hold(SnapPusher *p)
@@ -622,12 +627,12 @@ int coroutine_fn snap_pusher_run(SnapPusher *p, Error **errp)
         start(p, urgent_entry);
     }
     start(p, feeder_entry);
-    while (!ret && !p->stopped && !is_over(p)) {
-        ret = push_once(p, errp);
+    while (!ret && !p->stopped) {
+        ret = is_over(p, errp) ?: push_once(p, errp);
     }
-    if (!ret && p->stopped) {
+    if (ret >= 0 && p->stopped) {
         ret = -p->stop_err;
     }
     trace_snap_pusher_over(ret);
-    return ret;
+    return MIN(ret, 0);
 }

@@ -135,7 +135,7 @@ static int parse_block(SnapReturnPath *rp, const uint8_t *buf, size_t length,
     g_autofree char *name = NULL;
     int block;
 
-    if (length < 1 || buf[0] != length - 1) {
+    if (length < 1 || buf[0] != length - 1 || memchr(buf + 1, 0, buf[0])) {
         error_setg(errp, "The return path has a message with a bad block name");
         return -EINVAL;
     }
@@ -151,8 +151,8 @@ static int parse_block(SnapReturnPath *rp, const uint8_t *buf, size_t length,
     return block;
 }
 
-static int parse_request(SnapReturnPath *rp, const uint8_t *buf, size_t length,
-                         SnapReturnEvent *event, Error **errp)
+static int parse_request(SnapReturnPath *rp, unsigned type, const uint8_t *buf,
+                         size_t length, SnapReturnEvent *event, Error **errp)
 {
     const SnapRAMBlock *block;
     uint64_t host_page;
@@ -161,7 +161,7 @@ static int parse_request(SnapReturnPath *rp, const uint8_t *buf, size_t length,
         error_setg(errp, "The return path has a request that is too short");
         return -EINVAL;
     }
-    if (length > REQUEST_LENGTH) {
+    if (type == SNAP_RP_REQ_PAGES_ID) {
         int index = parse_block(rp, buf + REQUEST_LENGTH,
                                 length - REQUEST_LENGTH, errp);
 
@@ -240,7 +240,7 @@ static int coroutine_fn parse_message(SnapReturnPath *rp, unsigned type,
     switch (type) {
     case SNAP_RP_REQ_PAGES:
     case SNAP_RP_REQ_PAGES_ID:
-        return parse_request(rp, buf, length, event, errp);
+        return parse_request(rp, type, buf, length, event, errp);
     case SNAP_RP_RECV_BITMAP:
         event->block = parse_block(rp, buf, length, errp);
         return event->block < 0 ? event->block : read_bitmap(rp, event, errp);

@@ -40,23 +40,25 @@ static void coroutine_fn send_page(SnapSender *s, const SnapRAMPiece *piece,
 {
     size_t in_piece = (size_t)i << s->image->layout.page_bits;
 
-    if (piece->entries[i] == SNAP_PAGE_ZERO) {
-        snap_stream_put_zero_page(s->writer, piece->block,
-                                  piece->offset + in_piece);
-        s->stats->zero_pages++;
-    } else if (snap_page_is_stored(piece->entries[i])) {
+    if (snap_page_is_stored(piece->entries[i])) {
         snap_stream_put_page(s->writer, piece->block, piece->offset + in_piece,
                              piece->data + in_piece);
         s->stats->stored_pages++;
+    } else {
+        snap_stream_put_zero_page(s->writer, piece->block,
+                                  piece->offset + in_piece);
+        s->stats->zero_pages++;
     }
 }
 
 int coroutine_fn snap_send_piece(SnapSender *s, const SnapRAMPiece *piece,
-                                 Error **errp)
+                                 bool whole, Error **errp)
 {
     snap_stream_begin_ram(s->writer, false);
     for (unsigned i = 0; i < piece->nb_pages; i++) {
-        send_page(s, piece, i);
+        if (whole || piece->entries[i] != SNAP_PAGE_UNSENT) {
+            send_page(s, piece, i);
+        }
     }
     snap_stream_end_ram(s->writer);
     /* The reader takes the piece's buffer back. */

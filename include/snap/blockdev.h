@@ -15,6 +15,7 @@
  * @image_opts: @filename is a list of options, as qemu-img --image-opts
  * @cache: cache mode, as qemu-img -t
  * @aio: "threads", "native", "io_uring"; NULL for QEMU's default
+ * @try_io_uring: without @aio, use io_uring where that is possible
  * @force_share: open also what others have open for writing
  */
 typedef struct SnapImageOptions {
@@ -23,6 +24,7 @@ typedef struct SnapImageOptions {
     bool image_opts;
     const char *cache;
     const char *aio;
+    bool try_io_uring;
     bool force_share;
 } SnapImageOptions;
 

@@ -2,7 +2,7 @@
 /*
  * What has become of each page in a load by postcopy
  *
- * Pure bookkeeping, two bits a page.  A page must not be placed twice: the
+ * Pure bookkeeping, three bits a page.  A page must not be placed twice: the
  * destination takes that for a failure
  * (migration/postcopy-ram.c:qemu_ufd_copy_ioctl).  So whoever sends a page
  * takes it here first, and does not yield in between.
@@ -18,12 +18,14 @@
  * @layout: RAM blocks, not owned
  * @host_pages: not owned
  * @sent: bit per page: the destination has it, or will read it
+ * @planned: bit per page: it was sent, or is about to be pushed
  * @asked: bit per page: the destination has asked for it
  */
 typedef struct SnapPageMap {
     const SnapLayout *layout;
     const SnapHostPages *host_pages;
     unsigned long *sent;
+    unsigned long *planned;
     unsigned long *asked;
 } SnapPageMap;
 
@@ -44,6 +46,9 @@ uint64_t snap_page_map_host_page(const SnapPageMap *map, uint64_t page,
 
 bool snap_page_map_is_sent(const SnapPageMap *map, uint64_t page);
 
+/* Somebody is about to push these pages, if they are not sent before that. */
+void snap_page_map_plan(SnapPageMap *map, uint64_t first, uint64_t nb_pages);
+
 /* Take @nb_pages pages, which may have been taken before. */
 void snap_page_map_send(SnapPageMap *map, uint64_t first, uint64_t nb_pages);
 
@@ -54,14 +59,14 @@ void snap_page_map_forget(SnapPageMap *map, uint64_t first, uint64_t nb_pages);
 bool snap_page_map_ask(SnapPageMap *map, uint64_t page);
 
 /**
- * snap_page_map_next_unsent: find host pages that were not sent
+ * snap_page_map_next_unsent: find host pages that are neither sent nor planned
  * @block: index of the block to search
  * @offset: where to start, in bytes within the block; filled in with the
  *          offset of what was found
  * @length: filled in with the number of bytes up to the next page that was
- *          sent, or the end of the block
+ *          sent or planned, or the end of the block
  *
- * A host page of which any target page was sent counts as sent.
+ * A host page of which any target page was sent or planned counts as a whole.
  *
  * Returns: false where there are no more
  */

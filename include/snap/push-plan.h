@@ -2,8 +2,9 @@
 /*
  * In which order pages are pushed that nobody waits for
  *
- * First a recorded working set, then the arrival list of the save, then the
- * rest of RAM in order; each of them only where it is wanted.
+ * First a recorded working set, then the pages of the save's arrival list, each
+ * with up to 255 pages behind it, then the rest of RAM in order; each of them
+ * only where it is wanted.
  */
 
 #ifndef SNAP_PUSH_PLAN_H
@@ -20,7 +21,7 @@ typedef struct SnapPushPlan SnapPushPlan;
  * @image, @map: not owned
  * @reasons: bit mask of 1 << SnapPushReason: which lists to follow
  */
-SnapPushPlan *snap_push_plan_new(SnapImage *image, const SnapPageMap *map,
+SnapPushPlan *snap_push_plan_new(SnapImage *image, SnapPageMap *map,
                                  unsigned reasons);
 void snap_push_plan_free(SnapPushPlan *plan);
 
@@ -31,8 +32,9 @@ void snap_push_plan_set_working_set(SnapPushPlan *plan, const uint64_t *pages,
 /**
  * snap_push_plan_next: a SnapRAMPlanFunc, whose @opaque is a SnapPushPlan
  *
- * Runs are whole host pages.  Where host pages are larger than target pages,
- * those without data are left out of the linear part.
+ * Runs are whole host pages, which are noted as planned.  Where host pages are
+ * larger than target pages, those without data are left out of the linear part
+ * and of the arrivals.
  */
 int coroutine_fn snap_push_plan_next(void *opaque, SnapRAMRun *run,
                                      Error **errp);

@@ -23,11 +23,7 @@ import argparse
 import collections
 import json
 import os
-import random
 import shlex
-import shutil
-import statistics
-import struct
 import subprocess
 import sys
 import tempfile
@@ -35,21 +31,15 @@ import time
 from typing import NamedTuple
 
 # pylint: disable=wrong-import-position
+import bench_postcopy
 from snaptest import env
+from snaptest.bench import (GIB, MACHINE, MIX, PYTHON, REGION, TIMEOUT, cell,
+                            check_room, drop_cache, fill, launch, median,
+                            mixture, remove, say, set_migration, size, sync,
+                            table)
 from snaptest.guests import MIB, Loop
 from snaptest.machine import VM
-from snaptest.ram import PAGE, Ram
-
-GIB = 1 << 30
-REGION = 4 * MIB
-TIMEOUT = 600
-MACHINE = 'pc-q35-10.0'
-CAPABILITIES = ('events', 'mapped-ram', 'multifd', 'background-snapshot')
-
-# Shares of RAM in which pages are of one kind; 62.5 % of it is not zero.
-MIX = 'zero:5,random:6,compressible:4,scattered:5'
-
-PYTHON = (sys.executable, '-I', '-S', '-c')
+from snaptest.ram import Ram
 
 # Run argv[2:]; leave in argv[1] when it ended, and what it has used.
 MEASURE = '''
@@ -131,65 +121,6 @@ PEERS = [
 ]
 
 
-def sync(path: str) -> float:
-    """How long it takes to get what is still in memory to the disk."""
-    start = time.monotonic()
-    fd = os.open(path, os.O_RDWR)
-    os.fsync(fd)
-    os.close(fd)
-    return time.monotonic() - start
-
-
-def drop_cache(path: str):
-    fd = os.open(path, os.O_RDONLY)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(fd)
-
-
-def remove(path: str):
-    """... for good: a file system may discard blocks when it commits."""
-    if os.path.exists(path):
-        os.remove(path)
-        fd = os.open(os.path.dirname(path), os.O_RDONLY)
-        os.fsync(fd)
-        os.close(fd)
-
-
-def fill(ram: Ram, start: int, mix: dict[str, int], seed: int) -> int:
-    """Fill @ram from @start on, and tell how many bytes are in use."""
-    rng = random.Random(seed)
-    noise = rng.randbytes(REGION)
-    words = [b'%x ' % rng.randrange(1 << 20) for _ in range(64)]
-    text = b''.join(rng.choices(words, k=REGION // 4))[:REGION]
-    regions = range(0, ram.size, REGION)
-    kinds = [k for k, share in mix.items() for _ in range(share)]
-    kinds *= len(regions) // len(kinds) + 1
-    kinds = kinds[:len(regions)]
-    rng.shuffle(kinds)
-    used = 0
-    with open(ram.path, 'r+b') as f:
-        for offset, kind in zip(regions, kinds):
-            if offset < start or kind == 'zero':
-                continue
-            shift = rng.randrange(1, REGION)
-            base = text if kind == 'compressible' else noise
-            data = bytearray(base[shift:] + base[:shift])
-            data[:8] = struct.pack('<Q', offset)
-            if kind == 'scattered':
-                for page in range(0, REGION, 2 * PAGE):
-                    data[page:page + PAGE] = bytes(PAGE)
-            f.seek(offset)
-            f.write(data)
-            used += REGION // (2 if kind == 'scattered' else 1)
-    return used
-
-
-def launch(vm: VM):
-    vm.launch()
-    # Internal snapshots keep QMP waiting until they are done.
-    vm._qmp.settimeout(TIMEOUT)     # pylint: disable=protected-access
-
-
 def emulator_cpu(vm: VM) -> float:
     with open(f'/proc/{vm.get_pid()}/stat', encoding='ascii') as f:
         fields = f.read().rpartition(')')[2].split()
@@ -218,16 +149,6 @@ class Bench:
         return os.path.join(self.dir, name)
 
     # One migration, in either direction
-
-    def prepare(self, vm: VM, peer: Peer, *caps: str):
-        # A migration before this may not be cleaned up yet.
-        vm.wait_until(lambda: all(i['type'] != 'migration'
-                                  for i in vm.cmd('query-yank')))
-        wanted = ('events', *peer.caps, *caps)
-        vm.cmd('migrate-set-capabilities', capabilities=[
-            {'capability': c, 'state': c in wanted} for c in CAPABILITIES])
-        vm.cmd('migrate-set-parameters',
-               {'max-bandwidth': 0, 'direct-io': False, **peer.params})
 
     def uri(self, target: str, path: str) -> str:
         if target == 'file':
@@ -295,7 +216,7 @@ class Bench:
         # QEMU does not save a guest that a migration has stopped.
         self.vm.cmd('cont')
         self.vm.cmd('stop')
-        self.prepare(self.vm, peer, *caps)
+        set_migration(self.vm, (*peer.caps, *caps), peer.params)
         result = self.migrate(self.vm, 'save', peer.save, path)
         if os.path.exists(path):
             result['fsync'] = sync(path)
@@ -311,7 +232,7 @@ class Bench:
                 ['-S', *incoming, *Loop.args('x86_64', self.dir)], name='dst')
         try:
             launch(vm)
-            self.prepare(vm, peer)
+            set_migration(vm, peer.caps, peer.params)
             if cold:
                 drop_cache(path)
             return self.migrate(vm, 'load', peer.load, path)
@@ -343,29 +264,7 @@ class Bench:
         return results
 
 
-def say(text: str):
-    print(text, file=sys.stderr, flush=True)
-
-
 # Tables
-
-def table(title: str, head: list[str], rows: list[list[str]]):
-    print(f'\n{title}\n')
-    rows = [head, *rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    for row in rows:
-        print('  '.join([row[0].ljust(widths[0])] +
-                        [c.rjust(w) for c, w in zip(row[1:], widths[1:])]))
-
-
-def median(runs: list[dict], key: str) -> float | None:
-    values = [run[key] for run in runs if key in run]
-    return statistics.median(values) if values else None
-
-
-def cell(value: float | None, form: str = '{:.2f}') -> str:
-    return '' if value is None else form.format(value)
-
 
 TITLES = {
     'save': 'save of a stopped guest',
@@ -448,7 +347,7 @@ def image_options(args: argparse.Namespace, directory: str, shm: str) -> dict:
         try:
             bench.vm.cmd('stop')
             cat = Peer('cat', 'cat > {file}')
-            bench.prepare(bench.vm, cat)
+            set_migration(bench.vm)
             bench.migrate(bench.vm, 'save', cat.save, stream)
         finally:
             bench.close()
@@ -474,18 +373,6 @@ def image_options(args: argparse.Namespace, directory: str, shm: str) -> dict:
 
 # The command line
 
-def size(text: str) -> int:
-    factor = {'M': MIB, 'G': GIB}[text[-1].upper()]
-    return int(float(text[:-1]) * factor) // REGION * REGION
-
-
-def mixture(text: str) -> dict[str, int]:
-    mix = {k: int(v) for k, v in (part.split(':') for part in text.split(','))}
-    if not mix.keys() <= {'zero', 'random', 'compressible', 'scattered'}:
-        raise ValueError(text)
-    return mix
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -504,6 +391,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--image-options', action='store_true',
                         help='measure creation options of the image instead, '
                              'with recorded streams')
+    parser.add_argument('--postcopy', action='store_true',
+                        help='measure load --postcopy instead; '
+                             '--postcopy --help has its options')
     args = parser.parse_args()
     sizes = ('512M', '128M') if args.image_options else ('2G', '512M')
     args.size = args.size or size(sizes[args.quick])
@@ -511,24 +401,14 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def check_room(args: argparse.Namespace):
-    """End before anything is done if there is no room to do it in."""
-    # For source and destination, and the page cache for warm loads
-    with open('/proc/meminfo', encoding='ascii') as f:
-        free = next(int(line.split()[1]) << 10 for line in f
-                    if line.startswith('MemAvailable'))
-    for what, has, needs in (
-            ('memory', free, 3 * args.size),
-            ('/dev/shm', shutil.disk_usage('/dev/shm').free, 2 * args.size),
-            (args.dir, shutil.disk_usage(args.dir).free, 2 * args.size)):
-        if has < needs:
-            sys.exit(f'{what}: {has / GIB:.1f} GiB free, '
-                     f'{needs / GIB:.1f} wanted; --size takes less')
-
-
 def main():
+    if '--postcopy' in sys.argv[1:]:
+        bench_postcopy.main([a for a in sys.argv[1:] if a != '--postcopy'])
+        return
     args = arguments()
-    check_room(args)
+    # For source and destination, and the page cache for warm loads
+    check_room(args.dir, memory=3 * args.size, shm=2 * args.size,
+               disk=2 * args.size)
     start = time.monotonic()
     with (tempfile.TemporaryDirectory(prefix='snap-', dir=args.dir) as disk,
           tempfile.TemporaryDirectory(prefix='snap-', dir='/dev/shm') as shm):

@@ -9,79 +9,16 @@
 #include "block/qdict.h"
 #include "qemu/cutils.h"
 #include "qemu/main-loop.h"
-#include "qobject/qdict.h"
 #include "qobject/qlist.h"
 #include "snap/check.h"
 #include "snap/image.h"
-#include "snap/image-writer.h"
 #include "snap/info.h"
 #include "snap/ram-reader.h"
-#include "snap/ram-writer.h"
-#include "slow-disk.h"
+#include "snap/working-set.h"
+#include "saved-snapshot.h"
 #include "snap-coroutine.h"
-#include "stream-bytes.h"
 
 #define NB_PAGES (2819 + 1 + 255)
-
-/* What a page of the model is; other values say what data it has. */
-enum {
-    UNSENT = 0,
-    ZERO = 1,
-    DATA = 2,
-};
-
-/**
- * Snapshot: a snapshot being saved, and a model of it
- * @disk: what @blk is, NULL for a file
- * @model: what each page is
- * @info: what goes into the image at the commit
- * @configuration, @setup, @metadata: for @info
- * @devices: device state so far
- */
-typedef struct Snapshot {
-    BlockBackend *blk;
-    SlowDisk *disk;
-    SnapLayout layout;
-    SnapImageWriter *image;
-    SnapRAMWriter *ram;
-    uint32_t *model;
-    SnapCommitInfo info;
-    GByteArray *configuration;
-    GByteArray *setup;
-    QDict *metadata;
-    GByteArray *devices;
-} Snapshot;
-
-/* Content of a page; every third seed has but one byte that is not zero. */
-static void fill_page(const Snapshot *s, uint8_t *buf, uint32_t seed)
-{
-    size_t page_size = snap_layout_page_size(&s->layout);
-
-    memset(buf, 0, page_size);
-    if (seed % 3 == 0) {
-        buf[page_size - 1] = seed % 255 + 1;
-        return;
-    }
-    for (size_t i = 0; i < page_size; i += 4) {
-        stl_be_p(buf + i, seed * 2654435761u + i);
-    }
-}
-
-static int coroutine_fn try_send(Snapshot *s, uint64_t page, uint32_t seed,
-                                 Error **errp)
-{
-    s->model[page] = seed;
-    if (seed == ZERO) {
-        return snap_ram_writer_add_zero(s->ram, page, errp);
-    }
-    fill_page(s, snap_ram_writer_place(s->ram, page), seed);
-    return snap_ram_writer_add(s->ram, page, errp);
-}
-
-static void coroutine_fn send_page(Snapshot *s, uint64_t page, uint32_t seed)
-{
-    try_send(s, page, seed, &error_abort);
-}
 
 static int coroutine_fn try_devices(Snapshot *s, const void *data,
                                     size_t length, Error **errp)
@@ -103,49 +40,9 @@ static void coroutine_fn send_devices(Snapshot *s, size_t length, size_t step)
     }
 }
 
-static int coroutine_fn try_commit(Snapshot *s, Error **errp)
-{
-    bool truncated;
-    uint64_t nb_arrivals = snap_ram_writer_arrivals(s->ram, &truncated);
-    int ret = snap_ram_writer_flush(s->ram, errp);
-
-    if (!ret) {
-        ret = snap_image_writer_flush_ram(s->image, nb_arrivals, errp);
-    }
-    return ret ?: snap_image_writer_commit(s->image, &s->info, errp);
-}
-
-static void coroutine_fn commit(Snapshot *s)
-{
-    try_commit(s, &error_abort);
-}
-
 static void coroutine_fn write_vmdesc(Snapshot *s, const char *vmdesc)
 {
     snap_image_writer_vmdesc(s->image, vmdesc, strlen(vmdesc), &error_abort);
-}
-
-/* Compare a piece of RAM with the model. */
-static void assert_piece(const Snapshot *s, const SnapRAMPiece *piece,
-                         uint64_t first)
-{
-    size_t page_size = snap_layout_page_size(&s->layout);
-    g_autofree uint8_t *expected = g_malloc(page_size);
-
-    for (unsigned i = 0; i < piece->nb_pages; i++) {
-        uint32_t seed = s->model[first + i];
-
-        if (seed < DATA) {
-            g_assert_cmpuint(piece->entries[i], ==, seed == ZERO ?
-                             SNAP_PAGE_ZERO : SNAP_PAGE_UNSENT);
-            continue;
-        }
-        fill_page(s, expected, seed);
-        g_assert_cmpuint(piece->entries[i], ==,
-                         snap_page_entry(expected, page_size));
-        g_assert_cmpmem(piece->data + i * page_size, page_size,
-                        expected, page_size);
-    }
 }
 
 static SnapRAMReader *new_reader(SnapImage *image)
@@ -1132,6 +1029,333 @@ static void coroutine_fn test_writer_abort(Snapshot *s)
     g_assert_cmpuint(s->disk->in_flight, ==, 0);
 }
 
+/* --- a working set within the image --- */
+
+/* A working set of @nb pages for @image */
+static GArray *some_pages(unsigned nb)
+{
+    GArray *pages = g_array_new(false, false, sizeof(uint64_t));
+
+    for (uint64_t i = 0; i < nb; i++) {
+        uint64_t page = (i * 1031 + nb) % NB_PAGES;
+
+        g_array_append_val(pages, page);
+    }
+    return pages;
+}
+
+static int coroutine_fn try_embed(SnapImage *image, unsigned nb, Error **errp)
+{
+    g_autoptr(GArray) pages = some_pages(nb);
+    g_autoptr(GByteArray) data = snap_working_set_encode(pages,
+                                                         &image->header.uuid);
+
+    return snap_image_embed(image, data, errp);
+}
+
+static void coroutine_fn embed(Snapshot *s, unsigned nb)
+{
+    g_autoptr(SnapImage) image = snap_image_open(s->blk, &error_abort);
+
+    g_assert_cmpint(try_embed(image, nb, &error_abort), ==, 0);
+}
+
+static void coroutine_fn assert_working_set(SnapImage *image, unsigned nb)
+{
+    g_autoptr(GArray) expected = some_pages(nb);
+    g_autoptr(GArray) pages = snap_image_working_set(image, &error_abort);
+
+    g_assert_nonnull(pages);
+    g_assert_cmpmem(pages->data, pages->len * sizeof(uint64_t),
+                    expected->data, expected->len * sizeof(uint64_t));
+}
+
+/* That the image has a working set of @nb pages, 0 for none. */
+static void coroutine_fn assert_embedded(Snapshot *s, unsigned nb)
+{
+    g_autoptr(SnapImage) image = snap_image_open(s->blk, &error_abort);
+
+    if (nb) {
+        assert_working_set(image, nb);
+    } else {
+        g_assert_null(snap_image_working_set(image, &error_abort));
+    }
+}
+
+static void coroutine_fn assert_no_working_set(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = snap_image_open(s->blk, &error_abort);
+    g_autoptr(GArray) pages = NULL;
+    Error *err = NULL;
+
+    pages = snap_image_working_set(image, &err);
+    g_assert_null(pages);
+    g_assert_nonnull(err);
+    error_free(err);
+}
+
+static void coroutine_fn test_not_embedded(Snapshot *s)
+{
+    save_small(s);
+    assert_embedded(s, 0);
+}
+
+static void coroutine_fn test_embed(Snapshot *s)
+{
+    save_small(s);
+    embed(s, 300);
+    assert_embedded(s, 300);
+    assert_snapshot(s);
+}
+
+/* Nothing but the header and the working set is changed. */
+static void coroutine_fn test_embed_keeps_rest(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+    g_autoptr(GByteArray) vmdesc = NULL;
+    g_autoptr(QDict) metadata = NULL;
+    SnapHeader before;
+
+    save_small(s);
+    image = snap_image_open(s->blk, &error_abort);
+    before = image->header;
+    g_clear_pointer(&image, snap_image_close);
+    embed(s, 300);
+    image = snap_image_open(s->blk, &error_abort);
+    g_assert_cmpmem(&image->header.parts, sizeof(SnapPartInfo) *
+                    SNAP_PART_WORKING_SET, &before.parts, sizeof(SnapPartInfo) *
+                    SNAP_PART_WORKING_SET);
+    g_assert_true(qemu_uuid_is_equal(&image->header.uuid, &before.uuid));
+    g_assert_cmpuint(image->header.created, ==, before.created);
+    g_assert_cmpuint(image->header.flags, ==, before.flags);
+    g_assert_cmpuint(image->header.incompatible, ==, before.incompatible);
+    g_assert_cmpuint(image->header.compatible, ==, before.compatible |
+                     SNAP_COMPATIBLE_WORKING_SET);
+    vmdesc = snap_image_read_part(image, SNAP_PART_VMDESC, &error_abort);
+    g_assert_cmpmem(vmdesc->data, vmdesc->len, "{}", 2);
+    metadata = snap_image_metadata(image, &error_abort);
+    g_assert_cmpint(qdict_get_int(metadata, "number"), ==, 42);
+}
+
+/* Who has the image open sees it as well. */
+static void coroutine_fn test_embed_updates_header(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+
+    save_small(s);
+    image = snap_image_open(s->blk, &error_abort);
+    try_embed(image, 300, &error_abort);
+    assert_working_set(image, 300);
+    try_embed(image, 20, &error_abort);
+    assert_working_set(image, 20);
+}
+
+/* Whether the working set lies where anything else is, or was in @before. */
+static void assert_place_is_free(const SnapImage *image,
+                                 const SnapHeader *before)
+{
+    const SnapPartInfo *set = &image->header.parts[SNAP_PART_WORKING_SET];
+
+    g_assert_cmpuint(set->offset, >=, image->layout.ram_end);
+    g_assert_cmpuint(set->offset % SNAP_PART_ALIGN, ==, 0);
+    for (unsigned i = 0; i < SNAP_PART__MAX; i++) {
+        const SnapPartInfo *part = &before->parts[i];
+
+        if (part->length) {
+            g_assert_true(set->offset + set->length <= part->offset ||
+                          part->offset + part->length <= set->offset);
+        }
+    }
+}
+
+static void coroutine_fn test_embed_again(Snapshot *s)
+{
+    static const unsigned sizes[] = { 300, 10, 8000, 9000, 20000, 1 };
+    g_autoptr(SnapImage) image = NULL;
+
+    send_devices(s, 3 * SNAP_DEVICE_CHUNK, 4096);
+    save_small(s);
+    image = snap_image_open(s->blk, &error_abort);
+    for (unsigned i = 0; i < ARRAY_SIZE(sizes); i++) {
+        SnapHeader before = image->header;
+
+        try_embed(image, sizes[i], &error_abort);
+        assert_place_is_free(image, &before);
+        assert_embedded(s, sizes[i]);
+    }
+    assert_snapshot(s);
+}
+
+/* Cut what is behind the last part off the disk. */
+static void coroutine_fn cut_reserve(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = snap_image_open(s->blk, &error_abort);
+    uint64_t end = image->layout.ram_end;
+
+    for (unsigned i = 0; i < SNAP_PART__MAX; i++) {
+        const SnapPartInfo *part = &image->header.parts[i];
+
+        end = MAX(end, part->offset + part->length);
+    }
+    blk_co_truncate(s->blk, ROUND_UP(end, SNAP_PART_ALIGN), true,
+                    PREALLOC_MODE_OFF, 0, &error_abort);
+}
+
+/* Where there is no place between the parts, the disk grows. */
+static void coroutine_fn test_embed_largest(Snapshot *s)
+{
+    int64_t size;
+
+    save_small(s);
+    cut_reserve(s);
+    size = blk_co_getlength(s->blk);
+    for (unsigned i = 0; i < 3; i++) {
+        embed(s, SNAP_MAX_WORKING_SET - i);
+        assert_embedded(s, SNAP_MAX_WORKING_SET - i);
+    }
+    g_assert_cmpint(blk_co_getlength(s->blk), >, size);
+    assert_snapshot(s);
+}
+
+static void coroutine_fn test_embed_empty(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+
+    save_small(s);
+    embed(s, 0);
+    image = snap_image_open(s->blk, &error_abort);
+    assert_working_set(image, 0);
+}
+
+/* What the header says is on stable storage before the header is. */
+static void coroutine_fn test_embed_order(Snapshot *s)
+{
+    save_small(s);
+    g_string_truncate(s->disk->log, 0);
+    embed(s, 300);
+    g_assert_cmpstr(s->disk->log->str, ==, "WFHF");
+}
+
+/* Let one write or flush fail; the working set before has @old pages. */
+static void coroutine_fn check_embed_interrupted(Snapshot *s, unsigned nth,
+                                                 unsigned old)
+{
+    g_autoptr(SnapImage) image = snap_image_open(s->blk, &error_abort);
+    SnapHeader before = image->header;
+    Error *err = NULL;
+
+    s->disk->fail_nth = s->disk->log->len + nth;
+    s->disk->fail_ret = -ENOSPC;
+    assert_failed(try_embed(image, 500, &err), -ENOSPC, &err);
+    s->disk->fail_nth = -1;
+    g_assert_cmpmem(&image->header, sizeof(before), &before, sizeof(before));
+    /* Behind the write of the header, it may be either. */
+    assert_embedded(s, nth < 3 ? old : 500);
+    assert_snapshot(s);
+}
+
+static void coroutine_fn test_embed_interrupted(Snapshot *s)
+{
+    save_small(s);
+    for (unsigned nth = 0; nth < 3; nth++) {
+        check_embed_interrupted(s, nth, 0);
+    }
+    for (unsigned nth = 0; nth < 4; nth++) {
+        embed(s, 300);
+        check_embed_interrupted(s, nth, 300);
+    }
+    embed(s, 20);
+    assert_embedded(s, 20);
+}
+
+/* As a process leaves it that was killed between the two writes. */
+static void coroutine_fn test_embed_killed(Snapshot *s)
+{
+    g_autofree uint8_t *header = NULL;
+
+    save_small(s);
+    embed(s, 300);
+    header = g_memdup2(s->disk->bytes, SNAP_HEADER_SIZE);
+    embed(s, 500);
+    memcpy(s->disk->bytes, header, SNAP_HEADER_SIZE);
+    assert_embedded(s, 300);
+}
+
+/* Change the features that the header says the image has. */
+static void coroutine_fn set_compatible(Snapshot *s, uint64_t compatible)
+{
+    uint8_t buf[SNAP_HEADER_SIZE];
+    SnapHeader header;
+
+    g_assert_cmpint(blk_co_pread(s->blk, 0, sizeof(buf), buf, 0), ==, 0);
+    snap_header_decode(&header, buf, INT64_MAX, &error_abort);
+    header.compatible = compatible;
+    snap_header_encode(&header, buf);
+    g_assert_cmpint(blk_co_pwrite(s->blk, 0, sizeof(buf), buf, 0), ==, 0);
+}
+
+/* An unknown feature may be about what would be changed. */
+static void coroutine_fn check_unknown_feature(Snapshot *s, uint64_t features)
+{
+    g_autoptr(SnapImage) image = NULL;
+    Error *err = NULL;
+
+    set_compatible(s, features);
+    g_string_truncate(s->disk->log, 0);
+    image = snap_image_open(s->blk, &error_abort);
+    assert_failed(try_embed(image, 500, &err), -ENOTSUP, &err);
+    g_assert_cmpstr(s->disk->log->str, ==, "");
+    assert_snapshot(s);
+}
+
+static void coroutine_fn test_embed_unknown_feature(Snapshot *s)
+{
+    save_small(s);
+    check_unknown_feature(s, 2);
+    check_unknown_feature(s, UINT64_C(1) << 63);
+    set_compatible(s, 0);
+    embed(s, 300);
+    check_unknown_feature(s, SNAP_COMPATIBLE_WORKING_SET | 2);
+    assert_embedded(s, 300);
+}
+
+/* Without the feature, what stands in its place in the header is nothing. */
+static void coroutine_fn test_feature_is_cleared(Snapshot *s)
+{
+    save_small(s);
+    embed(s, 300);
+    set_compatible(s, 0);
+    assert_embedded(s, 0);
+    assert_snapshot(s);
+}
+
+static void coroutine_fn test_damaged_working_set(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+
+    save_small(s);
+    embed(s, 300);
+    flip_bit(s, part_offset(s, SNAP_PART_WORKING_SET) + 100);
+    assert_no_working_set(s);
+    assert_damage(s, false);
+    image = snap_image_open(s->blk, &error_abort);
+    assert_ram(s, image);
+}
+
+static void coroutine_fn test_foreign_working_set(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+    g_autoptr(GArray) pages = some_pages(20);
+    g_autoptr(GByteArray) data = NULL;
+    const QemuUUID other = { .data = { 1 } };
+
+    save_small(s);
+    image = snap_image_open(s->blk, &error_abort);
+    data = snap_working_set_encode(pages, &other);
+    snap_image_embed(image, data, &error_abort);
+    assert_no_working_set(s);
+}
+
 /* Everything that a save does, up to the first error. */
 static int coroutine_fn try_save(Snapshot *s, Error **errp)
 {
@@ -1258,6 +1482,24 @@ static const Test tests[] = {
     { "damaged/header", test_damaged_header },
     { "damaged/block-table", test_damaged_block_table },
     { "damaged/part-within-ram", test_part_within_ram },
+    { "embed", test_embed },
+    { "embed/raw", test_embed, "raw" },
+    { "embed/qcow2", test_embed, "qcow2" },
+    { "embed/none", test_not_embedded },
+    { "embed/empty", test_embed_empty },
+    { "embed/keeps-rest", test_embed_keeps_rest },
+    { "embed/updates-header", test_embed_updates_header },
+    { "embed/again", test_embed_again },
+    { "embed/again/raw", test_embed_again, "raw" },
+    { "embed/largest/raw", test_embed_largest, "raw" },
+    { "embed/largest/qcow2", test_embed_largest, "qcow2" },
+    { "embed/order", test_embed_order },
+    { "embed/interrupted", test_embed_interrupted },
+    { "embed/killed", test_embed_killed },
+    { "embed/unknown-feature", test_embed_unknown_feature },
+    { "embed/feature-is-cleared", test_feature_is_cleared },
+    { "embed/damaged", test_damaged_working_set },
+    { "embed/foreign", test_foreign_working_set },
     { "error/ram-sticks", test_ram_error_sticks },
     { "error/ram-at-zero-page", test_ram_error_at_zero_page },
     { "error/no-room-for-devices", test_no_room_for_devices },
@@ -1283,57 +1525,6 @@ static void fill_layout(SnapLayout *layout, const Test *test)
                     &error_abort);
     snap_layout_add(layout, "/rom@etc/acpi/tables", lengths[2] << page_bits,
                     2 * MiB, &error_abort);
-}
-
-/* Header and configuration section of a stream, with the machine's name */
-static GByteArray *make_configuration(void)
-{
-    static const char machine[] = "pc-q35-10.0";
-    GByteArray *configuration = g_byte_array_new();
-
-    put_be32(configuration, QEMU_VM_FILE_MAGIC);
-    put_be32(configuration, QEMU_VM_FILE_VERSION);
-    put_u8(configuration, QEMU_VM_CONFIGURATION);
-    put_be32(configuration, strlen(machine));
-    put_bytes(configuration, machine, strlen(machine));
-    return configuration;
-}
-
-/* Start a snapshot on its disk. */
-static void snapshot_begin(Snapshot *s)
-{
-    const SnapRAMSection section = { .id = 2, .instance = 1, .footers = true };
-
-    s->image = snap_image_writer_new(s->blk, &s->layout, &section);
-    s->ram = snap_ram_writer_new(s->blk, &s->layout,
-                                 snap_image_writer_page_table(s->image),
-                                 snap_image_writer_arrivals(s->image),
-                                 &error_abort);
-    s->model = g_new0(uint32_t, MAX(s->layout.nb_pages, SNAP_DEVICE_CHUNK));
-    s->configuration = make_configuration();
-    s->setup = g_byte_array_new();
-    put_zeroes(s->setup, 100);
-    s->metadata = qdict_new();
-    s->devices = g_byte_array_new();
-    s->info = (SnapCommitInfo) {
-        .configuration = s->configuration,
-        .setup = s->setup,
-        .before_ram = 60,
-        .metadata = s->metadata,
-    };
-}
-
-static void snapshot_end(Snapshot *s)
-{
-    snap_ram_writer_free(s->ram);
-    snap_image_writer_free(s->image);
-    snap_layout_destroy(&s->layout);
-    g_free(s->model);
-    g_byte_array_unref(s->configuration);
-    g_byte_array_unref(s->setup);
-    qobject_unref(s->metadata);
-    g_byte_array_unref(s->devices);
-    blk_unref(s->blk);
 }
 
 static char *create_file(const Test *test, const SnapLayout *layout)

@@ -1954,6 +1954,225 @@ static void test_write_without_copy(void)
     check_bytes(write_late, true, expected);
 }
 
+/* --- commands of a load by postcopy --- */
+
+/* Host pages of 2 MiB in the first block, and of 4 KiB elsewhere */
+static void huge_pages_init(SnapHostPages *pages, const SnapLayout *layout)
+{
+    static unsigned bits[] = { 21, 12 };
+
+    *pages = (SnapHostPages) {
+        .layout = layout, .bits = bits, .plain_bits = 12,
+    };
+}
+
+static void coroutine_fn write_start_advised(WriteJob *job,
+                                             SnapStreamWriter *writer)
+{
+    SnapHostPages pages;
+
+    huge_pages_init(&pages, &job->layout);
+    snap_stream_put_ram_start(writer, &pages);
+}
+
+/* What is no plain size follows the length, where postcopy was advised. */
+static void test_write_start_advised(void)
+{
+    g_autoptr(GByteArray) expected = g_byte_array_new();
+
+    put_ram_head(expected, RAM_LENGTH + VGA_LENGTH);
+    put_block(expected, "pc.ram", RAM_LENGTH);
+    put_be64(expected, 2 * MiB);
+    put_block(expected, "vga.vram", VGA_LENGTH);
+    put_eos(expected);
+    check_bytes(write_start_advised, true, expected);
+}
+
+static void coroutine_fn write_start_plain(WriteJob *job,
+                                           SnapStreamWriter *writer)
+{
+    unsigned bits[] = { 12, 12 };
+    const SnapHostPages pages = {
+        .layout = &job->layout, .bits = bits, .plain_bits = 12,
+    };
+
+    /* What was announced for the save does not matter. */
+    job->layout.blocks[1].page_size = 2 * MiB;
+    snap_stream_put_ram_start(writer, &pages);
+}
+
+static void test_write_start_plain(void)
+{
+    g_autoptr(GByteArray) expected = g_byte_array_new();
+
+    put_ram_start(expected);
+    check_bytes(write_start_plain, true, expected);
+}
+
+static void coroutine_fn write_commands(WriteJob *job,
+                                        SnapStreamWriter *writer)
+{
+    snap_stream_put_command(writer, SNAP_CMD_OPEN_RETURN_PATH, NULL, 0);
+    snap_stream_put_ping(writer, 0x01020304);
+    snap_stream_put_command(writer, SNAP_CMD_POSTCOPY_LISTEN, NULL, 0);
+    snap_stream_put_command(writer, SNAP_CMD_POSTCOPY_RUN, NULL, 0);
+    snap_stream_put_command(writer, SNAP_CMD_POSTCOPY_RESUME, NULL, 0);
+}
+
+static void test_write_commands(void)
+{
+    static const uint8_t expected[] = {
+        8, 0, 1, 0, 0,
+        8, 0, 2, 0, 4, 1, 2, 3, 4,
+        8, 0, 4, 0, 0,
+        8, 0, 5, 0, 0,
+        8, 0, 9, 0, 0,
+    };
+    g_autoptr(GByteArray) b = write_stream(write_commands, true);
+
+    g_assert_cmpmem(b->data, b->len, expected, sizeof(expected));
+    g_assert_cmpuint(b->len, ==, 4 * SNAP_COMMAND_SIZE + SNAP_PING_SIZE);
+}
+
+static void coroutine_fn write_advise(WriteJob *job, SnapStreamWriter *writer)
+{
+    SnapHostPages pages;
+
+    huge_pages_init(&pages, &job->layout);
+    snap_stream_put_advise(writer, &pages);
+}
+
+/* The sizes of all blocks, ored together, and that of target pages */
+static void test_write_advise(void)
+{
+    g_autoptr(GByteArray) data = g_byte_array_new();
+    g_autoptr(GByteArray) expected = g_byte_array_new();
+
+    put_be64(data, 0x201000);
+    put_be64(data, PAGE);
+    put_command(expected, SNAP_CMD_POSTCOPY_ADVISE, data->data, data->len);
+    check_bytes(write_advise, true, expected);
+}
+
+static void coroutine_fn write_discard(WriteJob *job, SnapStreamWriter *writer)
+{
+    static const SnapStreamRange ranges[] = {
+        { 0, PAGE }, { 2 * PAGE, 2 * PAGE },
+    };
+
+    snap_stream_put_discard(writer, 0, ranges, 2);
+    snap_stream_put_discard(writer, 1, ranges, 1);
+}
+
+/* A version, the counted name with a zero behind it, and the ranges */
+static void put_discard(GByteArray *b, const char *name,
+                        const uint64_t *numbers, unsigned nb_numbers)
+{
+    g_autoptr(GByteArray) data = g_byte_array_new();
+
+    put_u8(data, 0);
+    put_name(data, name);
+    put_u8(data, 0);
+    for (unsigned i = 0; i < nb_numbers; i++) {
+        put_be64(data, numbers[i]);
+    }
+    put_command(b, SNAP_CMD_RAM_DISCARD, data->data, data->len);
+}
+
+static void test_write_discard(void)
+{
+    const uint64_t numbers[] = { 0, PAGE, 2 * PAGE, 2 * PAGE };
+    g_autoptr(GByteArray) expected = g_byte_array_new();
+
+    put_discard(expected, "pc.ram", numbers, 4);
+    put_discard(expected, "vga.vram", numbers, 2);
+    check_bytes(write_discard, true, expected);
+}
+
+/* A block with the longest name that there is, and as many ranges as fit */
+static void coroutine_fn write_largest_discard(WriteJob *job,
+                                               SnapStreamWriter *writer)
+{
+    g_autofree SnapStreamRange *ranges = g_new(SnapStreamRange,
+                                               SNAP_MAX_DISCARD_RANGES);
+
+    memset(job->layout.blocks[1].name, 'x', SNAP_BLOCK_NAME_MAX);
+    for (uint64_t i = 0; i < SNAP_MAX_DISCARD_RANGES; i++) {
+        ranges[i] = (SnapStreamRange) { 2 * i * PAGE, PAGE };
+    }
+    snap_stream_put_discard(writer, 1, ranges, SNAP_MAX_DISCARD_RANGES);
+}
+
+static void test_write_largest_discard(void)
+{
+    g_autofree char *name = g_strnfill(SNAP_BLOCK_NAME_MAX, 'x');
+    g_autofree uint64_t *numbers = g_new(uint64_t, 2 * SNAP_MAX_DISCARD_RANGES);
+    g_autoptr(GByteArray) expected = g_byte_array_new();
+
+    for (uint64_t i = 0; i < SNAP_MAX_DISCARD_RANGES; i++) {
+        numbers[2 * i] = 2 * i * PAGE;
+        numbers[2 * i + 1] = PAGE;
+    }
+    put_discard(expected, name, numbers, 2 * SNAP_MAX_DISCARD_RANGES);
+    check_bytes(write_largest_discard, true, expected);
+}
+
+static void coroutine_fn write_package(WriteJob *job, SnapStreamWriter *writer)
+{
+    snap_stream_begin_package(writer, SNAP_COMMAND_SIZE + SNAP_PING_SIZE);
+    snap_stream_put_command(writer, SNAP_CMD_POSTCOPY_LISTEN, NULL, 0);
+    snap_stream_put_ping(writer, 3);
+}
+
+/* The length of what follows is data of the command; what follows is not. */
+static void test_write_package(void)
+{
+    static const uint8_t expected[] = {
+        8, 0, 7, 0, 4, 0, 0, 0, 14,
+        8, 0, 4, 0, 0,
+        8, 0, 2, 0, 4, 0, 0, 0, 3,
+    };
+    g_autoptr(GByteArray) b = write_stream(write_package, true);
+
+    g_assert_cmpmem(b->data, b->len, expected, sizeof(expected));
+}
+
+static void coroutine_fn write_recv_bitmap(WriteJob *job,
+                                           SnapStreamWriter *writer)
+{
+    snap_stream_put_recv_bitmap(writer, 1);
+}
+
+static void test_write_recv_bitmap(void)
+{
+    g_autoptr(GByteArray) expected = g_byte_array_new();
+
+    put_command(expected, SNAP_CMD_RECV_BITMAP, "\10vga.vram", 9);
+    check_bytes(write_recv_bitmap, true, expected);
+}
+
+static void coroutine_fn write_records(WriteJob *job, SnapStreamWriter *writer)
+{
+    static const uint8_t page[PAGE];
+
+    snap_stream_put_page(writer, 0, PAGE, page);
+    snap_stream_put_zero_page(writer, 0, 0);
+    snap_stream_put_page(writer, 1, 0, page);
+    snap_stream_put_end_of_records(writer);
+}
+
+/* The channel of postcopy-preempt has records without sections. */
+static void test_write_records(void)
+{
+    g_autoptr(GByteArray) expected = g_byte_array_new();
+
+    put_page(expected, "pc.ram", PAGE, 0);
+    put_zero_page(expected, NULL, 0);
+    put_page(expected, "vga.vram", 0, 0);
+    put_be64(expected, RAM_SAVE_FLAG_EOS);
+    check_bytes(write_records, true, expected);
+}
+
 static void coroutine_fn write_answers(WriteJob *job, SnapStreamWriter *writer)
 {
     g_assert_cmpint(snap_return_path_pong(job->file, 0x01020304), ==, 0);
@@ -2158,11 +2377,20 @@ static const Test tests[] = {
     { "write/start", test_write_start },
     { "write/start/no-page-size", test_write_start_no_page_size },
     { "write/start/instance", test_write_start_instance },
+    { "write/start/advised", test_write_start_advised },
+    { "write/start/plain", test_write_start_plain },
     { "write/parts", test_write_parts },
     { "write/no-footers", test_write_no_footers },
     { "write/eof", test_write_eof },
     { "write/eof/without-vmdesc", test_write_eof_without_vmdesc },
     { "write/without-copy", test_write_without_copy },
+    { "write/commands", test_write_commands },
+    { "write/advise", test_write_advise },
+    { "write/discard", test_write_discard },
+    { "write/discard/largest", test_write_largest_discard },
+    { "write/package", test_write_package },
+    { "write/recv-bitmap", test_write_recv_bitmap },
+    { "write/records", test_write_records },
     { "write/return-path", test_write_return_path },
     { "write/broken-pipe", test_write_broken_pipe },
     { "round-trip", test_round_trip },

@@ -14,11 +14,12 @@
 #define NB_ENTRIES  ((NB_CHUNKS - 1) * SNAP_CHUNK_ENTRIES + 100)
 #define ALIGNMENT   4096
 
-/* Storage in memory that counts, and fails when told to. */
+/* Storage in memory that counts, and waits and fails when told to. */
 typedef struct Storage {
     uint8_t *bytes;
     unsigned reads;
     unsigned writes;
+    bool yields;
     int read_ret;
     int write_ret;
 } Storage;
@@ -42,6 +43,11 @@ static int coroutine_fn storage_read(void *opaque, uint64_t offset, void *buf)
 
     check_request(offset, buf);
     s->reads++;
+    if (s->yields) {
+        /* Who uses the buffer meanwhile sees nonsense. */
+        memset(buf, 0xa5, SNAP_CHUNK_SIZE);
+        snap_task_pause();
+    }
     if (s->read_ret < 0) {
         /* Let nobody take it for the chunk that was there before. */
         memset(buf, 0x5a, SNAP_CHUNK_SIZE);
@@ -58,6 +64,9 @@ static int coroutine_fn storage_write(void *opaque, uint64_t offset,
 
     check_request(offset, buf);
     s->writes++;
+    if (s->yields) {
+        snap_task_pause();
+    }
     if (s->write_ret < 0) {
         return s->write_ret;
     }
@@ -471,6 +480,202 @@ static void coroutine_fn test_random(Storage *s)
     g_rand_free(rand);
 }
 
+/* --- several coroutines at once --- */
+
+#define NB_USERS 8
+
+/**
+ * User: a coroutine that uses a table
+ * @rand: which entries it looks at
+ * @first: of the entries that are for this coroutine alone to set
+ * @is_set: notes those that were set
+ * @nb_left: coroutines that are not done
+ */
+typedef struct User {
+    SnapTable *table;
+    GRand *rand;
+    uint64_t first;
+    bool *is_set;
+    unsigned nb_ops;
+    unsigned *nb_left;
+} User;
+
+/* Start coroutines on @table, and wait for them. */
+static void coroutine_fn run_users(SnapTable *table, CoroutineEntry *entry,
+                                   unsigned nb_ops, bool *is_set)
+{
+    User users[NB_USERS];
+    unsigned nb_left = NB_USERS;
+
+    for (unsigned i = 0; i < NB_USERS; i++) {
+        users[i] = (User) {
+            .table = table,
+            .rand = g_rand_new_with_seed(20260209 + i),
+            .first = i,
+            .is_set = is_set,
+            .nb_ops = nb_ops,
+            .nb_left = &nb_left,
+        };
+        qemu_coroutine_enter(qemu_coroutine_create(entry, &users[i]));
+    }
+    while (nb_left) {
+        snap_task_pause();
+    }
+    for (unsigned i = 0; i < NB_USERS; i++) {
+        g_rand_free(users[i].rand);
+    }
+}
+
+static uint64_t random_index(User *user)
+{
+    return g_rand_int_range(user->rand, 0, NB_ENTRIES);
+}
+
+static void coroutine_fn get_entry(void *opaque)
+{
+    User *user = opaque;
+
+    for (unsigned i = 0; i < user->nb_ops; i++) {
+        uint64_t index = random_index(user);
+
+        g_assert_cmpuint(get(user->table, index), ==, index + 10);
+    }
+    (*user->nb_left)--;
+}
+
+/* More coroutines than chunks in memory: each gets what it asked for. */
+static void coroutine_fn check_concurrent_gets(Storage *s,
+                                               unsigned cached_chunks)
+{
+    g_autoptr(SnapTable) table = NULL;
+
+    store(s);
+    table = table_new(s, false, cached_chunks);
+    s->yields = true;
+    run_users(table, get_entry, 300, NULL);
+}
+
+static void coroutine_fn test_concurrent_gets(Storage *s)
+{
+    check_concurrent_gets(s, 2);
+}
+
+static void coroutine_fn test_concurrent_gets_of_one_chunk(Storage *s)
+{
+    check_concurrent_gets(s, 1);
+}
+
+static void coroutine_fn get_first(void *opaque)
+{
+    User *user = opaque;
+
+    g_assert_cmpuint(get(user->table, user->first), ==, user->first + 10);
+    (*user->nb_left)--;
+}
+
+/* Those who want the same chunk wait for one read. */
+static void coroutine_fn test_concurrent_gets_of_same_chunk(Storage *s)
+{
+    g_autoptr(SnapTable) table = NULL;
+
+    store(s);
+    table = table_new(s, false, NB_CHUNKS);
+    s->yields = true;
+    run_users(table, get_first, 1, NULL);
+    g_assert_cmpuint(s->reads, ==, 1);
+}
+
+static void coroutine_fn get_corrupt_or_sound(void *opaque)
+{
+    User *user = opaque;
+
+    for (unsigned i = 0; i < user->nb_ops; i++) {
+        uint64_t index = random_index(user);
+
+        if (index / SNAP_CHUNK_ENTRIES == 1) {
+            assert_corrupt(user->table, index);
+        } else {
+            g_assert_cmpuint(get(user->table, index), ==, index + 10);
+        }
+    }
+    (*user->nb_left)--;
+}
+
+/* A chunk that is damaged harms nobody who wants another one. */
+static void coroutine_fn test_concurrent_gets_of_corrupt(Storage *s)
+{
+    g_autoptr(SnapTable) table = NULL;
+
+    store(s);
+    chunk_bytes(s, 1)[100] ^= 1;
+    table = table_new(s, false, 2);
+    s->yields = true;
+    run_users(table, get_corrupt_or_sound, 100, NULL);
+}
+
+/* Each coroutine sets entries of its own, all over the table. */
+static void coroutine_fn set_own_entries(void *opaque)
+{
+    User *user = opaque;
+
+    for (unsigned i = 0; i < user->nb_ops; i++) {
+        uint64_t index = ROUND_DOWN(random_index(user), NB_USERS) +
+                         user->first;
+
+        if (index < NB_ENTRIES) {
+            set(user->table, index, index + 1000);
+            user->is_set[index] = true;
+            g_assert_cmpuint(get(user->table, index), ==, index + 1000);
+        }
+    }
+    (*user->nb_left)--;
+}
+
+/* Entry i is i + 10 where nobody has set it, and else i + 1000. */
+static void coroutine_fn check_concurrent_sets(Storage *s,
+                                               CoroutineEntry *entry)
+{
+    g_autofree bool *is_set = g_new0(bool, NB_ENTRIES);
+    g_autoptr(SnapTable) table = NULL;
+    g_autoptr(SnapTable) stored = NULL;
+
+    store(s);
+    table = table_new(s, false, 2);
+    s->yields = true;
+    run_users(table, entry, 100, is_set);
+    snap_table_flush(table, NB_ENTRIES, &error_abort);
+    stored = table_new(s, false, NB_CHUNKS);
+    for (uint64_t i = 0; i < NB_ENTRIES; i++) {
+        g_assert_cmpuint(get(stored, i), ==, i + (is_set[i] ? 1000 : 10));
+    }
+}
+
+static void coroutine_fn test_concurrent_sets(Storage *s)
+{
+    check_concurrent_sets(s, set_own_entries);
+}
+
+/* The first coroutine flushes, while the others set entries. */
+static void coroutine_fn set_or_flush(void *opaque)
+{
+    User *user = opaque;
+
+    if (user->first) {
+        set_own_entries(user);
+        return;
+    }
+    while (*user->nb_left > 1) {
+        snap_table_flush(user->table, NB_ENTRIES, &error_abort);
+        snap_task_pause();
+    }
+    set_own_entries(user);
+}
+
+static void coroutine_fn test_concurrent_flush(Storage *s)
+{
+    check_concurrent_sets(s, set_or_flush);
+}
+
 typedef struct Test {
     const char *path;
     void coroutine_fn (*fn)(Storage *s);
@@ -502,6 +707,12 @@ static const Test tests[] = {
     { "error/write-at-flush", test_write_error_at_flush },
     { "error/write-at-eviction", test_write_error_at_eviction },
     { "random", test_random },
+    { "concurrent/gets", test_concurrent_gets },
+    { "concurrent/gets/one-chunk", test_concurrent_gets_of_one_chunk },
+    { "concurrent/gets/same-chunk", test_concurrent_gets_of_same_chunk },
+    { "concurrent/gets/corrupt", test_concurrent_gets_of_corrupt },
+    { "concurrent/sets", test_concurrent_sets },
+    { "concurrent/flush", test_concurrent_flush },
 };
 
 typedef struct TestRun {

@@ -434,6 +434,74 @@ static void test_pipe_size_socket(void)
     close_both(fds);
 }
 
+/* Bytes that @fd takes without waiting */
+static size_t fill_socket(int fd)
+{
+    char data[1024] = { };
+    size_t total = 0;
+    ssize_t ret;
+
+    while ((ret = send(fd, data, sizeof(data), MSG_DONTWAIT)) > 0) {
+        total += ret;
+    }
+    return total;
+}
+
+/* What is in flight on a socket that was resized to @bytes */
+static size_t in_flight(int bytes)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    size_t total;
+    int fds[2];
+
+    make_socket_pair(fds);
+    transport = open_fd(fds[0]);
+    g_assert_cmpint(snap_transport_resize_output(transport, bytes), >=, bytes);
+    total = fill_socket(fds[0]);
+    close_both(fds);
+    return total;
+}
+
+/* Each message costs more than its bytes, and the last one is not counted. */
+static void test_socket_size_output(void)
+{
+    g_assert_cmpuint(in_flight(16 * KiB), <=, 64 * KiB);
+    g_assert_cmpuint(in_flight(128 * KiB), >, 64 * KiB);
+}
+
+/* There is a limit to what a user may ask for (net.core.wmem_max). */
+static void test_socket_size_giant(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    socklen_t size = sizeof(int);
+    int fds[2], ret, actual = 0;
+
+    make_socket_pair(fds);
+    transport = open_fd(fds[0]);
+    ret = snap_transport_resize_output(transport, 1 * GiB - 1);
+    g_assert_cmpint(getsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &actual, &size),
+                    ==, 0);
+    if (ret != -EPERM) {
+        g_assert_cmpint(ret, >, 0);
+        g_assert_cmpint(ret, <=, actual);
+    }
+    close_both(fds);
+}
+
+static void test_file_size_output(void)
+{
+    SnapTransport *transport;
+    g_autofree char *path = NULL;
+    int fd = g_file_open_tmp("test-snap-transport-XXXXXX", &path, NULL);
+
+    transport = open_fd(fd);
+    g_assert_cmpint(snap_transport_resize_output(transport, 64 * KiB), ==,
+                    -ENOTSUP);
+    snap_transport_close(transport);
+    close(fd);
+    unlink(path);
+}
+
 /* A directory with a name for a socket in it. */
 typedef struct UnixFixture {
     char *dir;
@@ -568,6 +636,176 @@ static void test_unix_nobody_listens(UnixFixture *f, gconstpointer data)
     assert_refused(f->uri, "Failed to connect");
 }
 
+/* A second connection, whose peer is the second to be accepted. */
+typedef struct Urgent {
+    int listener;
+    SnapTransport *transport;
+    QEMUFile *file;
+    int main_fd;
+    int urgent_fd;
+} Urgent;
+
+static void urgent_begin(Urgent *u, UnixFixture *f)
+{
+    u->listener = unix_listen(f);
+    u->transport = snap_transport_open(f->uri, false, &error_abort);
+    u->file = snap_transport_open_urgent(u->transport, &error_abort);
+    g_assert_nonnull(u->file);
+    u->main_fd = accept(u->listener, NULL, NULL);
+    u->urgent_fd = accept(u->listener, NULL, NULL);
+}
+
+static void urgent_end(Urgent *u)
+{
+    snap_transport_close(u->transport);
+    close(u->main_fd);
+    close(u->urgent_fd);
+    close(u->listener);
+}
+
+static void assert_nothing_to_read(int fd)
+{
+    char c;
+
+    g_assert_cmpint(recv(fd, &c, 1, MSG_DONTWAIT), ==, -1);
+    g_assert_cmpint(errno, ==, EAGAIN);
+}
+
+static void test_urgent(UnixFixture *f, gconstpointer data)
+{
+    Exchange x = { .value = 0x11223344 };
+    Urgent u;
+
+    urgent_begin(&u, f);
+    x.file = u.file;
+    start(&x, co_write);
+    finish(&x);
+    g_assert_cmphex(read_be32(u.urgent_fd), ==, 0x11223344);
+    assert_nothing_to_read(u.main_fd);
+    assert_writes(u.transport, u.main_fd);
+    assert_reads(u.transport, u.main_fd);
+    assert_nothing_to_read(u.urgent_fd);
+    urgent_end(&u);
+}
+
+static void coroutine_fn co_write_much(void *opaque)
+{
+    Exchange *x = opaque;
+    g_autofree uint8_t *data = g_malloc0(4 * MiB);
+
+    qemu_put_buffer(x->file, data, 4 * MiB);
+    g_assert_cmpint(qemu_fflush(x->file), ==, 0);
+    x->done = true;
+}
+
+/* A peer that does not read is waited for in the coroutine only. */
+static void test_urgent_waits_in_coroutine(UnixFixture *f, gconstpointer data)
+{
+    g_autofree char *buf = g_malloc(64 * KiB);
+    Exchange x = { };
+    size_t left = 4 * MiB;
+    Urgent u;
+
+    urgent_begin(&u, f);
+    x.file = u.file;
+    start(&x, co_write_much);
+    g_assert_false(x.done);
+    assert_writes(u.transport, u.main_fd);
+    g_assert_false(x.done);
+    while (left) {
+        ssize_t ret = recv(u.urgent_fd, buf, 64 * KiB, MSG_DONTWAIT);
+
+        left -= MAX(ret, 0);
+        aio_poll(qemu_get_aio_context(), false);
+    }
+    finish(&x);
+    urgent_end(&u);
+}
+
+/* The peer sees the end of both connections, and nothing before it. */
+static void test_urgent_close(UnixFixture *f, gconstpointer data)
+{
+    Urgent u;
+    char c;
+
+    urgent_begin(&u, f);
+    qemu_put_be32(u.file, 1);
+    snap_transport_close(u.transport);
+    u.transport = NULL;
+    g_assert_cmpint(read(u.urgent_fd, &c, 1), ==, 0);
+    g_assert_cmpint(read(u.main_fd, &c, 1), ==, 0);
+    urgent_end(&u);
+}
+
+static void assert_no_urgent(SnapTransport *transport)
+{
+    Error *err = NULL;
+
+    g_assert_null(snap_transport_open_urgent(transport, &err));
+    g_assert_nonnull(err);
+    error_free(err);
+}
+
+static void test_urgent_nobody_listens(UnixFixture *f, gconstpointer data)
+{
+    int listener = unix_listen(f);
+    SnapTransport *transport = snap_transport_open(f->uri, false,
+                                                   &error_abort);
+    int fd = accept(listener, NULL, NULL);
+
+    close(listener);
+    assert_no_urgent(transport);
+    assert_writes(transport, fd);
+    snap_transport_close(transport);
+    close(fd);
+}
+
+/* Who listened has no address to connect to. */
+static void test_urgent_of_listener(UnixFixture *f, gconstpointer data)
+{
+    GThread *thread = g_thread_new("connect", connect_thread, f);
+    SnapTransport *transport = snap_transport_open(f->uri, true, &error_abort);
+    int fd = GPOINTER_TO_INT(g_thread_join(thread));
+
+    assert_no_urgent(transport);
+    assert_writes(transport, fd);
+    snap_transport_close(transport);
+    close(fd);
+}
+
+static void test_urgent_of_descriptor(void)
+{
+    SnapTransport *transport;
+    int fds[2];
+
+    make_socket_pair(fds);
+    transport = open_fd(fds[0]);
+    assert_no_urgent(transport);
+    assert_writes(transport, fds[1]);
+    snap_transport_close(transport);
+    close_both(fds);
+
+    make_pipe(fds);
+    transport = open_fd(fds[1]);
+    assert_no_urgent(transport);
+    snap_transport_close(transport);
+    close_both(fds);
+}
+
+static void check_no_urgent(SnapTransport *transport, int peer)
+{
+    assert_no_urgent(transport);
+}
+
+static void test_urgent_of_stdio(void)
+{
+    int fds[2];
+
+    make_socket_pair(fds);
+    with_stdio(fds[0], fds[0], check_no_urgent, fds[1]);
+    close_both(fds);
+}
+
 static void test_bad_uri(void)
 {
     assert_refused("tcp:localhost:1", "a channel is");
@@ -639,6 +877,11 @@ static void add_unix_tests(void)
     add_unix("connect", test_unix_connect);
     add_unix("connect/option", test_unix_connect_option);
     add_unix("connect/nobody", test_unix_nobody_listens);
+    add_unix("urgent", test_urgent);
+    add_unix("urgent/wait", test_urgent_waits_in_coroutine);
+    add_unix("urgent/close", test_urgent_close);
+    add_unix("urgent/nobody", test_urgent_nobody_listens);
+    add_unix("urgent/listener", test_urgent_of_listener);
 }
 
 static void add_fd_tests(void)
@@ -650,6 +893,12 @@ static void add_fd_tests(void)
     g_test_add_func("/snap/transport/pipe/size/output", test_pipe_size_output);
     g_test_add_func("/snap/transport/pipe/size/busy", test_pipe_size_busy);
     g_test_add_func("/snap/transport/pipe/size/socket", test_pipe_size_socket);
+    g_test_add_func("/snap/transport/socket/size", test_socket_size_output);
+    g_test_add_func("/snap/transport/socket/size/giant",
+                    test_socket_size_giant);
+    g_test_add_func("/snap/transport/socket/urgent",
+                    test_urgent_of_descriptor);
+    g_test_add_func("/snap/transport/file/size", test_file_size_output);
     g_test_add_func("/snap/transport/patience", test_patience);
     g_test_add_func("/snap/transport/socket/both", test_socket_both_ways);
     g_test_add_func("/snap/transport/socket/parallel",
@@ -667,6 +916,7 @@ static void add_fd_tests(void)
     g_test_add_func("/snap/transport/stdio/same", test_stdio_same_socket);
     g_test_add_func("/snap/transport/stdio/input-only",
                     test_stdio_output_not_writable);
+    g_test_add_func("/snap/transport/stdio/urgent", test_urgent_of_stdio);
 }
 
 static void add_error_tests(void)
@@ -683,6 +933,7 @@ static void add_error_tests(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_set_nonfatal_assertions();
     module_call_init(MODULE_INIT_QOM);
     qemu_init_main_loop(&error_abort);
     signal(SIGPIPE, SIG_IGN);

@@ -100,6 +100,7 @@ BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
                                  bool writable, Error **errp)
 {
     const char *path = snap_blockdev_local_path(options);
+    int flags = writable ? BDRV_O_RDWR | BDRV_O_RESIZE : 0;
     struct stat st;
 
     /* Opening a FIFO would wait for somebody to write to it. */
@@ -108,8 +109,17 @@ BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
         error_setg(errp, "Neither a regular file nor a block device");
         return NULL;
     }
-    return open_blk(options, options->filename, NULL,
-                    writable ? BDRV_O_RDWR | BDRV_O_RESIZE : 0, errp);
+    if (options->try_io_uring && !options->aio) {
+        SnapImageOptions with_io_uring = *options;
+        BlockBackend *blk;
+
+        with_io_uring.aio = "io_uring";
+        blk = open_blk(&with_io_uring, options->filename, NULL, flags, NULL);
+        if (blk) {
+            return blk;
+        }
+    }
+    return open_blk(options, options->filename, NULL, flags, errp);
 }
 
 static bool create_file(SnapTarget *target, const SnapTargetOptions *options,

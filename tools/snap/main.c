@@ -30,7 +30,7 @@
 
 /* Measured: see docs/devel/qemu-snap.rst, "Order and latency" */
 #define DEFAULT_AROUND         16
-#define DEFAULT_BACKLOG        (16 * KiB)
+#define DEFAULT_BACKLOG        (64 * KiB)
 #define MAX_BACKLOG            (64 * MiB)
 #define DEFAULT_RECORD_SECONDS 3
 #define MAX_RECORD_SECONDS     86400
@@ -164,7 +164,8 @@ static void help(void)
     }
     printf("\nOptions:\n"
 "  -t, --cache=MODE          cache mode, as qemu-img -t (default: writeback)\n"
-"  --aio=MODE                threads (default), native or io_uring\n"
+"  --aio=MODE                threads (default), native, or io_uring (default of\n"
+"                            a load by postcopy, where there is io_uring)\n"
 "  --image-opts              FILE is a list of image options\n"
 "  --object OBJDEF           QEMU user-creatable object (e.g. a secret)\n"
 "  -T, --trace TRACE         tracing options\n"
@@ -190,7 +191,7 @@ static void help(void)
 "  --fault-around=PAGES      pages that are around a request (default: 16)\n"
 "  -r, --rate-limit=RATE     bytes a second that nobody has asked for\n"
 "  --backlog=SIZE            what may wait in the channel while the guest waits\n"
-"                            for pages (default: 16k)\n"
+"                            for pages (default: 64k)\n"
 "  --record[=SECONDS]        record the working set, at first without anything\n"
 "                            unasked (default: for 3 seconds)\n"
 "  --host-page-size=[BLOCK=]SIZE\n"

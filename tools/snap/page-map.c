@@ -14,6 +14,7 @@ void snap_page_map_init(SnapPageMap *map, const SnapLayout *layout,
         .layout = layout,
         .host_pages = host_pages,
         .sent = bitmap_new(layout->nb_pages),
+        .planned = bitmap_new(layout->nb_pages),
         .asked = bitmap_new(layout->nb_pages),
     };
 }
@@ -21,6 +22,7 @@ void snap_page_map_init(SnapPageMap *map, const SnapLayout *layout,
 void snap_page_map_destroy(SnapPageMap *map)
 {
     g_clear_pointer(&map->sent, g_free);
+    g_clear_pointer(&map->planned, g_free);
     g_clear_pointer(&map->asked, g_free);
 }
 
@@ -40,14 +42,21 @@ bool snap_page_map_is_sent(const SnapPageMap *map, uint64_t page)
     return test_bit(page, map->sent);
 }
 
+void snap_page_map_plan(SnapPageMap *map, uint64_t first, uint64_t nb_pages)
+{
+    bitmap_set(map->planned, first, nb_pages);
+}
+
 void snap_page_map_send(SnapPageMap *map, uint64_t first, uint64_t nb_pages)
 {
     bitmap_set(map->sent, first, nb_pages);
+    bitmap_set(map->planned, first, nb_pages);
 }
 
 void snap_page_map_forget(SnapPageMap *map, uint64_t first, uint64_t nb_pages)
 {
     bitmap_clear(map->sent, first, nb_pages);
+    bitmap_clear(map->planned, first, nb_pages);
 }
 
 bool snap_page_map_ask(SnapPageMap *map, uint64_t page)
@@ -65,22 +74,22 @@ bool snap_page_map_next_unsent(const SnapPageMap *map, int block,
     uint64_t page = snap_layout_page(map->layout, b, *offset);
 
     for (;;) {
-        uint64_t first = find_next_zero_bit(map->sent, end, page);
-        uint64_t in_block, sent;
+        uint64_t first = find_next_zero_bit(map->planned, end, page);
+        uint64_t in_block, taken;
 
         if (first >= end) {
             return false;
         }
         in_block = ROUND_DOWN(first - b->first_page, targets);
-        sent = find_next_bit(map->sent, end, b->first_page + in_block) -
-               b->first_page;
-        if (sent < in_block + targets) {
-            /* some of the host page was sent */
+        taken = find_next_bit(map->planned, end, b->first_page + in_block) -
+                b->first_page;
+        if (taken < in_block + targets) {
+            /* some of the host page was */
             page = b->first_page + in_block + targets;
             continue;
         }
         *offset = in_block << page_bits;
-        *length = (ROUND_DOWN(sent, targets) - in_block) << page_bits;
+        *length = (ROUND_DOWN(taken, targets) - in_block) << page_bits;
         return true;
     }
 }
@@ -94,7 +103,7 @@ uint64_t snap_page_map_received(SnapPageMap *map, int block,
 
     for (uint64_t i = 0; i < nb_pages; i++) {
         if (bitmap[i / 8] & (1 << (i % 8))) {
-            set_bit(b->first_page + i, map->sent);
+            snap_page_map_send(map, b->first_page + i, 1);
             nb_received++;
         }
     }

@@ -210,6 +210,15 @@ static int handle_resume_ack(SnapPostcopy *pc, uint32_t value, Error **errp)
     return 0;
 }
 
+static void note_late_request(SnapPostcopy *pc, const SnapReturnEvent *event)
+{
+    uint64_t nb_pages = event->length / snap_host_pages_size(&pc->host_pages,
+                                                             event->block);
+
+    pc->stats->requests += nb_pages;
+    pc->stats->on_the_way += nb_pages;
+}
+
 static int coroutine_fn handle_event(SnapPostcopy *pc, SnapReturnEvent *event,
                                      Error **errp)
 {
@@ -222,11 +231,12 @@ static int coroutine_fn handle_event(SnapPostcopy *pc, SnapReturnEvent *event,
         handle_pong(pc, event->value);
         return 0;
     case SNAP_RP_REQ_PAGES:
-        /* Behind the end, QEMU fills what is missing with zeroes. */
         if (!pc->sent_end || pc->urgent) {
             return snap_pusher_ask(pc->pusher, event->block, event->offset,
                                    event->length, errp);
         }
+        /* Behind the end, QEMU fills what is missing with zeroes. */
+        note_late_request(pc, event);
         return 0;
     case SNAP_RP_RECV_BITMAP:
         return handle_bitmap(pc, event, errp);
@@ -643,17 +653,17 @@ static void explain(const SnapPostcopy *pc, Error **errp)
         error_setg(errp, "The destination closed the channel before all of RAM "
                    "was loaded");
     } else if (pc->pong[PING_ADVISED]) {
-        error_setg(errp, "The destination closed the channel while it loaded "
-                   "the devices; its own messages say why");
+        error_setg(errp, "The destination has failed to load the devices; its "
+                   "own messages say why");
     } else if (pc->pong[PING_BEFORE]) {
         error_setg(errp, "The destination refuses postcopy: its capability "
                    "postcopy-ram has to be on, it has to be allowed to use "
                    "userfaultfd, and its host pages have to be what "
                    "--host-page-size says; its own messages say more");
     } else {
-        error_setg(errp, "The destination closed the channel before it "
-                   "answered: it has to be a QEMU with the same machine that "
-                   "waits for a migration");
+        error_setg(errp, "The destination has failed before it answered: it "
+                   "has to be a QEMU with the same machine that waits for a "
+                   "migration");
     }
 }
 
@@ -673,12 +683,12 @@ static int collect_result(SnapPostcopy *pc, Error **errp)
         error_propagate(errp, g_steal_pointer(&pc->work_err));
         return pc->work_ret;
     }
-    if (pc->shut && pc->shut_status) {
+    if (pc->shut && pc->shut_status && pc->pong[PING_RUN]) {
         error_setg(errp, "The destination has failed to load (status %" PRIu32
                    "); its own messages say why", pc->shut_status);
         return -EIO;
     }
-    if (pc->work_ret < 0 || !pc->work_over) {
+    if (pc->work_ret < 0 || !pc->work_over || pc->shut_status) {
         explain(pc, errp);
         return -ECONNABORTED;
     }

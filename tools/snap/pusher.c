@@ -27,8 +27,8 @@
  * without requests for QUIET_NS, it is large.
  */
 #define QUIET_NS       (20 * SCALE_MS)
-#define LARGE_CHANNEL  (getenv("LARGE") ? atoi(getenv("LARGE")) : 1 * MiB)
-#define BATCH_URGENT   4
+#define LARGE_CHANNEL  (256 * KiB)
+#define BATCH_URGENT   8
 #define BATCH_QUIET    32
 
 /* How long to wait before it is tried again to make a full channel smaller. */
@@ -181,11 +181,10 @@ static uint64_t first_page(const SnapPusher *p, const SnapRAMPiece *piece)
                             piece->offset);
 }
 
-/* Whether zero pages are sent, too: somebody has used them. */
+/* Whether zero pages are sent, too: they are, or were, asked for. */
 static bool sends_zero_pages(SnapPushReason reason)
 {
-    return reason == SNAP_PUSH_ASKED || reason == SNAP_PUSH_WORKING_SET ||
-           reason == SNAP_PUSH_ARRIVALS;
+    return reason == SNAP_PUSH_ASKED || reason == SNAP_PUSH_WORKING_SET;
 }
 
 static void coroutine_fn put_page(SnapPusher *p, SnapStreamWriter *writer,
@@ -210,13 +209,10 @@ static void coroutine_fn put_page(SnapPusher *p, SnapStreamWriter *writer,
 /*
  * Send pages of @piece from *@pos on, @max of them and then what is missing of
  * a host page.  Pages that were sent meanwhile are passed over.
- *
- * Returns: how many
  */
-static unsigned coroutine_fn put_pages(SnapPusher *p, SnapStreamWriter *writer,
-                                       const SnapRAMPiece *piece,
-                                       unsigned *pos, unsigned max,
-                                       uint64_t *host_page_left)
+static void coroutine_fn put_pages(SnapPusher *p, SnapStreamWriter *writer,
+                                   const SnapRAMPiece *piece, unsigned *pos,
+                                   unsigned max, uint64_t *host_page_left)
 {
     uint64_t targets = snap_host_pages_targets(p->map->host_pages,
                                                piece->block);
@@ -241,7 +237,6 @@ static unsigned coroutine_fn put_pages(SnapPusher *p, SnapStreamWriter *writer,
         --*host_page_left;
         nb++;
     }
-    return nb;
 }
 
 /* --- what is asked for --- */
@@ -438,7 +433,7 @@ static bool adapt_channel(SnapPusher *p, int64_t now_ns)
     bool wanted = last_ns && now_ns - last_ns < QUIET_NS;
 
     if (wanted != p->is_small) {
-        unsigned size = wanted ? p->urgent ? (getenv("PB") ? atoi(getenv("PB")) : 1<<20) : p->options.backlog : LARGE_CHANNEL;
+        unsigned size = wanted ? p->options.backlog : LARGE_CHANNEL;
         int ret = snap_transport_resize_output(p->transport, size);
 
         trace_snap_pusher_channel(size, ret);
@@ -452,13 +447,13 @@ static bool adapt_channel(SnapPusher *p, int64_t now_ns)
 
 static unsigned batch_size(const SnapPusher *p)
 {
-    return p->is_small ? (getenv("BU") ? atoi(getenv("BU")) : BATCH_URGENT) : BATCH_QUIET;
+    return p->is_small ? BATCH_URGENT : BATCH_QUIET;
 }
 
-/* Keep to the rate. */
-static void count_unasked(SnapPusher *p, unsigned nb_pages, int64_t now_ns)
+/* Keep to the rate. @nb_pages: pages with data */
+static void count_unasked(SnapPusher *p, uint64_t nb_pages, int64_t now_ns)
 {
-    uint64_t bytes = (uint64_t)nb_pages << p->map->layout->page_bits;
+    uint64_t bytes = nb_pages << p->map->layout->page_bits;
 
     p->not_before_ns = now_ns + ratelimit_calculate_delay(&p->limit, bytes);
 }
@@ -467,12 +462,11 @@ static void count_unasked(SnapPusher *p, unsigned nb_pages, int64_t now_ns)
 static int coroutine_fn send_batch(SnapPusher *p, const SnapRAMPiece *piece,
                                    unsigned *pos, int64_t now_ns, Error **errp)
 {
-    unsigned nb;
+    uint64_t stored = p->stats->stored_pages;
 
     begin_section(p, p->writer);
-    nb = put_pages(p, p->writer, piece, pos, batch_size(p),
-                   &p->host_page_left);
-    count_unasked(p, nb, now_ns);
+    put_pages(p, p->writer, piece, pos, batch_size(p), &p->host_page_left);
+    count_unasked(p, p->stats->stored_pages - stored, now_ns);
     snap_progress_show(p->progress, p->stats->stored_pages, p->nb_stored);
     return end_section(p, p->writer, errp);
 }
@@ -553,8 +547,7 @@ static int coroutine_fn push_unasked(SnapPusher *p, Error **errp)
         wait_for_work(p, 0);
         return 0;
     }
-    if (snap_demand_is_urgent(p->demand) && !p->host_page_left && 
-        !getenv("NOHOLD")) {
+    if (snap_demand_is_urgent(p->demand) && !p->host_page_left) {
         /* Nothing shall be in its way when it is ready. */
         wait_for_work(p, 0);
         return 0;

@@ -177,7 +177,7 @@ static int parse_request(SnapReturnPath *rp, unsigned type, const uint8_t *buf,
     event->type = SNAP_RP_REQ_PAGES;
     event->block = rp->last_block;
     event->offset = ldq_be_p(buf);
-    event->length = ldl_be_p(buf + 8);
+    event->length = (uint32_t)ldl_be_p(buf + 8);
 
     block = &rp->layout->blocks[event->block];
     host_page = snap_host_pages_size(rp->host_pages, event->block);

@@ -186,16 +186,10 @@ static int coroutine_fn load_chunk(SnapTable *t, uint64_t number,
     return 0;
 }
 
-static int coroutine_fn find_chunk(SnapTable *t, uint64_t number, Chunk **chunk,
-                                   Error **errp)
+/* With the lock held. */
+static int coroutine_fn bring_chunk(SnapTable *t, uint64_t number,
+                                    Chunk **chunk, Error **errp)
 {
-    assert(number < t->nb_chunks);
-
-    if (t->current && t->current->number == number) {
-        *chunk = t->current;
-        return 0;
-    }
-    QEMU_LOCK_GUARD(&t->lock);
     t->current = NULL;
     if (t->slots[number] >= 0) {
         *chunk = &t->cache[t->slots[number]];
@@ -207,7 +201,24 @@ static int coroutine_fn find_chunk(SnapTable *t, uint64_t number, Chunk **chunk,
         }
     }
     (*chunk)->last_use = ++t->use;
-    t->current = *chunk;
+    return 0;
+}
+
+static int coroutine_fn find_chunk(SnapTable *t, uint64_t number, Chunk **chunk,
+                                   Error **errp)
+{
+    assert(number < t->nb_chunks);
+
+    if (!t->current || t->current->number != number) {
+        QEMU_LOCK_GUARD(&t->lock);
+        int ret = bring_chunk(t, number, chunk, errp);
+
+        if (ret < 0) {
+            return ret;
+        }
+        t->current = *chunk;
+    }
+    *chunk = t->current;
     return 0;
 }
 
@@ -238,27 +249,32 @@ int coroutine_fn snap_table_set(SnapTable *t, uint64_t index, uint64_t entry,
     return 0;
 }
 
+/* Write a chunk, unless storage has it as it is. */
+static int coroutine_fn flush_chunk(SnapTable *t, uint64_t number, Error **errp)
+{
+    QEMU_LOCK_GUARD(&t->lock);
+    Chunk *chunk;
+    int ret;
+
+    if (t->slots[number] < 0 && test_bit(number, t->stored)) {
+        return 0;
+    }
+    ret = bring_chunk(t, number, &chunk, errp);
+    if (!ret && (chunk->dirty || !test_bit(number, t->stored))) {
+        ret = write_chunk(t, chunk, errp);
+    }
+    return ret;
+}
+
 int coroutine_fn snap_table_flush(SnapTable *t, uint64_t nb_entries,
                                   Error **errp)
 {
     uint64_t nb_chunks = snap_table_chunks(nb_entries);
+    int ret = 0;
 
     assert(nb_chunks <= t->nb_chunks);
-
-    for (uint64_t number = 0; number < nb_chunks; number++) {
-        Chunk *chunk;
-        int ret;
-
-        if (t->slots[number] < 0 && test_bit(number, t->stored)) {
-            continue;
-        }
-        ret = find_chunk(t, number, &chunk, errp);
-        if (!ret && (chunk->dirty || !test_bit(number, t->stored))) {
-            ret = write_chunk(t, chunk, errp);
-        }
-        if (ret < 0) {
-            return ret;
-        }
+    for (uint64_t number = 0; number < nb_chunks && !ret; number++) {
+        ret = flush_chunk(t, number, errp);
     }
-    return 0;
+    return ret;
 }

@@ -128,12 +128,17 @@ static int direction_resize(const SnapDirection *direction, int bytes)
 /* Of a local socket, only what the sender may have in flight counts. */
 static int direction_resize_socket(const SnapDirection *direction, int bytes)
 {
+    socklen_t size = sizeof(bytes);
+
     if (!direction->ioc ||
         !object_dynamic_cast(OBJECT(direction->ioc), TYPE_QIO_CHANNEL_SOCKET)) {
         return -ENOTSUP;
     }
-    return setsockopt(direction->fd, SOL_SOCKET, SO_SNDBUF, &bytes,
-                      sizeof(bytes)) < 0 ? -errno : bytes;
+    if (setsockopt(direction->fd, SOL_SOCKET, SO_SNDBUF, &bytes, size) < 0 ||
+        getsockopt(direction->fd, SOL_SOCKET, SO_SNDBUF, &bytes, &size) < 0) {
+        return -errno;
+    }
+    return bytes;
 }
 
 /* Whether @fd is something that bytes can be read from or written to. */

@@ -15,6 +15,7 @@ import unittest
 from . import env
 from .guests import MIB, Loop
 from .machine import VM, wait_until
+from .postcopy import PUSHED, Load
 from .ram import Ram
 
 TIMEOUT = 60
@@ -70,9 +71,9 @@ class SnapTest(unittest.TestCase):
         return vm
 
     def destination(self, like: VM, *args: str, version: str = '10.0',
-                    run: bool = False) -> VM:
+                    run: bool = False, ram: Ram | None = None) -> VM:
         """A paused machine like @like that waits, with stale RAM."""
-        ram = self.ram(like.ram.size)
+        ram = ram or self.ram(like.ram.size)
         ram.poison()
         return self.vm(like.machine, ram, *([] if run else ['-S']),
                        '-incoming', 'defer',
@@ -86,11 +87,14 @@ class SnapTest(unittest.TestCase):
         return [env('QEMU_SNAP'), *options, '--report', self.last_report,
                 verb, image]
 
-    def report(self) -> dict:
-        """How the last command ended; an emulator may know before it."""
+    def report(self, path: str | None = None) -> dict:
+        """
+        How the last command ended, or that with the report at @path; an
+        emulator may know before it.
+        """
         def read():
             try:
-                with open(self.last_report, encoding='utf-8') as f:
+                with open(path or self.last_report, encoding='utf-8') as f:
                     return json.load(f)
             except (FileNotFoundError, json.JSONDecodeError):
                 return None
@@ -106,6 +110,11 @@ class SnapTest(unittest.TestCase):
         return subprocess.run([env('QEMU_SNAP'), *args], text=True,
                               capture_output=True, timeout=TIMEOUT,
                               check=False, **kwargs)
+
+    def info(self, image: str) -> dict:
+        out = self.tool('info', '-U', '--output=json', image)
+        self.assertEqual(out.returncode, 0, out.stderr)
+        return json.loads(out.stdout)
 
     def img(self, *args: str) -> str:
         return subprocess.run([env('QEMU_IMG'), *args], check=True, text=True,
@@ -169,6 +178,112 @@ class SnapTest(unittest.TestCase):
         vm.cmd('stop')
         self.assertIsNone(loop.torn(vm.ram))
         self.assertLess(loop.gen(vm.ram), before + 100000)
+
+
+class PostcopyTest(SnapTest):
+    """A test with a snapshot that is loaded while its guest runs."""
+
+    def setUp(self):
+        super().setUp()
+        self.image = self.path('image')
+
+    def snapshot(self, machine: str = 'pc-q35-10.0', *options: str,
+                 **kwargs) -> VM:
+        """A guest that is no more, see snapshot_of()."""
+        return self.snapshot_of(self.source(machine, **kwargs), *options)
+
+    def snapshot_of(self, src: VM, *options: str) -> VM:
+        """
+        Save and end a guest.  Its .ram is that of the snapshot then, but for
+        what it has written meanwhile, and self.stored counts its pages.
+        """
+        if src.status() == 'running':
+            # One that starts anew would show.
+            src.wait_until(lambda: src.loop.gen() > 100)
+        truth = src.ram.copy()
+        self.save(src, self.image, *options, caps=['background-snapshot'])
+        self.stored = self.report()['stored-pages']
+        src.kill()
+        # 7.2 lets a stopped guest run afterwards.
+        src.ram = truth
+        return src
+
+    def postcopy(self, vm: VM, image: str, *options: str,
+                 percent: int | None = None, over: str = 'exec',
+                 caps=()) -> Load:
+        """Start a load, to be ended by complete()."""
+        vm.capabilities('postcopy-ram', 'events', *caps)
+        postcopy = '--postcopy' + ('' if percent is None else f'={percent}')
+        return Load(self, vm, vm.incoming, over, image, postcopy, *options)
+
+    def resume(self, vm: VM, image: str, *options: str,
+               over: str = 'exec') -> Load:
+        """Start to load what a broken load has left out."""
+        return Load(self, vm, vm.recover, over, image, '--resume', *options)
+
+    def complete(self, load: Load) -> dict:
+        """Expect that all goes well, and return what the report counts."""
+        load.finish()
+        load.vm.wait_migration(timeout=TIMEOUT)
+        report = load.report()
+        self.assertEqual(report['status'], 'completed', report)
+        self.assertEqual(report['verb'], 'load')
+        stats = report | report['postcopy']
+        self.assert_sane(stats)
+        return stats
+
+    def load_postcopy(self, vm: VM, image: str, *options: str,
+                      **kwargs) -> dict:
+        """Load by postcopy, and expect that all went well."""
+        stats = self.complete(self.postcopy(vm, image, *options, **kwargs))
+        self.assertGreater(stats['run-us'], 0)
+        return stats
+
+    def assert_sane(self, stats: dict):
+        # To resume a guest is not to let it run.
+        self.assertLess(stats['run-us'], stats['complete-us'])
+        self.assertEqual(
+            stats['precopy-pages'] + sum(stats[reason] for reason in PUSHED)
+            + stats['requested-pages'],
+            stats['stored-pages'] + stats['zero-pages'], stats)
+        self.assertLessEqual(stats['zero-requested-pages'],
+                             min(stats['requested-pages'],
+                                 stats['zero-pages']))
+        latency = stats['latency-us']
+        self.assertLessEqual(
+            latency['count'] + stats['requests-on-the-way']
+            + stats['requests-repeated'], stats['requests'], stats)
+        if latency['count']:
+            self.assertLessEqual(latency['p50'], latency['p99'])
+            self.assertLessEqual(latency['p99'], latency['max'])
+        self.assertEqual(latency['count'],
+                         sum(bar['count'] for bar in latency['histogram']))
+        bounds = [bar['below-us'] for bar in latency['histogram']]
+        self.assertEqual(bounds, sorted(set(bounds)))
+
+    def assert_runs(self, vm: VM, loop: Loop) -> int:
+        """
+        A guest that nobody has told to run makes progress, from the
+        generation that is returned.
+        """
+        vm.wait_until(lambda: vm.status() == 'running')
+        gen = vm.wait_until(lambda: loop.gen(vm.ram))
+        vm.wait_until(lambda: loop.gen(vm.ram) > gen + 2)
+        return gen
+
+    def assert_all_sent(self, stats: dict):
+        """Each page with data has been sent, once."""
+        self.assertEqual(stats['stored-pages'], self.stored, stats)
+
+    def assert_ran_on(self, vm: VM, src: VM):
+        """
+        A running guest has all of RAM, where @src has not changed since,
+        and makes progress with it.
+        """
+        self.assert_runs(vm, src.loop)
+        vm.cmd('stop')
+        self.assertIsNone(src.loop.torn(vm.ram))
+        self.assertIsNone(src.ram.difference(vm.ram, src.loop.end))
 
 
 class Machines:

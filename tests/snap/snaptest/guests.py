@@ -21,12 +21,26 @@ generation number that says when:
 All other words of the working set stay zero, so that a page becomes zero
 every fourth generation.  At any one instant the first k pages are of one
 generation and the rest of the one before: a snapshot that is torn shows.
+
+Access, for x86 only, touches pages out of order, for benches; how often it
+has done so is its .count():
+
+    for (x = 0, n = 1; ; n++) {
+        x = x * 1664525 + 1013904223;
+        page = mailbox->base + ((x >> mailbox->shift) & mailbox->mask) * 4096;
+        read first word of page;
+        mailbox->count = n;
+        if (!(n & mailbox->reads))
+            first word of page = n;
+        for (d = mailbox->delay; --d >= 0; ) { }
+    }
 """
 
 import os
 import re
 import stat
 import struct
+import time
 from typing import NamedTuple
 
 from . import env
@@ -39,8 +53,8 @@ CODE = 2 * MIB
 WORKING_SET = 4 * MIB
 
 
-def x86_rom() -> bytes:
-    """A firmware image of 64 KiB whose reset vector leads to the loop."""
+def x86_rom(code: bytes) -> bytes:
+    """A firmware image of 64 KiB whose reset vector leads to 32-bit @code."""
     gdt = 0x100
     start32 = 0x40
     start16 = bytes.fromhex(
@@ -51,32 +65,14 @@ def x86_rom() -> bytes:
         '0f22c0'                # mov %eax, %cr0
         '66ea') \
         + struct.pack('<IH', 0xffff0000 + start32, 8)   # ljmpl $8, $start32
-    loop = bytes.fromhex(
+    code = bytes.fromhex(
         '66b81000'              # mov $0x10, %ax
         '8ed8 8ec0 8ed0'        # mov %ax, %ds; %es; %ss
-        '31db'                  # xor %ebx, %ebx
-        'be00003000'            # mov $MAILBOX, %esi
-        '43'                    # gen: inc %ebx
-        '895e10'                # mov %ebx, 16(%esi)
-        '8b3e'                  # mov (%esi), %edi
-        '8b4e04'                # mov 4(%esi), %ecx
-        '8d040b'                # page: lea (%ebx, %ecx), %eax
-        'a803'                  # test $3, %al
-        '89d8'                  # mov %ebx, %eax
-        '7502'                  # jnz store
-        '31c0'                  # xor %eax, %eax
-        '8907'                  # store: mov %eax, (%edi)
-        '8987fc0f0000'          # mov %eax, 0xffc(%edi)
-        '81c700100000'          # add $0x1000, %edi
-        '8b5608'                # mov 8(%esi), %edx
-        '4a'                    # delay: dec %edx
-        '79fd'                  # jns delay
-        '49'                    # dec %ecx
-        '75de'                  # jnz page
-        'ebd3')                 # jmp gen
+        'be00003000') \
+        + code                  # mov $MAILBOX, %esi
     rom = bytearray(64 << 10)
     rom[:len(start16)] = start16
-    rom[start32:start32 + len(loop)] = loop
+    rom[start32:start32 + len(code)] = code
     struct.pack_into('<QQQ', rom, gdt, 0,
                      0x00cf9b000000ffff,        # 0x08: flat code
                      0x00cf93000000ffff)        # 0x10: flat data
@@ -84,6 +80,49 @@ def x86_rom() -> bytes:
     rom[0xfff0:0xfff3] = struct.pack('<BH', 0xe9, 0x10000 - 0xfff3)
     return bytes(rom)
 
+
+X86_LOOP = bytes.fromhex(
+    '31db'                      # xor %ebx, %ebx
+    '43'                        # gen: inc %ebx
+    '895e10'                    # mov %ebx, 16(%esi)
+    '8b3e'                      # mov (%esi), %edi
+    '8b4e04'                    # mov 4(%esi), %ecx
+    '8d040b'                    # page: lea (%ebx, %ecx), %eax
+    'a803'                      # test $3, %al
+    '89d8'                      # mov %ebx, %eax
+    '7502'                      # jnz store
+    '31c0'                      # xor %eax, %eax
+    '8907'                      # store: mov %eax, (%edi)
+    '8987fc0f0000'              # mov %eax, 0xffc(%edi)
+    '81c700100000'              # add $0x1000, %edi
+    '8b5608'                    # mov 8(%esi), %edx
+    '4a'                        # delay: dec %edx
+    '79fd'                      # jns delay
+    '49'                        # dec %ecx
+    '75de'                      # jnz page
+    'ebd3')                     # jmp gen
+
+X86_ACCESS = bytes.fromhex(
+    '31db'                      # xor %ebx, %ebx
+    '31ed'                      # xor %ebp, %ebp
+    '69db0d661900'              # next: imul $1664525, %ebx, %ebx
+    '81c35ff36e3c'              # add $1013904223, %ebx
+    '8a4e08'                    # mov 8(%esi), %cl
+    '89df'                      # mov %ebx, %edi
+    'd3ef'                      # shr %cl, %edi
+    '237e04'                    # and 4(%esi), %edi
+    'c1e70c'                    # shl $12, %edi
+    '033e'                      # add (%esi), %edi
+    '8b07'                      # mov (%edi), %eax
+    '45'                        # inc %ebp
+    '896e14'                    # mov %ebp, 20(%esi)
+    '856e10'                    # test %ebp, 16(%esi)
+    '7502'                      # jnz wait
+    '892f'                      # mov %ebp, (%edi)
+    '8b560c'                    # wait: mov 12(%esi), %edx
+    '4a'                        # delay: dec %edx
+    '79fd'                      # jns delay
+    'ebd0')                     # jmp next
 
 AARCH64_LOOP = struct.pack(
     '<18I',
@@ -151,7 +190,7 @@ class Loop:
         if arch == 'aarch64':
             return ['-device', f'loader,addr={0x40000000 + CODE:#x},cpu-num=0']
         with open(path, 'wb') as f:
-            f.write(x86_rom() if arch == 'x86_64' else S390X_KERNEL)
+            f.write(x86_rom(X86_LOOP) if arch == 'x86_64' else S390X_KERNEL)
         return ['-bios' if arch == 'x86_64' else '-kernel', path]
 
     def move(self, start: int, pages: int, delay: int = 1000):
@@ -189,6 +228,54 @@ class Loop:
                 return (f'page {i} is ({first}, {last}) in generation {gen}, '
                         f'after a page of generation {gen - 1}: torn')
         return None
+
+
+class Access:
+    """
+    A guest that touches pages in an order that looks random, and is the same
+    each time: one that is reverted again and again does the same again.
+
+    @start: offset of the region in RAM
+    @pages: how many it has, a power of two
+    @walk: touch all of them before any is touched again, always in the same
+        order; otherwise each time one page is as likely as any other
+    @reads: what bits of the number of an access make it one that only reads
+    """
+
+    COUNT = MAILBOX + 20
+
+    def __init__(self, ram: Ram, start: int, pages: int, walk: bool,
+                 reads: int = 0):
+        self.ram = ram
+        # The low bits of x go through all of their values in turn.
+        shift = 0 if walk else 33 - pages.bit_length()
+        ram.write(MAILBOX, struct.pack('<5I', start, pages - 1, shift, 1000,
+                                       reads))
+
+    @staticmethod
+    def args(directory: str) -> list[str]:
+        """What makes an emulator run it."""
+        path = os.path.join(directory, 'access')
+        with open(path, 'wb') as f:
+            f.write(x86_rom(X86_ACCESS))
+        return ['-bios', path]
+
+    def count(self) -> int:
+        return self.ram.word(self.COUNT, '<')
+
+    def pace(self, rate: int):
+        """
+        Measure the running guest, and let it do @rate accesses in a second.
+        """
+        delay = 10000
+        for _ in range(2):
+            self.ram.write(MAILBOX + 12, struct.pack('<I', delay))
+            before, start = self.count(), time.monotonic()
+            time.sleep(0.3)
+            done = self.count() - before
+            delay = max(1, int(delay * done /
+                               (time.monotonic() - start) / rate))
+        self.ram.write(MAILBOX + 12, struct.pack('<I', delay))
 
 
 INIT = r'''#!/bin/sh

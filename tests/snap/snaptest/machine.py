@@ -4,6 +4,7 @@
 #
 """A stock emulator under test, all of it bounded in time."""
 
+import asyncio
 import json
 import os
 import socket
@@ -11,7 +12,7 @@ import threading
 import time
 
 from . import env
-from .ram import Ram
+from .ram import PAGE, Ram
 
 from qemu.machine import QEMUMachine  # pylint: disable=wrong-import-order
 
@@ -139,6 +140,28 @@ class VM(QEMUMachine):
                                    f'{info.get("error-desc")}; {self.log()}')
             return None
         return self.wait_until(reached, timeout)
+
+    def wait_paused(self):
+        """
+        Wait for a postcopy that is broken.  It is an event that tells: a
+        missing page may keep the main loop from answering.
+        """
+        try:
+            self.event_wait('MIGRATION', 30.0,
+                            {'data': {'status': 'postcopy-paused'}})
+        except asyncio.TimeoutError:
+            raise TimeoutError(f'not paused; {self.log()}') from None
+
+    def recover(self, uri: str):
+        """Wait for a stream that goes on; out of band, as wait_paused()."""
+        reply = self._qmp.cmd_obj({'exec-oob': 'migrate-recover',
+                                   'arguments': {'uri': uri}})
+        if 'error' in reply:
+            raise RuntimeError(reply['error']['desc'])
+
+    def pages_placed(self) -> int:
+        """How much of its RAM has come so far, in a postcopy."""
+        return os.stat(self.ram.path).st_blocks * 512 // PAGE
 
     def pages_sent(self) -> int:
         ram = self.migration().get('ram', {})

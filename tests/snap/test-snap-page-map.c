@@ -1,0 +1,443 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Unit tests of what has become of each page
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/host-utils.h"
+#include "some-ram.h"
+
+#define ROUNDS 200
+
+/* What next_unsent should say, one host page after another. */
+static bool naive_next(const SomeRAM *ram, int block, uint64_t *offset,
+                       uint64_t *length)
+{
+    const SnapRAMBlock *b = &ram->layout.blocks[block];
+    uint64_t size = snap_host_pages_size(&ram->host_pages, block);
+    uint64_t start = ROUND_UP(*offset, size);
+
+    *length = 0;
+    for (uint64_t at = start; at < b->length; at += size) {
+        bool sent = false;
+
+        for (uint64_t i = 0; i < size; i += PAGE) {
+            sent |= snap_page_map_is_sent(&ram->map,
+                                          snap_layout_page(&ram->layout, b,
+                                                           at + i));
+        }
+        if (!sent && !*length) {
+            *offset = at;
+        }
+        if (sent && *length) {
+            break;
+        }
+        *length += sent ? 0 : size;
+    }
+    return *length;
+}
+
+/* Walk through a block, and compare with the model. */
+static void check_walk(const SomeRAM *ram, int block)
+{
+    uint64_t offset = 0, length;
+    uint64_t expected_offset = 0, expected_length;
+
+    while (naive_next(ram, block, &expected_offset, &expected_length)) {
+        g_assert_true(snap_page_map_next_unsent(&ram->map, block, &offset,
+                                                &length));
+        g_assert_cmpuint(offset, ==, expected_offset);
+        g_assert_cmpuint(length, ==, expected_length);
+        offset += length;
+        expected_offset = offset;
+    }
+    g_assert_false(snap_page_map_next_unsent(&ram->map, block, &offset,
+                                             &length));
+}
+
+static void check_next(const SomeRAM *ram, int block, uint64_t from,
+                       uint64_t expected_offset, uint64_t expected_length)
+{
+    uint64_t offset = from, length = 0;
+
+    g_assert_true(snap_page_map_next_unsent(&ram->map, block, &offset,
+                                            &length));
+    g_assert_cmpuint(offset, ==, expected_offset);
+    g_assert_cmpuint(length, ==, expected_length);
+}
+
+static void check_no_next(const SomeRAM *ram, int block, uint64_t from)
+{
+    uint64_t length;
+
+    g_assert_false(snap_page_map_next_unsent(&ram->map, block, &from,
+                                             &length));
+}
+
+static uint64_t count_sent(const SomeRAM *ram)
+{
+    uint64_t nb = 0;
+
+    for (uint64_t page = 0; page < NB_PAGES; page++) {
+        nb += snap_page_map_is_sent(&ram->map, page);
+    }
+    return nb;
+}
+
+static void test_nothing_is_sent(SomeRAM *ram)
+{
+    g_assert_cmpuint(count_sent(ram), ==, 0);
+    check_next(ram, VGA, 0, 0, VGA_PAGES * PAGE);
+    check_next(ram, RAM, 0, 0, RAM_PAGES * PAGE);
+    check_next(ram, ROM, 0, 0, ROM_PAGES * PAGE);
+}
+
+static void test_send(SomeRAM *ram)
+{
+    snap_page_map_send(&ram->map, RAM_FIRST + 5, 3);
+    g_assert_cmpuint(count_sent(ram), ==, 3);
+    for (uint64_t i = 5; i < 8; i++) {
+        g_assert_true(snap_page_map_is_sent(&ram->map, RAM_FIRST + i));
+    }
+}
+
+static void test_send_again(SomeRAM *ram)
+{
+    snap_page_map_send(&ram->map, 10, 4);
+    snap_page_map_send(&ram->map, 8, 4);
+    g_assert_cmpuint(count_sent(ram), ==, 6);
+}
+
+static void test_send_all(SomeRAM *ram)
+{
+    snap_page_map_send(&ram->map, 0, NB_PAGES);
+    g_assert_cmpuint(count_sent(ram), ==, NB_PAGES);
+    for (int block = 0; block < NB_BLOCKS; block++) {
+        check_no_next(ram, block, 0);
+    }
+}
+
+static void test_first_and_last_page(SomeRAM *ram)
+{
+    snap_page_map_send(&ram->map, 0, 1);
+    snap_page_map_send(&ram->map, NB_PAGES - 1, 1);
+    g_assert_cmpuint(count_sent(ram), ==, 2);
+    g_assert_true(snap_page_map_is_sent(&ram->map, 0));
+    g_assert_true(snap_page_map_is_sent(&ram->map, NB_PAGES - 1));
+}
+
+static void test_forget(SomeRAM *ram)
+{
+    snap_page_map_send(&ram->map, RAM_FIRST, RAM_PAGES);
+    snap_page_map_forget(&ram->map, RAM_FIRST + HUGE_PAGES, HUGE_PAGES);
+    g_assert_cmpuint(count_sent(ram), ==, RAM_PAGES - HUGE_PAGES);
+    check_next(ram, RAM, 0, HUGE_PAGES * PAGE, HUGE_PAGES * PAGE);
+    check_no_next(ram, RAM, 2 * HUGE_PAGES * PAGE);
+}
+
+/* Pages that were not sent can be taken back as well. */
+static void test_forget_unsent(SomeRAM *ram)
+{
+    snap_page_map_send(&ram->map, 3, 2);
+    snap_page_map_forget(&ram->map, 0, 4);
+    g_assert_cmpuint(count_sent(ram), ==, 1);
+    g_assert_true(snap_page_map_is_sent(&ram->map, 4));
+}
+
+static void test_ask_once(SomeRAM *ram)
+{
+    g_assert_true(snap_page_map_ask(&ram->map, RAM_FIRST));
+    g_assert_false(snap_page_map_ask(&ram->map, RAM_FIRST));
+    g_assert_true(snap_page_map_ask(&ram->map, RAM_FIRST + 1));
+    g_assert_true(snap_page_map_ask(&ram->map, RAM_FIRST - 1));
+    g_assert_false(snap_page_map_ask(&ram->map, RAM_FIRST));
+}
+
+static void test_ask_is_not_send(SomeRAM *ram)
+{
+    snap_page_map_ask(&ram->map, 7);
+    g_assert_false(snap_page_map_is_sent(&ram->map, 7));
+    snap_page_map_send(&ram->map, 8, 1);
+    g_assert_true(snap_page_map_ask(&ram->map, 8));
+}
+
+/* What was asked for stays so, although its place is emptied. */
+static void test_forget_keeps_asked(SomeRAM *ram)
+{
+    snap_page_map_ask(&ram->map, 7);
+    snap_page_map_forget(&ram->map, 0, 10);
+    g_assert_false(snap_page_map_ask(&ram->map, 7));
+}
+
+static void check_host_page(const SomeRAM *ram, uint64_t page, uint64_t first,
+                            uint64_t nb_pages)
+{
+    uint64_t nb;
+
+    g_assert_cmpuint(snap_page_map_host_page(&ram->map, page, &nb), ==, first);
+    g_assert_cmpuint(nb, ==, nb_pages);
+}
+
+static void test_host_page_is_page(SomeRAM *ram)
+{
+    for (uint64_t page = 0; page < NB_PAGES; page++) {
+        check_host_page(ram, page, page, 1);
+    }
+}
+
+/* Host pages begin where their block does. */
+static void test_host_page_of_many(SomeRAM *ram)
+{
+    check_host_page(ram, VGA_PAGES - 1, VGA_PAGES - 1, 1);
+    check_host_page(ram, RAM_FIRST, RAM_FIRST, HUGE_PAGES);
+    check_host_page(ram, RAM_FIRST + HUGE_PAGES - 1, RAM_FIRST, HUGE_PAGES);
+    check_host_page(ram, RAM_FIRST + HUGE_PAGES, RAM_FIRST + HUGE_PAGES,
+                    HUGE_PAGES);
+    check_host_page(ram, ROM_FIRST - 1, ROM_FIRST - HUGE_PAGES, HUGE_PAGES);
+    check_host_page(ram, ROM_FIRST, ROM_FIRST, 1);
+    check_host_page(ram, NB_PAGES - 1, NB_PAGES - 1, 1);
+}
+
+static void test_next_stops_at_sent(SomeRAM *ram)
+{
+    snap_page_map_send(&ram->map, RAM_FIRST + 10, 2);
+    check_next(ram, RAM, 0, 0, 10 * PAGE);
+    check_next(ram, RAM, 4 * PAGE, 4 * PAGE, 6 * PAGE);
+    check_next(ram, RAM, 10 * PAGE, 12 * PAGE, (RAM_PAGES - 12) * PAGE);
+}
+
+/* Pages of other blocks do not matter. */
+static void test_next_stays_in_block(SomeRAM *ram)
+{
+    snap_page_map_send(&ram->map, RAM_FIRST, RAM_PAGES);
+    check_next(ram, VGA, 0, 0, VGA_PAGES * PAGE);
+    check_no_next(ram, RAM, 0);
+    check_next(ram, ROM, 0, 0, ROM_PAGES * PAGE);
+}
+
+static void test_next_at_end_of_block(SomeRAM *ram)
+{
+    check_next(ram, VGA, (VGA_PAGES - 1) * PAGE, (VGA_PAGES - 1) * PAGE, PAGE);
+    check_no_next(ram, VGA, VGA_PAGES * PAGE);
+    check_no_next(ram, RAM, RAM_PAGES * PAGE);
+}
+
+/* One target page takes its host page with it. */
+static void test_next_skips_partly_sent(SomeRAM *ram)
+{
+    uint64_t huge = HUGE_PAGES * PAGE;
+
+    snap_page_map_send(&ram->map, RAM_FIRST + HUGE_PAGES + 100, 1);
+    check_next(ram, RAM, 0, 0, huge);
+    check_next(ram, RAM, huge, 2 * huge, 2 * huge);
+    snap_page_map_send(&ram->map, RAM_FIRST + RAM_PAGES - 1, 1);
+    check_next(ram, RAM, huge, 2 * huge, huge);
+    check_no_next(ram, RAM, 3 * huge);
+}
+
+static void test_next_skips_first_of_host_page(SomeRAM *ram)
+{
+    uint64_t huge = HUGE_PAGES * PAGE;
+
+    snap_page_map_send(&ram->map, RAM_FIRST, 1);
+    snap_page_map_send(&ram->map, RAM_FIRST + 2 * HUGE_PAGES - 1, 1);
+    check_next(ram, RAM, 0, 2 * huge, 2 * huge);
+}
+
+/* Random bitmaps, from a few pages that were sent to a few that were not */
+static void test_random(SomeRAM *ram)
+{
+    GRand *rand = g_rand_new_with_seed(20260202);
+
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        unsigned odds = 1 << g_rand_int_range(rand, 0, 11);
+        bool most = g_rand_boolean(rand);
+
+        snap_page_map_forget(&ram->map, 0, NB_PAGES);
+        for (uint64_t page = 0; page < NB_PAGES; page++) {
+            if (most != (g_rand_int_range(rand, 0, odds + 1) == 0)) {
+                snap_page_map_send(&ram->map, page, 1);
+            }
+        }
+        for (int block = 0; block < NB_BLOCKS; block++) {
+            check_walk(ram, block);
+        }
+    }
+    g_rand_free(rand);
+}
+
+/* Random ranges that are sent and taken back, in whole host pages */
+static void test_random_ranges(SomeRAM *ram)
+{
+    GRand *rand = g_rand_new_with_seed(20260203);
+    g_autofree uint8_t *sent = g_malloc0(NB_PAGES);
+
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        uint64_t first = g_rand_int_range(rand, 0, NB_PAGES);
+        uint64_t nb = g_rand_int_range(rand, 1, NB_PAGES - first + 1);
+        bool send = g_rand_boolean(rand);
+
+        nb = MIN(nb, 300);
+        memset(sent + first, send, nb);
+        if (send) {
+            snap_page_map_send(&ram->map, first, nb);
+        } else {
+            snap_page_map_forget(&ram->map, first, nb);
+        }
+        for (uint64_t page = 0; page < NB_PAGES; page++) {
+            g_assert_cmpint(snap_page_map_is_sent(&ram->map, page), ==,
+                            sent[page]);
+        }
+    }
+    g_rand_free(rand);
+}
+
+/* Bytes of a bitmap of @nb_pages, as it comes: whole 64-bit words */
+static uint8_t *bitmap_bytes(uint64_t nb_pages)
+{
+    return g_malloc0(ROUND_UP(DIV_ROUND_UP(nb_pages, 8), 8));
+}
+
+static void test_received_nothing(SomeRAM *ram)
+{
+    g_autofree uint8_t *bitmap = bitmap_bytes(RAM_PAGES);
+
+    g_assert_cmpuint(snap_page_map_received(&ram->map, RAM, bitmap), ==, 0);
+    g_assert_cmpuint(count_sent(ram), ==, 0);
+}
+
+/* The least significant bit of the first byte is the first page. */
+static void test_received_order_of_bits(SomeRAM *ram)
+{
+    g_autofree uint8_t *bitmap = bitmap_bytes(VGA_PAGES);
+
+    bitmap[0] = 0x01;
+    bitmap[1] = 0x82;
+    bitmap[8] = 0x40;
+    g_assert_cmpuint(snap_page_map_received(&ram->map, VGA, bitmap), ==, 4);
+    g_assert_cmpuint(count_sent(ram), ==, 4);
+    g_assert_true(snap_page_map_is_sent(&ram->map, 0));
+    g_assert_true(snap_page_map_is_sent(&ram->map, 9));
+    g_assert_true(snap_page_map_is_sent(&ram->map, 15));
+    g_assert_true(snap_page_map_is_sent(&ram->map, 70));
+}
+
+/* Bits behind the last page mean nothing: 77 and 3 pages leave some. */
+static void check_received_all(SomeRAM *ram, int block, uint64_t nb_pages)
+{
+    const SnapRAMBlock *b = &ram->layout.blocks[block];
+    g_autofree uint8_t *bitmap = bitmap_bytes(nb_pages);
+
+    memset(bitmap, 0xff, ROUND_UP(DIV_ROUND_UP(nb_pages, 8), 8));
+    g_assert_cmpuint(snap_page_map_received(&ram->map, block, bitmap), ==,
+                     nb_pages);
+    g_assert_cmpuint(count_sent(ram), ==, nb_pages);
+    g_assert_true(snap_page_map_is_sent(&ram->map, b->first_page));
+    g_assert_true(snap_page_map_is_sent(&ram->map,
+                                        b->first_page + nb_pages - 1));
+    snap_page_map_forget(&ram->map, 0, NB_PAGES);
+}
+
+static void test_received_all(SomeRAM *ram)
+{
+    check_received_all(ram, VGA, VGA_PAGES);
+    check_received_all(ram, RAM, RAM_PAGES);
+    check_received_all(ram, ROM, ROM_PAGES);
+}
+
+/* A bitmap that is no longer than it has to be is not read beyond its end. */
+static void test_received_short_bitmap(SomeRAM *ram)
+{
+    g_autofree uint8_t *bitmap = g_malloc0(DIV_ROUND_UP(VGA_PAGES, 8));
+
+    bitmap[VGA_PAGES / 8] = 1 << (VGA_PAGES - 1) % 8;
+    g_assert_cmpuint(snap_page_map_received(&ram->map, VGA, bitmap), ==, 1);
+    g_assert_true(snap_page_map_is_sent(&ram->map, VGA_PAGES - 1));
+}
+
+static void test_received_random(SomeRAM *ram)
+{
+    GRand *rand = g_rand_new_with_seed(20260204);
+    g_autofree uint8_t *bitmap = bitmap_bytes(RAM_PAGES);
+    uint64_t nb = 0;
+
+    for (uint64_t i = 0; i < RAM_PAGES / 8; i++) {
+        bitmap[i] = g_rand_int_range(rand, 0, 256);
+        nb += ctpop8(bitmap[i]);
+    }
+    g_assert_cmpuint(snap_page_map_received(&ram->map, RAM, bitmap), ==, nb);
+    g_assert_cmpuint(count_sent(ram), ==, nb);
+    for (uint64_t i = 0; i < RAM_PAGES; i++) {
+        g_assert_cmpint(snap_page_map_is_sent(&ram->map, RAM_FIRST + i), ==,
+                        bitmap[i / 8] >> i % 8 & 1);
+    }
+    check_walk(ram, RAM);
+    g_rand_free(rand);
+}
+
+typedef struct Test {
+    const char *path;
+    void (*fn)(SomeRAM *ram);
+    unsigned host_bits;         /* PAGE_BITS where that is 0 */
+} Test;
+
+static const Test tests[] = {
+    { "nothing-is-sent", test_nothing_is_sent },
+    { "nothing-is-sent/huge", test_nothing_is_sent, HUGE_BITS },
+    { "send", test_send },
+    { "send/again", test_send_again },
+    { "send/all", test_send_all },
+    { "send/all/huge", test_send_all, HUGE_BITS },
+    { "send/first-and-last", test_first_and_last_page },
+    { "forget", test_forget },
+    { "forget/huge", test_forget, HUGE_BITS },
+    { "forget/unsent", test_forget_unsent },
+    { "ask/once", test_ask_once },
+    { "ask/is-not-send", test_ask_is_not_send },
+    { "ask/forget", test_forget_keeps_asked },
+    { "host-page", test_host_page_is_page },
+    { "host-page/huge", test_host_page_of_many, HUGE_BITS },
+    { "next/stops-at-sent", test_next_stops_at_sent },
+    { "next/stays-in-block", test_next_stays_in_block },
+    { "next/stays-in-block/huge", test_next_stays_in_block, HUGE_BITS },
+    { "next/end-of-block", test_next_at_end_of_block },
+    { "next/end-of-block/huge", test_next_at_end_of_block, HUGE_BITS },
+    { "next/partly-sent/huge", test_next_skips_partly_sent, HUGE_BITS },
+    { "next/first-of-host-page/huge", test_next_skips_first_of_host_page,
+      HUGE_BITS },
+    { "next/random", test_random },
+    { "next/random/16k", test_random, 14 },
+    { "next/random/huge", test_random, HUGE_BITS },
+    { "random-ranges", test_random_ranges },
+    { "received/nothing", test_received_nothing },
+    { "received/order-of-bits", test_received_order_of_bits },
+    { "received/all", test_received_all },
+    { "received/all/huge", test_received_all, HUGE_BITS },
+    { "received/short-bitmap", test_received_short_bitmap },
+    { "received/random", test_received_random },
+    { "received/random/huge", test_received_random, HUGE_BITS },
+};
+
+static void run_test(gconstpointer data)
+{
+    const Test *test = data;
+    SomeRAM ram;
+
+    some_ram_init(&ram, test->host_bits ?: PAGE_BITS);
+    test->fn(&ram);
+    some_ram_destroy(&ram);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_set_nonfatal_assertions();
+
+    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
+        g_autofree char *path = g_strdup_printf("/snap/page-map/%s",
+                                                tests[i].path);
+
+        g_test_add_data_func(path, &tests[i], run_test);
+    }
+    return g_test_run();
+}

@@ -1,0 +1,231 @@
+#!/usr/bin/env python3
+#
+# Many loads by postcopy of one image: at the same time, and one by another's
+# working set.
+#
+# This work is licensed under the terms of the GNU GPL, version 2 or later.
+# See the COPYING file in the top-level directory.
+#
+
+import os
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
+# pylint: disable=wrong-import-position
+from snaptest.case import PostcopyTest
+from snaptest.machine import wait_until
+from snaptest.postcopy import Load
+from snaptest.ram import Ram
+
+
+class Many(PostcopyTest):
+    """Several machines revert to one image, each at its own pace."""
+
+    def test_many(self):
+        src = self.snapshot(run=True, mib=32)
+        vms = [self.destination(src, run=True) for _ in range(4)]
+        loads = [self.postcopy(vm, self.image, '-r', f'{4 << n}M',
+                               over='exec' if n % 2 else 'unix')
+                 for n, vm in enumerate(vms)]
+        for vm in vms:
+            self.assert_runs(vm, src.loop)
+        self.assertEqual(vms[0].migration()['status'], 'postcopy-active')
+        for load in loads:
+            self.assert_all_sent(self.complete(load))
+        for vm in vms:
+            self.assert_ran_on(vm, src)
+
+    def test_replaced(self):
+        """A load goes on with the file that it has opened."""
+        src = self.snapshot(run=True, mib=32)
+        other = self.source(run=True, mib=32, pages=1024)
+        dst = self.destination(src, run=True)
+        load = self.postcopy(dst, self.image, '-r', '3M')
+        self.assert_runs(dst, src.loop)
+        stored = self.stored
+        self.snapshot_of(other)
+        self.assertEqual(dst.migration()['status'], 'postcopy-active')
+        stats = self.complete(load)
+        self.assertEqual(stats['stored-pages'], stored)
+        self.assert_ran_on(dst, src)
+
+
+class WorkingSet(PostcopyTest):
+    """What one load was asked for, the next one sends before it is asked."""
+
+    PAGES = 2048
+
+    def setUp(self):
+        super().setUp()
+        self.sidecar = self.image + '.working-set'
+        self.src = self.hot()
+
+    def hot(self):
+        return self.snapshot(run=True, mib=32, pages=self.PAGES, delay=0)
+
+    def load(self, *options):
+        """Load into a running guest, which uses all of its working set."""
+        dst = self.destination(self.src, run=True)
+        load = self.postcopy(dst, self.image, *options)
+        stats = self.complete(load)
+        self.assert_all_sent(stats)
+        self.assert_ran_on(dst, self.src)
+        dst.kill()
+        self.warnings = load.read('.err')
+        return stats
+
+    def record(self, *options):
+        """Load and record; how often the guest had to ask."""
+        stats = self.load('--record=2', *options)
+        self.assertGreater(stats['requests'], self.PAGES / 2)
+        return stats['requests']
+
+    def assert_of_use(self, stats, asked):
+        print(f'asked for {asked} pages, then for {stats["requests"]}')
+        self.assertGreater(stats['working-set-pages'], self.PAGES / 2)
+        self.assertLess(stats['requests'], asked / 5)
+        self.assertEqual(self.warnings, '')
+
+    def assert_ignored(self, stats, file=None):
+        """No working set was used, with a warning that names @file."""
+        self.assertEqual(stats['working-set-pages'], 0)
+        if file:
+            self.assertIn('warning', self.warnings)
+            self.assertIn(file, self.warnings)
+        else:
+            self.assertEqual(self.warnings, '')
+
+    def test_recorded(self):
+        asked = self.record()
+        inode = os.stat(self.sidecar).st_ino
+        self.assert_of_use(self.load(), asked)
+        self.assert_of_use(self.load('--push=working-set,linear'), asked)
+        self.assert_ignored(self.load('--push=arrivals,around,linear'))
+        # A record takes the place of the one before.
+        self.record()
+        self.assertNotEqual(os.stat(self.sidecar).st_ino, inode)
+        self.assert_of_use(self.load(), asked)
+
+    def test_other_file(self):
+        """--working-set names the file, for all that use it."""
+        path = self.path('else')
+        asked = self.record('--working-set', path)
+        self.assertFalse(os.path.exists(self.sidecar))
+        self.assert_ignored(self.load())
+        self.assert_of_use(self.load('--working-set', path), asked)
+
+    def test_foreign(self):
+        """The order of another snapshot is no help."""
+        self.record()
+        foreign = Ram.existing(self.sidecar).digest()
+        self.src = self.hot()
+        self.assert_ignored(self.load(), self.sidecar)
+        self.assertEqual(Ram.existing(self.sidecar).digest(), foreign)
+        before = Ram.existing(self.image).digest()
+        self.assert_not_embedded(self.sidecar)
+        self.assertEqual(Ram.existing(self.image).digest(), before)
+
+    def test_damaged(self):
+        self.record()
+        size = os.path.getsize(self.sidecar)
+        with open(self.sidecar, 'r+b') as f:
+            f.seek(size // 2)
+            byte = f.read(1)[0]
+            f.seek(size // 2)
+            f.write(bytes([byte ^ 1]))
+        self.assert_ignored(self.load(), self.sidecar)
+        self.assert_not_embedded(self.sidecar)
+        os.truncate(self.sidecar, size // 2)
+        self.assert_ignored(self.load(), self.sidecar)
+        self.assert_not_embedded(self.sidecar)
+
+    def assert_not_embedded(self, cause):
+        out = self.tool('embed', self.image)
+        self.assertEqual(out.returncode, 1)
+        self.assertIn(cause, out.stderr)
+        self.assertEqual(out.stderr.count('\n'), 1, out.stderr)
+
+    def test_embed(self):
+        """A set within the image serves where there is no other."""
+        self.assert_not_embedded(self.sidecar)
+        asked = self.record()
+        self.assertEqual(self.info(self.image)['working-set'], 0)
+        out = self.tool('embed', self.image)
+        self.assertEqual((out.returncode, out.stderr), (0, ''))
+        self.assertGreater(self.info(self.image)['working-set'],
+                           self.PAGES / 2)
+        self.assertIn('working set', self.tool('info', self.image).stdout)
+        self.assertEqual(self.tool('check', self.image).returncode, 0)
+        os.unlink(self.sidecar)
+        self.assert_of_use(self.load(), asked)
+        copy = self.path('copy')
+        self.img('convert', '-c', '-O', 'qcow2', self.image, copy)
+        self.image = copy
+        self.assert_of_use(self.load(), asked)
+
+    def test_embed_during_loads(self):
+        """An image that is being loaded is not written to."""
+        self.record()
+        before = Ram.existing(self.image).digest()
+        vms = [self.destination(self.src, run=True) for _ in range(2)]
+        loads = [self.postcopy(vm, self.image, '--push=none') for vm in vms]
+        for vm, load in zip(vms, loads):
+            self.assert_runs(vm, self.src.loop)
+            self.assert_not_embedded('lock')
+            self.assertEqual(Ram.existing(self.image).digest(), before)
+            vm.kill()
+            load.finish(1)
+        out = self.tool('embed', self.image)
+        self.assertEqual((out.returncode, out.stderr), (0, ''))
+
+
+class Misuse(PostcopyTest):
+    """What cannot be done is explained."""
+
+    def no_capability(self, over):
+        src = self.snapshot(mib=32)
+        dst = self.destination(src)
+        load = Load(self, dst, dst.incoming, over, self.image, '--postcopy')
+        err = load.finish(1)
+        self.assertRegex(err, "^qemu-snap: Could not load '.*': .*\n$")
+        self.assertIn('postcopy-ram', err)
+        self.assertIn('postcopy-ram', load.report()['error'])
+        wait_until(lambda: dst.exitcode() is not None, 20)
+
+    def test_no_capability(self):
+        self.no_capability('exec')
+
+    def test_no_capability_unix(self):
+        self.no_capability('unix')
+
+    def test_percent(self):
+        self.snapshot(mib=32)
+        for percent in ('101', '-1', 'x', '', '50%', '1e1', '4294967296'):
+            with self.subTest(percent):
+                out = self.tool(f'--postcopy={percent}', 'load', self.image,
+                                stdin=subprocess.DEVNULL)
+                self.assertEqual(out.returncode, 1)
+                self.assertIn(f"'{percent}'", out.stderr)
+                self.assertEqual(out.stderr.count('\n'), 1, out.stderr)
+                # A byte that no stream begins with, if any
+                self.assertIn(out.stdout, ('', '\0'))
+
+    def test_combinations(self):
+        """Options that only make sense with others."""
+        self.snapshot(mib=32)
+        for options in (['--preempt'],
+                        ['--preempt', '--postcopy'],
+                        ['--postcopy', '--push=none,linear'],
+                        ['--postcopy', '--push=nosuch'],
+                        ['--postcopy', '--host-page-size=3M']):
+            with self.subTest(options):
+                out = self.tool(*options, 'load', self.image,
+                                stdin=subprocess.DEVNULL)
+                self.assertEqual(out.returncode, 1)
+                self.assertRegex(out.stderr, '^qemu-snap: ')
+                self.assertIn(out.stdout, ('', '\0'))
+
+
+unittest.main(verbosity=2)

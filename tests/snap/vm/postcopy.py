@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+#
+# Loads by postcopy: the guest runs first, its RAM follows.
+#
+# This work is licensed under the terms of the GNU GPL, version 2 or later.
+# See the COPYING file in the top-level directory.
+#
+
+import os
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
+# pylint: disable=wrong-import-position
+from snaptest.case import Machines, PostcopyTest
+from snaptest.guests import MIB
+from snaptest.postcopy import PUSHED
+from snaptest.ram import PAGE
+
+HUGE = 2 * MIB // PAGE
+
+
+class Stopped(Machines, PostcopyTest):
+    """A destination with -S does not run, and has RAM byte for byte."""
+
+    def round_trip(self, machine, version='10.0', to='10.0'):
+        src = self.snapshot(machine, version=version, mib=32)
+        dst = self.destination(src, version=to)
+        stats = self.load_postcopy(dst, self.image)
+        self.assert_all_sent(stats)
+        self.assertEqual(dst.status(), 'paused')
+        self.assert_same_ram(src, dst)
+        self.assert_goes_on(dst, src.loop)
+
+    def test_percent(self):
+        """Pages that precopy has sent come no second time."""
+        src = self.snapshot()
+        for percent in (0, 1, 60, 100):
+            with self.subTest(percent):
+                dst = self.destination(src)
+                stats = self.load_postcopy(dst, self.image, percent=percent)
+                self.assertEqual(stats['percent'], percent)
+                self.assert_all_sent(stats)
+                # Precopy goes by pieces, and has zero pages besides.
+                rest = sum(stats[reason] for reason in PUSHED)
+                self.assertAlmostEqual(self.stored - rest,
+                                       self.stored * percent // 100,
+                                       delta=HUGE)
+                self.assert_same_ram(src, dst)
+                dst.kill()
+
+    def test_sockets(self):
+        src = self.snapshot(mib=32)
+        for over in ('unix', 'fd'):
+            with self.subTest(over):
+                dst = self.destination(src)
+                stats = self.load_postcopy(dst, self.image, over=over)
+                self.assert_all_sent(stats)
+                self.assert_same_ram(src, dst)
+                dst.kill()
+
+
+class Running(Machines, PostcopyTest):
+    """A destination runs before its RAM is there, and is none the worse."""
+
+    def round_trip(self, machine, version='10.0', to='10.0', *options,
+                   **kwargs):
+        src = self.snapshot(machine, version=version, run=True, mib=32)
+        dst = self.destination(src, version=to, run=True)
+        load = self.postcopy(dst, self.image, '-r', '8M', *options,
+                             **kwargs)
+        gen = self.assert_runs(dst, src.loop)
+        self.assertEqual(dst.migration()['status'], 'postcopy-active')
+        # It goes on, and does not start anew.
+        self.assertGreaterEqual(gen, src.loop.gen(src.ram))
+        stats = self.complete(load)
+        self.assert_all_sent(stats)
+        self.assertGreater(stats['requested-pages'], 0)
+        self.assertGreater(stats['latency-us']['count'], 0)
+        self.assert_ran_on(dst, src)
+
+    def test_unix(self):
+        self.round_trip('pc-q35-10.0', over='unix')
+
+    def test_fd(self):
+        self.round_trip('pc-q35-10.0', over='fd')
+
+    def test_percent(self):
+        self.round_trip('pc-q35-10.0', percent=50)
+
+    def preempt(self, *where):
+        """Urgent pages overtake the others on a channel of their own."""
+        self.round_trip(*where, '--preempt', over='unix',
+                        caps=['postcopy-preempt'])
+
+    def test_preempt(self):
+        self.preempt('pc-q35-10.0', '10.0', '10.0')
+
+    def test_preempt_7_2(self):
+        self.preempt('pc-q35-7.2', '7.2', '7.2')
+
+    def test_preempt_aarch64(self):
+        self.preempt('virt-10.0', '10.0', '10.0')
+
+    def test_paused_snapshot(self):
+        """QEMU lets it run: postcopy knows of no other run state."""
+        src = self.snapshot(mib=32)
+        dst = self.destination(src, run=True)
+        self.load_postcopy(dst, self.image)
+        self.assert_ran_on(dst, src)
+
+    def test_live_snapshot(self):
+        """A snapshot of plain precopy has no arrivals of use."""
+        src = self.source(run=True, mib=32, pages=1024)
+        self.save(src, self.image)
+        self.stored = self.report()['stored-pages']
+        src.kill()
+        dst = self.destination(src, run=True)
+        stats = self.load_postcopy(dst, self.image)
+        self.assert_all_sent(stats)
+        self.assert_ran_on(dst, src)
+
+
+class Containers(PostcopyTest):
+    """Pages come in any order out of any image."""
+
+    def verify(self, src, image, *options):
+        for run in (False, True):
+            dst = self.destination(src, run=run)
+            stats = self.load_postcopy(dst, image, *options)
+            self.assert_all_sent(stats)
+            if run:
+                self.assert_ran_on(dst, src)
+            else:
+                self.assert_same_ram(src, dst)
+            dst.kill()
+
+    def test_compressed(self):
+        src = self.snapshot(mib=32)
+        self.img('convert', '-c', '-O', 'qcow2', self.image,
+                 self.path('copy'))
+        self.verify(src, self.path('copy'))
+
+    def test_raw(self):
+        src = self.snapshot(mib=32)
+        self.img('convert', '-O', 'raw', self.image, self.path('copy'))
+        self.verify(src, self.path('copy'), '-f', 'raw')
+
+    def test_encrypted(self):
+        src = self.snapshot(mib=32)
+        secret = ['--object', 'secret,id=s0,data=abc']
+        self.img('convert', *secret, '-O', 'qcow2', '-o',
+                 'encrypt.format=luks,encrypt.key-secret=s0,'
+                 'encrypt.iter-time=10', self.image, self.path('copy'))
+        self.verify(src, f'driver=qcow2,file.filename={self.path("copy")},'
+                         'encrypt.key-secret=s0', '--image-opts', *secret)
+
+    def test_overlay(self):
+        src = self.snapshot(mib=32)
+        self.img('create', '-f', 'qcow2', '-b', self.image, '-F', 'qcow2',
+                 self.path('overlay'))
+        self.verify(src, self.path('overlay'))
+
+    def test_cache_and_aio(self):
+        src = self.snapshot(mib=32)
+        for options in (['--cache=none', '--aio=native'],
+                        ['--cache=none', '--aio=io_uring'],
+                        ['--cache=writeback', '--aio=threads']):
+            with self.subTest(options):
+                self.verify(src, self.image, *options)
+
+
+unittest.main(verbosity=2)

@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+#
+# What a load by postcopy sends unasked.
+#
+# This work is licensed under the terms of the GNU GPL, version 2 or later.
+# See the COPYING file in the top-level directory.
+#
+
+import os
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
+# pylint: disable=wrong-import-position
+from snaptest import guests
+from snaptest.case import PostcopyTest
+from snaptest.guests import MIB
+from snaptest.postcopy import PUSHED
+from snaptest.ram import PAGE
+
+
+class Push(PostcopyTest):
+    """Each policy can be switched off, and the rate be limited."""
+
+    def watch(self, src, *options):
+        """What a load has sent that does not end by itself."""
+        dst = self.destination(src, run=True)
+        load = self.postcopy(dst, self.image, *options, over='unix')
+        for _ in range(3):
+            self.assert_runs(dst, src.loop)
+            self.assertEqual(dst.migration()['status'], 'postcopy-active')
+        placed = dst.pages_placed()
+        dst.kill()
+        load.finish(1)
+        stats = load.report()['postcopy']
+        self.assertEqual(stats['linear-pages'], 0)
+        self.assertEqual(stats['arrival-pages'], 0)
+        return stats, placed
+
+    def test_none(self):
+        """Such a load does not end, but the guest lacks nothing."""
+        src = self.snapshot(run=True)
+        stats, placed = self.watch(src, '--push=none')
+        self.assertEqual({stats[reason] for reason in PUSHED}, {0})
+        # Its working set, the mailbox, and what devices have asked for
+        self.assertGreaterEqual(stats['requests'], src.loop.pages + 1)
+        self.assertLess(placed, src.loop.pages + 64)
+
+    def test_around(self):
+        """A guest goes through its pages, but need not ask for each."""
+        src = self.snapshot(run=True, pages=2048)
+        around, _ = self.watch(src, '--push=around')
+        self.assertGreater(around['around-pages'], 1000)
+        none, _ = self.watch(src, '--push=around', '--fault-around=0')
+        self.assertEqual(none['around-pages'], 0)
+        self.assertGreater(none['requests'], 3 * around['requests'])
+
+    def test_off(self):
+        """What is switched off is not pushed."""
+        src = self.snapshot(run=True)
+        for push, off in (('linear', 'arrival'), ('linear', 'around'),
+                          ('arrivals,linear', 'around'),
+                          ('around,linear', 'arrival')):
+            with self.subTest(push, off=off):
+                dst = self.destination(src, run=True)
+                stats = self.load_postcopy(dst, self.image, f'--push={push}')
+                self.assert_all_sent(stats)
+                self.assertGreater(stats['linear-pages'], 0)
+                self.assertEqual(stats[off + '-pages'], 0)
+                dst.kill()
+
+    def test_rate_limit(self):
+        src = self.snapshot(mib=32)
+        dst = self.destination(src)
+        stats = self.load_postcopy(dst, self.image, '-r', '8M')
+        pushed = sum(stats[reason] for reason in PUSHED) * PAGE
+        self.assertGreater(stats['complete-us'] - stats['run-us'],
+                           0.7e6 * pushed / (8 * MIB))
+
+
+class Linux(PostcopyTest):
+    """A real guest, whose RAM is anonymous, does not notice."""
+
+    def setUp(self):
+        super().setUp()
+        self.args = guests.linux_args(self.dir)
+        src = self.vm('pc-q35-10.0', '256M', *self.args)
+        src.wait_console(lambda lines: len(guests.ticks(lines)) > 3)
+        self.save(src, self.image, caps=['background-snapshot'])
+        self.stored = self.report()['stored-pages']
+        self.last = guests.ticks(src.console())[-1]
+        src.kill()
+
+    def waiting(self, *options):
+        return self.vm('pc-q35-10.0', '256M', *self.args, *options,
+                       '-incoming', 'defer')
+
+    def test_goes_on(self):
+        dst = self.waiting()
+        load = self.postcopy(dst, self.image, '-r', '30M')
+        dst.wait_console(guests.ticks)
+        self.assertEqual(dst.migration()['status'], 'postcopy-active')
+        self.assert_all_sent(self.complete(load))
+        count = len(guests.ticks(dst.console()))
+        dst.wait_console(lambda lines: len(guests.ticks(lines)) > count + 20)
+        ticks = guests.ticks(dst.console())
+        self.assertEqual({t.nonce for t in ticks}, {self.last.nonce})
+        self.assertEqual({t.state for t in ticks}, {'ok'})
+        counts = [t.count for t in ticks]
+        self.assertEqual(counts, list(range(counts[0],
+                                            counts[0] + len(counts))))
+        self.assertLessEqual(counts[0], self.last.count + 2)
+
+    def test_arrivals(self):
+        """Pages that the guest wrote to during the save come first."""
+        self.assertGreater(self.info(self.image)['arrivals'], 50)
+        for push, wanted in (('working-set,arrivals,around,linear', True),
+                             ('arrivals,linear', True),
+                             ('working-set,around,linear', False)):
+            with self.subTest(push):
+                dst = self.waiting('-S')
+                stats = self.load_postcopy(dst, self.image, f'--push={push}')
+                self.assert_all_sent(stats)
+                self.assertEqual(stats['arrival-pages'] > 50, wanted)
+                # Zero pages are sent to those who ask for them.
+                self.assertEqual(stats['zero-pages'],
+                                 stats['zero-requested-pages'])
+                dst.kill()
+
+
+unittest.main(verbosity=2)

@@ -1,0 +1,281 @@
+#!/usr/bin/env python3
+#
+# Loads by postcopy that break: no guest is lost, and a new load goes on.
+#
+# This work is licensed under the terms of the GNU GPL, version 2 or later.
+# See the COPYING file in the top-level directory.
+#
+
+import os
+import signal
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
+# pylint: disable=wrong-import-position
+from snaptest.case import PostcopyTest
+from snaptest.guests import WORKING_SET
+from snaptest.postcopy import Load
+from snaptest.ram import PAGE
+
+# So slow that a load takes seconds
+SLOW = ['-r', '2M']
+RAW = ['-f', 'raw']
+
+
+class RecoveryTest(PostcopyTest):
+    """How to break a load, and to resume it."""
+
+    PREEMPT = dict(over='unix', caps=['postcopy-preempt'])
+
+    def begin(self, src, *options, version='10.0', run=True, **kwargs):
+        """A destination, and the load that is in the middle of it."""
+        dst = self.destination(src, version=version, run=run)
+        load = self.postcopy(dst, self.image, *SLOW, *options, **kwargs)
+        if run:
+            self.assert_runs(dst, src.loop)
+        else:
+            dst.wait_until(lambda: dst.status() == 'paused')
+        self.assertEqual(dst.migration()['status'], 'postcopy-active')
+        return dst, load
+
+    def break_off(self, dst, load, number=signal.SIGKILL):
+        load.kill(number)
+        dst.wait_paused()
+        self.assertIsNone(dst.exitcode())
+        return load.finish(1 if number == signal.SIGTERM else -number)
+
+    def end(self, src, dst, *options, run=True, most=None, **kwargs):
+        """Resume what is broken, to the end, with @most pages of data."""
+        if most is None:
+            # What had come does not come again; zero pages do not count.
+            most = self.stored - dst.pages_placed() + 128
+        stats = self.complete(self.resume(dst, self.image, *options,
+                                          **kwargs))
+        self.assertLess(stats['stored-pages'], most)
+        if run:
+            self.assert_ran_on(dst, src)
+        else:
+            self.assert_same_ram(src, dst)
+            self.assert_goes_on(dst, src.loop)
+
+
+class Broken(RecoveryTest):
+    """The tool is killed, and another one takes over."""
+
+    def recovers(self, *options, machine='pc-q35-10.0', version='10.0',
+                 over='exec', caps=()):
+        src = self.snapshot(machine, version=version, run=True, mib=32)
+        dst, load = self.begin(src, *options, version=version, over=over,
+                               caps=caps)
+        self.break_off(dst, load)
+        self.end(src, dst, *options, over=over)
+
+    def test_exec(self):
+        self.recovers()
+
+    def test_unix(self):
+        self.recovers(over='unix')
+
+    def test_7_2(self):
+        self.recovers(machine='pc-q35-7.2', version='7.2')
+
+    def test_preempt(self):
+        self.recovers('--preempt', **self.PREEMPT)
+
+    def test_preempt_7_2(self):
+        self.recovers('--preempt', machine='pc-q35-7.2', version='7.2',
+                      **self.PREEMPT)
+
+    def test_aarch64(self):
+        self.recovers(machine='virt-10.0')
+
+    def test_stopped(self):
+        """A destination with -S has the same RAM, byte for byte."""
+        src = self.snapshot(mib=32)
+        dst, load = self.begin(src, run=False)
+        self.break_off(dst, load)
+        self.end(src, dst, run=False)
+
+    def test_percent(self):
+        """Pages of precopy count as received."""
+        src = self.snapshot(run=True, mib=32)
+        dst, load = self.begin(src, percent=50)
+        self.break_off(dst, load)
+        self.end(src, dst, most=self.stored / 2 + 1)
+
+    def test_terminated(self):
+        src = self.snapshot(run=True, mib=32)
+        dst, load = self.begin(src)
+        err = self.break_off(dst, load, signal.SIGTERM)
+        self.assertIn(self.image, err)
+        self.assertEqual(load.report()['status'], 'failed')
+        self.end(src, dst)
+
+    def several(self, *options, caps=(), ways=('exec',)):
+        """Again and again, and not always in the same way."""
+        src = self.snapshot(run=True, mib=32)
+        dst, load = self.begin(src, *options, over=ways[0], caps=caps)
+        for n in range(1, 5):
+            self.break_off(dst, load)
+            placed = dst.pages_placed()
+            load = self.resume(dst, self.image, *SLOW, *options,
+                               over=ways[n % len(ways)])
+            dst.wait_until(lambda: dst.pages_placed() > placed + 100)
+        self.assert_runs(dst, src.loop)
+        self.break_off(dst, load)
+        self.end(src, dst, *options, over=ways[0])
+
+    def test_several(self):
+        self.several(ways=('exec', 'unix'))
+
+    def test_several_preempt(self):
+        self.several('--preempt', caps=['postcopy-preempt'], ways=('unix',))
+
+    def test_nobody_asked(self):
+        """Breaks before a page has come, and as soon as one is resumed."""
+        src = self.snapshot(run=True, mib=32)
+        dst = self.destination(src, run=True)
+        load = self.postcopy(dst, self.image, '--push=none')
+        dst.wait_until(lambda: dst.migration().get('status')
+                       == 'postcopy-active')
+        for _ in range(5):
+            self.break_off(dst, load)
+            load = self.resume(dst, self.image, '--push=none')
+            dst.event_wait('MIGRATION', 30.0,
+                           {'data': {'status': 'postcopy-recover'}})
+        self.break_off(dst, load)
+        self.end(src, dst)
+
+
+class BadImage(RecoveryTest):
+    """Not a byte of RAM is made up when an image cannot be read."""
+
+    # As long as the guest has not run, QEMU gives up rather than pause it.
+    LATER = ['-r', '8M']
+
+    def setUp(self):
+        super().setUp()
+        self.src = self.snapshot('pc-q35-10.0', '-O', 'raw', run=True,
+                                 mib=32)
+        block = self.info(self.image)['ram-blocks'][0]
+        self.assertEqual(block['name'], self.src.ram_id)
+        self.ram_start = block['offset']
+        # One that is pushed, and one that the guest asks for
+        self.pushed = self.page_with_data(3 * self.src.ram.size // 4)
+        self.asked = self.page_with_data(WORKING_SET + 100 * PAGE)
+
+    def page_with_data(self, start):
+        """The first page from @start on whose data is in the image."""
+        with open(self.image, 'rb') as f:
+            return next(offset for offset in range(start, self.src.ram.size,
+                                                   PAGE)
+                        if any(os.pread(f.fileno(), PAGE,
+                                        self.ram_start + offset)))
+
+    def fails(self, dst, load, page):
+        """A load pauses the guest for @page; what it said of the cause."""
+        dst.wait_paused()
+        err = load.finish(1)
+        self.assertRegex(err, "^qemu-snap: Could not load '.*': .*\n$")
+        self.assertIn(self.image, err)
+        report = load.report()
+        self.assertEqual(report['status'], 'failed')
+        self.assertIn(report['error'], err)
+        self.assertIsNone(dst.exitcode())
+        self.assertFalse(any(dst.ram.read(page, PAGE)))
+        return err
+
+    def read_error(self, page, *options, over='exec', caps=()):
+        sector = (self.ram_start + page) // 512
+        dst = self.destination(self.src, run=True)
+        load = self.postcopy(
+            dst, 'driver=raw,file.driver=blkdebug,file.image.driver=file,'
+            f'file.image.filename={self.image},'
+            'file.inject-error.0.event=none,file.inject-error.0.iotype=read,'
+            f'file.inject-error.0.sector={sector},'
+            'file.inject-error.0.once=off', '--image-opts', *options,
+            over=over, caps=caps)
+        self.assertIn('Input/output error', self.fails(dst, load, page))
+        again = [o for o in options if o == '--preempt']
+        self.end(self.src, dst, *RAW, *again, over=over)
+
+    def test_read_error(self):
+        self.read_error(self.pushed, *self.LATER)
+
+    def test_read_error_asked(self):
+        self.read_error(self.asked, '--push=none')
+
+    def test_read_error_unix(self):
+        self.read_error(self.asked, '--push=none', over='unix')
+
+    def test_read_error_preempt(self):
+        self.read_error(self.asked, '--push=none', '--preempt',
+                        **self.PREEMPT)
+
+    def flip(self, page):
+        with open(self.image, 'r+b') as f:
+            f.seek(self.ram_start + page)
+            byte = f.read(1)[0]
+            f.seek(self.ram_start + page)
+            f.write(bytes([byte ^ 1]))
+
+    def corrupt(self, page, *options):
+        self.flip(page)
+        dst = self.destination(self.src, run=True)
+        self.fails(dst, self.postcopy(dst, self.image, *RAW, *options), page)
+        self.flip(page)
+        self.end(self.src, dst, *RAW)
+
+    def test_corrupt_page(self):
+        self.corrupt(self.pushed, *self.LATER)
+
+    def test_corrupt_page_asked(self):
+        self.corrupt(self.asked, '--push=none')
+
+    def test_corrupt_page_resumed(self):
+        """A second load is as careful as the first."""
+        dst, load = self.begin(self.src, *RAW, '--push=none')
+        self.break_off(dst, load)
+        self.flip(self.pushed)
+        self.fails(dst, self.resume(dst, self.image, *RAW), self.pushed)
+        self.flip(self.pushed)
+        self.end(self.src, dst, *RAW)
+
+
+class Lost(RecoveryTest):
+    """Where there is nothing to go on with, the tool says so."""
+
+    def destination_killed(self, *options, **kwargs):
+        src = self.snapshot(run=True, mib=32)
+        dst, load = self.begin(src, *options, **kwargs)
+        os.kill(dst.get_pid(), signal.SIGKILL)
+        err = load.finish(1)
+        self.assertRegex(err, "^qemu-snap: Could not load '.*': .*\n$")
+        self.assertIn(self.image, err)
+        self.assertEqual(load.report()['status'], 'failed')
+
+    def test_exec(self):
+        self.destination_killed()
+
+    def test_unix(self):
+        self.destination_killed(over='unix')
+
+    def test_fd(self):
+        self.destination_killed(over='fd')
+
+    def test_preempt(self):
+        self.destination_killed('--preempt', **self.PREEMPT)
+
+    def test_resume_of_nothing(self):
+        """A destination that waits for a first stream is none to resume."""
+        src = self.snapshot(mib=32)
+        dst = self.destination(src, run=True)
+        dst.capabilities('postcopy-ram')
+        load = Load(self, dst, dst.incoming, 'unix', self.image, '--resume')
+        err = load.finish(1)
+        self.assertIn(self.image, err)
+        self.assertRegex(err, 'migrate-recover|paused')
+
+
+unittest.main(verbosity=2)

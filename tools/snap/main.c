@@ -28,10 +28,9 @@
 /* What most targets have, and no stream of theirs says. */
 #define DEFAULT_PAGE_BITS 12
 
-/* Measured: see docs/devel/qemu-snap.rst, "Order and latency" */
+/* Measured: see docs/devel/qemu-snap.rst, "What the choices are worth" */
 #define DEFAULT_AROUND          16
-#define DEFAULT_BACKLOG         (32 * KiB)
-#define DEFAULT_PREEMPT_BACKLOG (64 * KiB)
+#define DEFAULT_BACKLOG         (64 * KiB)
 #define MAX_BACKLOG             (64 * MiB)
 #define DEFAULT_RECORD_SECONDS  3
 #define MAX_RECORD_SECONDS      86400
@@ -192,8 +191,7 @@ static void help(void)
 "  --fault-around=PAGES      pages that are around a request (default: 16)\n"
 "  -r, --rate-limit=RATE     bytes a second that nobody has asked for\n"
 "  --backlog=SIZE            what may wait in the channel while the guest waits\n"
-"                            for pages (default: 32k, or 64k\n"
-"                            with --preempt)\n"
+"                            for pages (default: 64k)\n"
 "  --record[=SECONDS]        record the working set, at first without anything\n"
 "                            unasked (default: for 3 seconds)\n"
 "  --host-page-size=[BLOCK=]SIZE\n"
@@ -446,10 +444,6 @@ static void settle_postcopy(SnapCmdOptions *options)
         exit(EXIT_FAILURE);
     }
     options->by_postcopy |= postcopy->resume;
-    if (!postcopy->push.backlog) {
-        postcopy->push.backlog = postcopy->preempt ? DEFAULT_PREEMPT_BACKLOG :
-                                                     DEFAULT_BACKLOG;
-    }
     if (options->for_postcopy && !options->by_postcopy) {
         error_report("An option was given that needs --postcopy or --resume");
         parse_option(options, '?');
@@ -501,6 +495,7 @@ int main(int argc, char **argv)
             .reasons = 1u << SNAP_PUSH_WORKING_SET | 1u << SNAP_PUSH_ARRIVALS |
                        1u << SNAP_PUSH_AROUND | 1u << SNAP_PUSH_LINEAR,
             .around = DEFAULT_AROUND,
+            .backlog = DEFAULT_BACKLOG,
         },
         .host_pages = g_ptr_array_new(),
     };

@@ -91,8 +91,9 @@ void coroutine_fn snap_demand_put(SnapDemand *demand, SnapFetch *fetch);
 /* Whether nothing is asked for that was not taken and given back. */
 bool snap_demand_is_idle(const SnapDemand *demand);
 
-/* Whether something that is asked for is not ready yet. */
-bool snap_demand_is_urgent(const SnapDemand *demand);
+/* Whether something that is asked for waits to be read, or is being read. */
+bool snap_demand_is_queued(const SnapDemand *demand);
+bool snap_demand_is_reading(const SnapDemand *demand);
 
 /* Whether nothing is being read. */
 bool snap_demand_is_quiet(const SnapDemand *demand);

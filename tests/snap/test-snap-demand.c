@@ -150,6 +150,13 @@ static void coroutine_fn serve_reason(Service *service, SnapPushReason reason)
     }
 }
 
+/* Whether something that is asked for is not ready yet. */
+static bool is_urgent(const Service *service)
+{
+    return snap_demand_is_queued(service->demand) ||
+           snap_demand_is_reading(service->demand);
+}
+
 /* Serve all there is: first what is asked for. */
 static void coroutine_fn serve(Service *service)
 {
@@ -159,7 +166,7 @@ static void coroutine_fn serve(Service *service)
             snap_task_pause();
         }
     }
-    g_assert_false(snap_demand_is_urgent(service->demand));
+    g_assert_false(is_urgent(service));
 }
 
 /* Serve all there is, and see that it was @expected. */
@@ -174,7 +181,7 @@ static void coroutine_fn test_nothing_asked(Service *service)
 {
     g_assert_true(snap_demand_is_idle(service->demand));
     g_assert_true(snap_demand_is_quiet(service->demand));
-    g_assert_false(snap_demand_is_urgent(service->demand));
+    g_assert_false(is_urgent(service));
     g_assert_cmpint(snap_demand_last_ns(service->demand), ==, 0);
     g_assert_null(snap_demand_take(service->demand, SNAP_PUSH_ASKED));
     g_assert_null(snap_demand_take(service->demand, SNAP_PUSH_AROUND));
@@ -293,13 +300,13 @@ static void coroutine_fn test_states(Service *service)
     SnapFetch *fetch;
 
     ask(service, RAM, 5, 1);
-    g_assert_true(snap_demand_is_urgent(service->demand));
+    g_assert_true(is_urgent(service));
     g_assert_false(snap_demand_is_quiet(service->demand));
     g_assert_null(snap_demand_take(service->demand, SNAP_PUSH_ASKED));
     while (!service->nb_ready) {
         snap_task_pause();
     }
-    g_assert_false(snap_demand_is_urgent(service->demand));
+    g_assert_false(is_urgent(service));
     g_assert_true(snap_demand_is_quiet(service->demand));
     g_assert_false(snap_demand_is_idle(service->demand));
     fetch = snap_demand_take(service->demand, SNAP_PUSH_ASKED);
@@ -362,7 +369,7 @@ static void coroutine_fn test_reads_are_bounded(Service *service)
     }
     nb_reads = service->nb_ready;
     g_assert_cmpuint(nb_reads, <, 100);
-    g_assert_true(snap_demand_is_urgent(service->demand));
+    g_assert_true(is_urgent(service));
     g_assert_true(serve_one(service, SNAP_PUSH_ASKED));
     serve(service);
     g_assert_cmpuint(service->nb_ready, ==, HUGE_PAGES);
@@ -498,7 +505,7 @@ static void coroutine_fn test_around_is_not_urgent(Service *service)
     snap_demand_set_around(service->demand, 8);
     ask(service, RAM, 100, 1);
     serve_reason(service, SNAP_PUSH_ASKED);
-    g_assert_false(snap_demand_is_urgent(service->demand));
+    g_assert_false(is_urgent(service));
     g_assert_false(snap_demand_is_idle(service->demand));
     g_assert_cmpuint(service->stats.requests, ==, 1);
     serve(service);

@@ -322,9 +322,14 @@ bool snap_demand_is_idle(const SnapDemand *d)
            !d->around.nb_waiting && !d->around.nb_reading;
 }
 
-bool snap_demand_is_urgent(const SnapDemand *d)
+bool snap_demand_is_queued(const SnapDemand *d)
 {
-    return d->asked.nb_waiting || d->asked.nb_unread;
+    return d->asked.nb_waiting;
+}
+
+bool snap_demand_is_reading(const SnapDemand *d)
+{
+    return d->asked.nb_unread;
 }
 
 bool snap_demand_is_quiet(const SnapDemand *d)

@@ -31,6 +31,9 @@
 #define BATCH_URGENT   8
 #define BATCH_QUIET    32
 
+/* How long to keep the channel clear for a page that is being read. */
+#define MAX_CLEAR_NS   (200 * SCALE_US)
+
 /* How long to wait before it is tried again to make a full channel smaller. */
 #define RETRY_NS       (50 * SCALE_US)
 
@@ -536,6 +539,17 @@ static void end_hold(SnapPusher *p, int64_t now_ns)
     }
 }
 
+/*
+ * Whether nothing may be put in the way of what is asked for and not ready yet.
+ * Slow storage shall not stop everything, though.
+ */
+static bool must_keep_clear(const SnapPusher *p, int64_t now_ns)
+{
+    return snap_demand_is_queued(p->demand) ||
+           (snap_demand_is_reading(p->demand) &&
+            now_ns - snap_demand_last_ns(p->demand) < MAX_CLEAR_NS);
+}
+
 /* Send something that nobody waits for, or wait. */
 static int coroutine_fn push_unasked(SnapPusher *p, Error **errp)
 {
@@ -547,9 +561,8 @@ static int coroutine_fn push_unasked(SnapPusher *p, Error **errp)
         wait_for_work(p, 0);
         return 0;
     }
-    if (snap_demand_is_urgent(p->demand) && !p->host_page_left) {
-        /* Nothing shall be in its way when it is ready. */
-        wait_for_work(p, 0);
+    if (!p->host_page_left && must_keep_clear(p, now_ns)) {
+        wait_for_work(p, MAX_CLEAR_NS);
         return 0;
     }
     if (p->not_before_ns > now_ns) {

@@ -673,6 +673,20 @@ static bool is_gone(int ret)
     return ret == -EPIPE || ret == -ECONNABORTED;
 }
 
+/* What a destination has said before it went tells why. */
+static void coroutine_fn listen_to_last_words(SnapPostcopy *pc)
+{
+    int64_t end = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + LAST_WORDS_NS;
+    int64_t now;
+
+    /* A sleep may end at once, because of what woke nobody before. */
+    while (!pc->rp_over &&
+           (now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME)) < end) {
+        qemu_co_sleep_ns_wakeable(&pc->run_sleep, QEMU_CLOCK_REALTIME,
+                                  end - now);
+    }
+}
+
 static int collect_result(SnapPostcopy *pc, Error **errp)
 {
     if (pc->rp_ret < 0) {
@@ -709,11 +723,11 @@ int coroutine_fn snap_postcopy_run(SnapPostcopy *pc, Error **errp)
     while (!pc->work_over && !is_deserted(pc)) {
         qemu_co_sleep(&pc->run_sleep);
     }
-    if (is_gone(pc->work_ret) && !pc->rp_over) {
-        /* What it said before it went tells why. */
-        qemu_co_sleep_ns_wakeable(&pc->run_sleep, QEMU_CLOCK_REALTIME,
-                                  LAST_WORDS_NS);
+    if (is_gone(pc->work_ret)) {
+        listen_to_last_words(pc);
     }
+    trace_snap_postcopy_over(pc->work_over, pc->work_ret, pc->rp_over,
+                             pc->rp_ret, pc->shut);
     ret = collect_result(pc, errp);
     if (!ret) {
         pc->stats->complete_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);

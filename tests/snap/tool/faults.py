@@ -88,6 +88,12 @@ class Interrupted(SaveTest):
         self.assertEqual(error.count('\n'), 1, error)
         return error
 
+    def blocks(self, process, number: int) -> bool:
+        """Whether a signal waits until the process reads it."""
+        with open(f'/proc/{process.pid}/status', encoding='ascii') as f:
+            mask = next(line for line in f if line.startswith('SigBlk:'))
+        return bool(int(mask.split()[1], 16) & 1 << number - 1)
+
     def interrupt(self, number: int, image: str):
         before = self.tree()
         error = self.interrupted(self.begin(image=image), number)
@@ -103,9 +109,8 @@ class Interrupted(SaveTest):
     def test_before_the_first_byte(self):
         before = self.tree()
         process = self.start('save', self.image)
-        fds = f'/proc/{process.pid}/fd'
-        self.wait_for(lambda: any('signalfd' in os.readlink(f'{fds}/{fd}')
-                                  for fd in os.listdir(fds)), 'signalfd')
+        self.wait_for(lambda: self.blocks(process, signal.SIGTERM),
+                      'handling of signals')
         self.interrupted(process)
         self.assertEqual(self.tree(), before)
 

@@ -1271,9 +1271,13 @@ class WorkingSet(PostcopyTest):
         stream = self.load()
         base = self.copy('image', 'base')
         arguments = ['embed', f'--working-set={self.other}', self.image]
-        start = time.monotonic()
-        self.succeeds(*arguments)
-        whole = time.monotonic() - start
+
+        def duration() -> float:
+            start = time.monotonic()
+            self.start(*arguments).wait()
+            return time.monotonic() - start
+        # The first run may be slow, and nothing can be killed once it is over
+        whole = min(duration() for _ in range(5))
         rng = random.Random(7)
         killed = 0
         for i in range(25):

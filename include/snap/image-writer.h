@@ -31,7 +31,7 @@ uint64_t snap_image_writer_size(const SnapLayout *layout);
  * snap_image_writer_new: start an image
  * @blk: open for writing, at least snap_image_writer_size() bytes, not owned
  * @layout: RAM blocks, not owned; page counts are taken at the commit
- * @section: identity of the RAM section, copied
+ * @section: identity of the RAM section, not owned; taken at the commit
  */
 SnapImageWriter *snap_image_writer_new(BlockBackend *blk,
                                        const SnapLayout *layout,

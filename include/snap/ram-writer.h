@@ -18,7 +18,8 @@ typedef struct SnapRAMWriter SnapRAMWriter;
  * @blk: not owned
  * @layout: RAM blocks, not owned; their page counts are kept up to date
  * @page_table: not owned, entries are set as pages come
- * @arrivals: not owned, gets the pages that came out of order
+ * @arrivals: not owned, gets the pages that came out of order; NULL where the
+ *            order says nothing, as it does with several channels
  *
  * Returns: NULL with @errp set where there is not enough memory for two bits a
  * page
@@ -51,6 +52,32 @@ void *coroutine_fn snap_ram_writer_place(SnapRAMWriter *writer, uint64_t page);
  */
 int coroutine_fn snap_ram_writer_add(SnapRAMWriter *writer, uint64_t page,
                                      Error **errp);
+
+/**
+ * snap_ram_writer_hold: where to put the data of several pages
+ * @pages: page numbers
+ * @nb_pages: not 0
+ * @qiov: gets the places; neighbours are one element
+ *
+ * Several coroutines may do so at a time, with different pages.  May wait for
+ * others to release what they hold.
+ *
+ * Returns: how many of @pages, from the first on, got a place; they are to be
+ * filled and handed to snap_ram_writer_add_held() in one call
+ */
+unsigned coroutine_fn snap_ram_writer_hold(SnapRAMWriter *writer,
+                                           const uint64_t *pages,
+                                           unsigned nb_pages,
+                                           QEMUIOVector *qiov);
+
+/**
+ * snap_ram_writer_add_held: the pages that got places are filled
+ *
+ * Returns: 0 or -errno with @errp set, also for an error of an earlier write
+ */
+int coroutine_fn snap_ram_writer_add_held(SnapRAMWriter *writer,
+                                          const uint64_t *pages,
+                                          unsigned nb_pages, Error **errp);
 
 /**
  * snap_ram_writer_add_zero: a page is zero

@@ -18,13 +18,16 @@ typedef struct SnapStreamReader SnapStreamReader;
 /**
  * SnapEventType: what the stream said
  *
- * @SNAP_EVENT_RAM_SETUP: RAM's START section is over; layout, configuration
- *                        and section identity are known from here on
+ * @SNAP_EVENT_RAM_SETUP: RAM's START section has told its blocks; layout and
+ *                        configuration are known from here on, and from the next
+ *                        event on, whether sections have footers
  * @SNAP_EVENT_PAGE: a page with data, to be taken with snap_stream_read_page()
  *                   before the next event
  * @SNAP_EVENT_ZERO_PAGE: a page that is zero
  * @SNAP_EVENT_RAM_FINAL: RAM's END section begins: what comes is the last of
  *                        RAM (never in a background snapshot)
+ * @SNAP_EVENT_MULTIFD_FLUSH: a point where the channels of multifd wait for
+ *                            each other
  * @SNAP_EVENT_RAM_EOS: a section of RAM is over
  * @SNAP_EVENT_OPEN_RETURN_PATH: the source wants an answer when all is done
  * @SNAP_EVENT_PING: the source wants a PONG with @value
@@ -43,6 +46,7 @@ typedef enum SnapEventType {
     SNAP_EVENT_PAGE,
     SNAP_EVENT_ZERO_PAGE,
     SNAP_EVENT_RAM_FINAL,
+    SNAP_EVENT_MULTIFD_FLUSH,
     SNAP_EVENT_RAM_EOS,
     SNAP_EVENT_OPEN_RETURN_PATH,
     SNAP_EVENT_PING,
@@ -119,7 +123,19 @@ int coroutine_fn snap_stream_read_page(SnapStreamReader *reader, void *buf,
  * update the page counts of the blocks.
  */
 SnapLayout *snap_stream_layout(SnapStreamReader *reader);
+
+/* Identity of the RAM section; see SNAP_EVENT_RAM_SETUP. */
 const SnapRAMSection *snap_stream_ram_section(const SnapStreamReader *reader);
+
+/**
+ * snap_stream_multifd_flush: whether RAM's START section has such a point
+ *
+ * Valid after SNAP_EVENT_RAM_SETUP, and true for all sources with multifd but
+ * those with the migration property multifd-flush-after-each-section, as machine
+ * types before 8.2 have it: there each SNAP_EVENT_RAM_EOS is one, and the end
+ * of START.
+ */
+bool snap_stream_multifd_flush(const SnapStreamReader *reader);
 
 /**
  * snap_stream_configuration: header and configuration section as they came

@@ -14,16 +14,16 @@ typedef struct SnapTransport SnapTransport;
 /**
  * snap_transport_open: open the channel to QEMU
  * @uri: NULL for stdin and stdout; "unix:PATH[,server=on|off]"; "fd:N"
- * @listen: what unix: does without ",server=": listen and accept one
- *          connection (save), or connect (load)
+ * @listen: what unix: does without ",server=": listen and accept (save), or
+ *          connect (load)
  *
  * Descriptors that were given stay open and the caller's: the transport works
  * on duplicates.  A direction is made non-blocking when it is asked for first,
  * and snap_transport_close() puts back what was there, since descriptors that
  * were inherited share the flag with their other holders (stdout may be the
- * same pipe as stderr).  A listening socket is reachable by its owner only, and
- * its path is removed once the one connection is there.  Waits for the
- * connection.  Call outside a coroutine, with SIGPIPE ignored.
+ * same pipe as stderr).  A listening socket is reachable by its owner only; its
+ * path is removed by snap_transport_accept_channels(), or at the end.  Waits for
+ * the connection.  Call outside a coroutine, with SIGPIPE ignored.
  *
  * Returns: the transport, NULL with @errp set
  */
@@ -66,6 +66,34 @@ QEMUFile *snap_transport_output(SnapTransport *transport);
  * the transport is no unix socket that was connected to
  */
 QEMUFile *snap_transport_open_urgent(SnapTransport *transport, Error **errp);
+
+/**
+ * snap_transport_accept_channels: further connections to a socket that listens
+ *
+ * Those that were made so far and have sent something; others are closed.  A
+ * source with multifd makes all of them, and each has begun, before RAM's START
+ * section is over (migration/ram.c:ram_save_setup).  Once a transport; does not
+ * wait.
+ *
+ * Returns: the channels, not blocking, each a QIOChannel; owned by the transport
+ */
+GPtrArray *snap_transport_accept_channels(SnapTransport *transport);
+
+/**
+ * snap_transport_open_channels: further connections to the same socket
+ * @nb: how many
+ *
+ * Once a transport; waits for the connections.
+ *
+ * Returns: the channels, not blocking, each a QIOChannel; owned by the
+ * transport.  NULL with @errp set, also where the transport is no unix socket
+ * that was connected to
+ */
+GPtrArray *snap_transport_open_channels(SnapTransport *transport, unsigned nb,
+                                        Error **errp);
+
+/* Let whoever reads a socket find its end. */
+void snap_transport_shutdown_input(SnapTransport *transport);
 
 /**
  * snap_transport_resize_input, snap_transport_resize_output: ask for another

@@ -27,6 +27,7 @@ struct SnapImageWriter {
     /* constant */
     BlockBackend *blk;
     const SnapLayout *layout;
+    const SnapRAMSection *section;
     SnapTable *page_table;
     SnapTable *arrivals;
 
@@ -76,11 +77,11 @@ SnapImageWriter *snap_image_writer_new(BlockBackend *blk,
 
     w->blk = blk;
     w->layout = layout;
+    w->section = section;
     w->header = (SnapHeader) {
         .page_bits = layout->page_bits,
         .nb_blocks = layout->nb_blocks,
         .nb_pages = layout->nb_pages,
-        .section = *section,
     };
     qemu_uuid_generate(&w->header.uuid);
 
@@ -304,6 +305,7 @@ static void fill_header(SnapImageWriter *w, const SnapCommitInfo *info)
     SnapHeader *header = &w->header;
 
     header->created = g_get_real_time() / G_USEC_PER_SEC;
+    header->section = *w->section;
     header->flags = info->flags;
     header->before_ram = info->before_ram;
     header->parts[SNAP_PART_PAGE_TABLE] = (SnapPartInfo) {

@@ -4,12 +4,14 @@
  *
  * Pages are collected in buffers, each of which stands for an aligned piece of
  * the image.  Several are open at a time, because a background snapshot jumps
- * to pages that the guest writes to and goes on from there.
+ * to pages that the guest writes to and goes on from there, and because several
+ * channels may bring pages.
  */
 
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
 #include "qemu/cutils.h"
+#include "qemu/lockable.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "snap/coalesce.h"
@@ -32,6 +34,7 @@ typedef struct OpenBuffer {
     SnapIOBuffer *buffer;       /* NULL for a free place */
     uint64_t first_page;        /* page number of its first page */
     unsigned nb_pages;          /* pages of the RAM block in it */
+    unsigned holders;           /* it must not be submitted meanwhile */
     uint64_t last_use;
     DECLARE_BITMAP(present, MAX_BUFFER_PAGES);
 } OpenBuffer;
@@ -40,14 +43,16 @@ struct SnapRAMWriter {
     /* constant */
     SnapLayout *layout;
     SnapTable *page_table;
-    SnapTable *arrivals;
+    SnapTable *arrivals;        /* NULL where the order says nothing */
     SnapIOWindow *window;
     unsigned fill_pages;        /* unit of allocation, in pages */
 
-    /* buffers being filled */
+    /* buffers being filled; what opens and submits them holds the lock */
+    CoMutex lock;
     OpenBuffer open[OPEN_BUFFERS];
     OpenBuffer *current;
     uint64_t use;
+    CoQueue released;           /* who waits for a buffer without holders */
 
     /* the books: two bits a page */
     unsigned long *seen;
@@ -83,6 +88,8 @@ SnapRAMWriter *snap_ram_writer_new(BlockBackend *blk, SnapLayout *layout,
     w->page_table = page_table;
     w->arrivals = arrivals;
     w->window = snap_io_window_new(blk, NB_BUFFERS, BUFFER_SIZE);
+    qemu_co_mutex_init(&w->lock);
+    qemu_co_queue_init(&w->released);
     w->fill_pages = fill_unit(blk, layout->page_bits);
     if (layout->nb_pages <= LONG_MAX) {
         w->seen = bitmap_try_new(layout->nb_pages);
@@ -169,28 +176,77 @@ static void coroutine_fn submit(SnapRAMWriter *w, OpenBuffer *open)
                          extents, nb_extents);
 }
 
-static OpenBuffer *find_open(SnapRAMWriter *w, uint64_t offset)
+static bool is_in(const OpenBuffer *open, uint64_t page)
 {
+    return open->buffer && page >= open->first_page &&
+           page - open->first_page < open->nb_pages;
+}
+
+static OpenBuffer *find_open(SnapRAMWriter *w, uint64_t page)
+{
+    if (w->current && is_in(w->current, page)) {
+        return w->current;
+    }
     for (unsigned i = 0; i < OPEN_BUFFERS; i++) {
-        if (w->open[i].buffer && w->open[i].buffer->offset == offset) {
+        if (is_in(&w->open[i], page)) {
             return &w->open[i];
         }
     }
     return NULL;
 }
 
-/* A free place, or the least recently used one. */
+/* A free place, or the least recently used one; NULL if all are held. */
 static OpenBuffer *victim(SnapRAMWriter *w)
 {
-    OpenBuffer *open = &w->open[0];
+    OpenBuffer *victim = NULL;
 
     for (unsigned i = 0; i < OPEN_BUFFERS; i++) {
-        if (!w->open[i].buffer) {
-            return &w->open[i];
+        OpenBuffer *open = &w->open[i];
+
+        if (!open->buffer) {
+            return open;
         }
-        if (w->open[i].last_use < open->last_use) {
-            open = &w->open[i];
+        if (!open->holders && (!victim || open->last_use < victim->last_use)) {
+            victim = open;
         }
+    }
+    return victim;
+}
+
+/* Make of @open the buffer for the piece of the image that @page lies in. */
+static void coroutine_fn reopen(SnapRAMWriter *w, OpenBuffer *open,
+                                uint64_t page)
+{
+    const SnapRAMBlock *block = snap_layout_block_of(w->layout, page);
+    uint64_t offset = QEMU_ALIGN_DOWN(snap_layout_offset(w->layout, block,
+                                                         page), BUFFER_SIZE);
+    uint64_t in_block = offset - block->offset;
+    SnapIOBuffer *buffer;
+
+    if (open->buffer) {
+        submit(w, open);
+    }
+    buffer = snap_io_window_get(w->window);
+    buffer->offset = offset;
+    open->first_page = snap_layout_page(w->layout, block, in_block);
+    open->nb_pages = MIN(block->length - in_block, BUFFER_SIZE) >>
+                     w->layout->page_bits;
+    bitmap_zero(open->present, MAX_BUFFER_PAGES);
+    open->buffer = buffer;
+}
+
+static OpenBuffer *coroutine_fn find_or_open(SnapRAMWriter *w, uint64_t page)
+{
+    QEMU_LOCK_GUARD(&w->lock);
+    OpenBuffer *open;
+
+    while (!(open = find_open(w, page))) {
+        open = victim(w);
+        if (open) {
+            reopen(w, open, page);
+            break;
+        }
+        qemu_co_queue_wait(&w->released, &w->lock);
     }
     return open;
 }
@@ -198,44 +254,48 @@ static OpenBuffer *victim(SnapRAMWriter *w)
 /* The open buffer for the piece of the image that @page lies in. */
 static OpenBuffer *coroutine_fn open_buffer(SnapRAMWriter *w, uint64_t page)
 {
-    const SnapRAMBlock *block;
-    OpenBuffer *open = w->current;
-    uint64_t offset;
+    OpenBuffer *open = find_open(w, page) ?: find_or_open(w, page);
 
-    if (open && page >= open->first_page &&
-        page - open->first_page < open->nb_pages) {
-        return open;
+    if (open != w->current) {
+        open->last_use = ++w->use;
+        w->current = open;
     }
-
-    block = snap_layout_block_of(w->layout, page);
-    offset = QEMU_ALIGN_DOWN(snap_layout_offset(w->layout, block, page),
-                             BUFFER_SIZE);
-    open = find_open(w, offset);
-    if (!open) {
-        uint64_t in_block = offset - block->offset;
-
-        open = victim(w);
-        if (open->buffer) {
-            submit(w, open);
-        }
-        open->buffer = snap_io_window_get(w->window);
-        open->buffer->offset = offset;
-        open->first_page = snap_layout_page(w->layout, block, in_block);
-        open->nb_pages = MIN(block->length - in_block, BUFFER_SIZE) >>
-                         w->layout->page_bits;
-        bitmap_zero(open->present, MAX_BUFFER_PAGES);
-    }
-    open->last_use = ++w->use;
-    w->current = open;
     return open;
+}
+
+static uint8_t *page_data(const SnapRAMWriter *w, const OpenBuffer *open,
+                          uint64_t page)
+{
+    return open->buffer->data +
+           ((page - open->first_page) << w->layout->page_bits);
 }
 
 void *coroutine_fn snap_ram_writer_place(SnapRAMWriter *w, uint64_t page)
 {
-    OpenBuffer *open = open_buffer(w, page);
+    return page_data(w, open_buffer(w, page), page);
+}
 
-    return open->buffer->data +
-           ((page - open->first_page) << w->layout->page_bits);
+unsigned coroutine_fn snap_ram_writer_hold(SnapRAMWriter *w,
+                                           const uint64_t *pages,
+                                           unsigned nb_pages,
+                                           QEMUIOVector *qiov)
+{
+    size_t page_size = snap_layout_page_size(w->layout);
+    OpenBuffer *open = open_buffer(w, pages[0]);
+    unsigned i = 0;
+
+    open->holders++;
+    while (i < nb_pages && is_in(open, pages[i])) {
+        unsigned first = i++;
+
+        while (i < nb_pages && pages[i] == pages[i - 1] + 1 &&
+               is_in(open, pages[i])) {
+            i++;
+        }
+        qemu_iovec_add(qiov, page_data(w, open, pages[first]),
+                       (i - first) * page_size);
+    }
+    return i;
 }
 
 /* The page that the sweep comes to next; behind the last one it starts anew. */
@@ -256,6 +316,9 @@ static int coroutine_fn note_arrival(SnapRAMWriter *w, uint64_t page,
 {
     int ret = 0;
 
+    if (!w->arrivals) {
+        return 0;
+    }
     if (page != w->expected) {
         uint64_t next = next_missing(w);
 
@@ -309,16 +372,36 @@ static int coroutine_fn enter(SnapRAMWriter *w, uint64_t page, uint64_t entry,
     return ret < 0 ? ret : write_status(w, errp);
 }
 
+static int coroutine_fn add(SnapRAMWriter *w, OpenBuffer *open, uint64_t page,
+                            Error **errp)
+{
+    size_t page_size = snap_layout_page_size(w->layout);
+    const uint8_t *data = page_data(w, open, page);
+
+    set_bit(page - open->first_page, open->present);
+    return enter(w, page, buffer_is_zero(data, page_size) ? SNAP_PAGE_ZERO :
+                          snap_page_entry(data, page_size), errp);
+}
+
 int coroutine_fn snap_ram_writer_add(SnapRAMWriter *w, uint64_t page,
                                      Error **errp)
 {
-    size_t page_size = snap_layout_page_size(w->layout);
-    unsigned in_buffer = page - w->current->first_page;
-    const uint8_t *data = w->current->buffer->data + in_buffer * page_size;
+    return add(w, find_open(w, page), page, errp);
+}
 
-    set_bit(in_buffer, w->current->present);
-    return enter(w, page, buffer_is_zero(data, page_size) ? SNAP_PAGE_ZERO :
-                          snap_page_entry(data, page_size), errp);
+int coroutine_fn snap_ram_writer_add_held(SnapRAMWriter *w,
+                                          const uint64_t *pages,
+                                          unsigned nb_pages, Error **errp)
+{
+    OpenBuffer *open = find_open(w, pages[0]);
+    int ret = 0;
+
+    for (unsigned i = 0; i < nb_pages && !ret; i++) {
+        ret = add(w, open, pages[i], errp);
+    }
+    open->holders--;
+    qemu_co_queue_restart_all(&w->released);
+    return ret;
 }
 
 int coroutine_fn snap_ram_writer_add_zero(SnapRAMWriter *w, uint64_t page,

@@ -15,6 +15,7 @@
 #include "qemu-version.h"
 #include "qobject/qdict.h"
 #include "snap/image-writer.h"
+#include "snap/multifd-receiver.h"
 #include "snap/pace.h"
 #include "snap/progress.h"
 #include "snap/ram-writer.h"
@@ -45,6 +46,7 @@ struct SnapSave {
     SnapTarget *target;
     SnapImageWriter *image;
     SnapRAMWriter *ram;
+    SnapMultifdReceiver *multifd;   /* NULL where there is one channel */
 
     /* how far the stream is */
     bool reading;           /* the coroutine waits for the channel, maybe */
@@ -77,6 +79,7 @@ void snap_save_free(SnapSave *s)
     if (!s) {
         return;
     }
+    snap_multifd_receiver_free(s->multifd);
     snap_ram_writer_free(s->ram);
     snap_image_writer_free(s->image);
     snap_target_close(s->target);
@@ -145,13 +148,20 @@ static void pace(SnapSave *s, uint64_t missing)
     }
 }
 
+static void show_progress(SnapSave *s)
+{
+    uint64_t nb_pages = snap_stream_layout(s->reader)->nb_pages;
+
+    snap_progress_show(&s->progress, nb_pages - snap_ram_writer_missing(s->ram),
+                       nb_pages);
+}
+
 static int coroutine_fn save_page(SnapSave *s, const SnapEvent *event,
                                   Error **errp)
 {
     const SnapLayout *layout = snap_stream_layout(s->reader);
     uint64_t page = snap_layout_page(layout, &layout->blocks[event->block],
                                      event->offset);
-    uint64_t missing;
     int ret;
 
     if (event->type == SNAP_EVENT_ZERO_PAGE) {
@@ -167,12 +177,10 @@ static int coroutine_fn save_page(SnapSave *s, const SnapEvent *event,
         }
     }
     s->ram_dirty = true;
-    missing = snap_ram_writer_missing(s->ram);
     if (!s->return_path) {
-        pace(s, missing);
+        pace(s, snap_ram_writer_missing(s->ram));
     }
-    snap_progress_show(&s->progress, layout->nb_pages - missing,
-                       layout->nb_pages);
+    show_progress(s);
     return ret;
 }
 
@@ -195,12 +203,33 @@ static int coroutine_fn flush_ram(SnapSave *s, Error **errp)
     return ret;
 }
 
+static int channels_missing(Error **errp)
+{
+    error_setg(errp, "The source uses multifd, but its channels have not come: "
+               "they need a socket, --uri=unix:PATH");
+    return -EINVAL;
+}
+
+/* Pages may come over other channels: what follows must come behind them. */
+static int coroutine_fn multifd_flush(SnapSave *s, Error **errp)
+{
+    if (!s->multifd) {
+        return channels_missing(errp);
+    }
+    show_progress(s);
+    return snap_multifd_receiver_sync(s->multifd, errp);
+}
+
 /*
  * A background snapshot sends every page once, so that RAM is complete when
  * the last one is there.  In other streams this costs one early flush.
  */
 static int coroutine_fn ram_section_over(SnapSave *s, Error **errp)
 {
+    if (s->multifd) {
+        return snap_stream_multifd_flush(s->reader) ? 0 :
+                                                      multifd_flush(s, errp);
+    }
     if (s->flushed_early || s->return_path ||
         snap_ram_writer_missing(s->ram)) {
         return 0;
@@ -248,6 +277,9 @@ static int coroutine_fn commit(SnapSave *s, size_t vmdesc_length, Error **errp)
  */
 static int coroutine_fn hold(SnapSave *s, const SnapEvent *event, Error **errp)
 {
+    if (s->multifd && event->type == SNAP_EVENT_DEVICES) {
+        snap_multifd_receiver_end(s->multifd);
+    }
     if (s->return_path || s->nb_resumed >= MAX_RESUMED) {
         return 0;
     }
@@ -312,6 +344,8 @@ static int coroutine_fn handle(SnapSave *s, const SnapEvent *event,
             snap_pace_end_is_near(&s->pace);
         }
         return 0;
+    case SNAP_EVENT_MULTIFD_FLUSH:
+        return multifd_flush(s, errp);
     case SNAP_EVENT_RAM_EOS:
         return ram_section_over(s, errp);
     case SNAP_EVENT_OPEN_RETURN_PATH:
@@ -336,6 +370,24 @@ static int coroutine_fn handle(SnapSave *s, const SnapEvent *event,
     g_assert_not_reached();
 }
 
+static int coroutine_fn next_event(SnapSave *s, SnapEvent *event, Error **errp)
+{
+    Error *err = NULL;
+    int ret;
+
+    s->reading = true;
+    ret = snap_stream_next(s->reader, event, &err);
+    s->reading = false;
+    /* A channel that fails ends the main one, and knows better why. */
+    if (ret < 0 && s->multifd &&
+        snap_multifd_receiver_status(s->multifd, errp) < 0) {
+        error_free(err);
+    } else {
+        error_propagate(errp, err);
+    }
+    return ret;
+}
+
 static int coroutine_fn read_event(SnapSave *s, SnapEvent *event, Error **errp)
 {
     int ret;
@@ -347,9 +399,7 @@ static int coroutine_fn read_event(SnapSave *s, SnapEvent *event, Error **errp)
         error_setg(errp, "Interrupted");
         return -EINTR;
     }
-    s->reading = true;
-    ret = snap_stream_next(s->reader, event, errp);
-    s->reading = false;
+    ret = next_event(s, event, errp);
     return ret < 0 ? ret : handle(s, event, errp);
 }
 
@@ -371,6 +421,11 @@ static int coroutine_fn read_stream(SnapSave *s, Error **errp)
     SnapEvent event;
     int ret = 0;
 
+    if (s->multifd) {
+        snap_multifd_receiver_start(s->multifd);
+        /* The end of RAM's START section is a point, too. */
+        ret = multifd_flush(s, errp);
+    }
     while (!ret && !s->over) {
         ret = read_event(s, &event, errp);
     }
@@ -387,6 +442,9 @@ static int coroutine_fn read_rest(void *opaque, Error **errp)
     }
     if (!ret) {
         ret = read_stream(s, errp);
+    }
+    if (ret < 0 && s->multifd) {
+        snap_multifd_receiver_end(s->multifd);
     }
     if (ret < 0) {
         snap_ram_writer_abort(s->ram);
@@ -423,9 +481,13 @@ static void abandon(SnapSave *s, Error **errp)
 /* Make everything that needs the size of RAM. */
 static int open_target(SnapSave *s, Error **errp)
 {
+    GPtrArray *channels = snap_transport_accept_channels(s->transport);
     SnapLayout *layout = snap_stream_layout(s->reader);
     uint64_t ram = layout->nb_pages << layout->page_bits;
 
+    if (snap_stream_multifd_flush(s->reader) && !channels->len) {
+        return channels_missing(errp);
+    }
     if (s->options.max_ram && ram > s->options.max_ram) {
         error_setg(errp, "The guest has %" PRIu64 " bytes of RAM, more than "
                    "the image size of %" PRIu64 " bytes that was given", ram,
@@ -441,8 +503,16 @@ static int open_target(SnapSave *s, Error **errp)
                                      snap_stream_ram_section(s->reader));
     s->ram = snap_ram_writer_new(snap_target_blk(s->target), layout,
                                  snap_image_writer_page_table(s->image),
+                                 channels->len ? NULL :
                                  snap_image_writer_arrivals(s->image), errp);
-    return s->ram ? 0 : -ENOMEM;
+    if (!s->ram) {
+        return -ENOMEM;
+    }
+    if (channels->len) {
+        s->multifd = snap_multifd_receiver_new(s->transport, channels, layout,
+                                               s->ram);
+    }
+    return 0;
 }
 
 static void fill_stats(SnapSave *s, SnapStats *stats)

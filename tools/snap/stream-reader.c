@@ -59,11 +59,13 @@ struct SnapStreamReader {
     SnapLayout layout;
     GHashTable *iterable;   /* ids of iterable sections other than RAM */
     bool return_path;
+    bool multifd_flush;
 
     /* where the parser stands */
     Phase phase;
     const char *where;      /* part of the stream, for messages */
-    bool ram_started;       /* RAM's START section is over */
+    bool ram_started;       /* RAM's START section has told all of RAM */
+    bool start_open;        /* ... but it may have a footer */
     bool ram_paged;         /* the first PART or END of RAM has begun */
     int block;              /* block of the last record, -1 for none */
 
@@ -128,6 +130,11 @@ SnapLayout *snap_stream_layout(SnapStreamReader *r)
 const SnapRAMSection *snap_stream_ram_section(const SnapStreamReader *r)
 {
     return &r->section;
+}
+
+bool snap_stream_multifd_flush(const SnapStreamReader *r)
+{
+    return r->multifd_flush;
 }
 
 const GByteArray *snap_stream_configuration(const SnapStreamReader *r)
@@ -469,10 +476,7 @@ static int coroutine_fn parse_blocks(SnapStreamReader *r, uint64_t total,
 
 static int unsupported_record(uint64_t flags, Error **errp)
 {
-    if (flags & RAM_SAVE_FLAG_MULTIFD_FLUSH) {
-        error_setg(errp, "Migration capability 'multifd' is not supported: "
-                   "switch it off for the save");
-    } else if (flags & RAM_SAVE_FLAG_COMPRESS_PAGE) {
+    if (flags & RAM_SAVE_FLAG_COMPRESS_PAGE) {
         error_setg(errp, "Migration capability 'compress' is not supported: "
                    "switch it off for the save");
     } else if (flags & RAM_SAVE_FLAG_XBZRLE) {
@@ -542,6 +546,10 @@ static int coroutine_fn parse_ram_start(SnapStreamReader *r, uint32_t id,
     }
 
     word = qemu_get_be64(r->file);
+    if (word == RAM_SAVE_FLAG_MULTIFD_FLUSH) {
+        r->multifd_flush = true;
+        word = qemu_get_be64(r->file);
+    }
     ret = check_file(r, errp);
     if (ret < 0) {
         return ret;
@@ -550,14 +558,24 @@ static int coroutine_fn parse_ram_start(SnapStreamReader *r, uint32_t id,
         return unsupported_record(word, errp);
     }
 
-    r->section = (SnapRAMSection) {
-        .id = id,
-        .instance = instance,
-        .footers = qemu_peek_byte(r->file, 0) == QEMU_VM_SECTION_FOOTER,
-    };
+    r->section = (SnapRAMSection) { .id = id, .instance = instance };
     r->before_ram = r->setup->len;
     r->ram_started = true;
-    return r->section.footers ? read_footer(r, id, errp) : check_file(r, errp);
+    r->start_open = true;
+    return 0;
+}
+
+/*
+ * What is behind the last record of RAM's START section.  A source with multifd
+ * may not send it before its channels are read from.
+ */
+static int coroutine_fn finish_ram_start(SnapStreamReader *r, Error **errp)
+{
+    r->start_open = false;
+    r->where = "RAM's START section";
+    r->section.footers = qemu_peek_byte(r->file, 0) == QEMU_VM_SECTION_FOOTER;
+    return r->section.footers ? read_footer(r, r->section.id, errp) :
+                                check_file(r, errp);
 }
 
 /* Resolve the block of a page record. */
@@ -606,6 +624,10 @@ static int coroutine_fn parse_record(SnapStreamReader *r, SnapEvent *event,
         r->phase = PHASE_SECTIONS;
         event->type = SNAP_EVENT_RAM_EOS;
         return r->section.footers ? read_footer(r, r->section.id, errp) : 0;
+    }
+    if (word == RAM_SAVE_FLAG_MULTIFD_FLUSH) {
+        event->type = SNAP_EVENT_MULTIFD_FLUSH;
+        return 0;
     }
     if ((flags & ~RAM_SAVE_FLAG_CONTINUE) != RAM_SAVE_FLAG_PAGE &&
         (flags & ~RAM_SAVE_FLAG_CONTINUE) != RAM_SAVE_FLAG_ZERO) {
@@ -1057,6 +1079,8 @@ int coroutine_fn snap_stream_next(SnapStreamReader *r, SnapEvent *event,
     if (r->phase == PHASE_HEADER) {
         ret = parse_header(r, errp);
         r->phase = PHASE_SECTIONS;
+    } else if (r->start_open) {
+        ret = finish_ram_start(r, errp);
     }
     while (!ret && r->phase == PHASE_SECTIONS && !event_set) {
         ret = parse_section(r, event, &event_set, errp);

@@ -14,6 +14,11 @@
 #include "snap/transport.h"
 #include "trace.h"
 
+#include <poll.h>
+
+/* Connections that may wait until they are accepted. */
+#define BACKLOG 256
+
 /**
  * SnapDirection: one way through the channel
  * @ioc: NULL where there is no such direction
@@ -31,9 +36,11 @@ typedef struct SnapDirection {
 struct SnapTransport {
     char *name;
     char *path;                 /* of the socket connected to, or NULL */
+    QIOChannelSocket *listener; /* until all connections are accepted */
     SnapDirection input;
     SnapDirection output;
     SnapDirection urgent;
+    GPtrArray *channels;        /* further ones, each a QIOChannel */
 };
 
 /* Takes over the caller's reference to @ioc, whose descriptor is @fd. */
@@ -284,10 +291,10 @@ static bool check_stale_socket(const char *path, Error **errp)
     return true;
 }
 
-static QIOChannelSocket *accept_one(SocketAddress *address, Error **errp)
+/* Returns: NULL with @errp set */
+static QIOChannelSocket *listen_at(SocketAddress *address, Error **errp)
 {
     g_autoptr(QIOChannelSocket) listener = qio_channel_socket_new();
-    QIOChannelSocket *sioc;
     mode_t mask;
     int ret;
 
@@ -295,16 +302,22 @@ static QIOChannelSocket *accept_one(SocketAddress *address, Error **errp)
         return NULL;
     }
     mask = umask(0077);
-    ret = qio_channel_socket_listen_sync(listener, address, 1, errp);
+    ret = qio_channel_socket_listen_sync(listener, address, BACKLOG, errp);
     umask(mask);
     if (ret < 0) {
         return NULL;
     }
     trace_snap_transport_listen(address->u.q_unix.path);
-    sioc = qio_channel_socket_accept(listener, errp);
-    /* Closing a channel that listens unlinks the path. */
-    qio_channel_close(QIO_CHANNEL(listener), NULL);
-    return sioc;
+    return g_steal_pointer(&listener);
+}
+
+/* Closing a channel that listens unlinks the path. */
+static void stop_listening(SnapTransport *transport)
+{
+    if (transport->listener) {
+        qio_channel_close(QIO_CHANNEL(transport->listener), NULL);
+        g_clear_pointer(&transport->listener, object_unref);
+    }
 }
 
 static QIOChannelSocket *connect_one(SocketAddress *address, Error **errp)
@@ -352,10 +365,14 @@ static bool transport_init_unix(SnapTransport *transport, const char *address,
     g_free(transport->name);
     transport->name = g_strdup_printf("unix:%s", path);
 
-    if (!server) {
+    if (server) {
+        transport->listener = listen_at(&saddr, errp);
+        sioc = transport->listener ?
+               qio_channel_socket_accept(transport->listener, errp) : NULL;
+    } else {
         transport->path = g_strdup(path);
+        sioc = connect_one(&saddr, errp);
     }
-    sioc = server ? accept_one(&saddr, errp) : connect_one(&saddr, errp);
     return sioc && transport_init_socket(transport, sioc, errp);
 }
 
@@ -384,6 +401,7 @@ SnapTransport *snap_transport_open(const char *uri, bool listen, Error **errp)
     g_autoptr(SnapTransport) transport = g_new0(SnapTransport, 1);
 
     transport->name = g_strdup(uri ?: (listen ? "stdin" : "stdout"));
+    transport->channels = g_ptr_array_new_with_free_func(object_unref);
     if (!transport_init(transport, uri, listen, errp)) {
         error_prepend(errp, "Cannot open channel '%s': ",
                       uri ?: "stdin and stdout");
@@ -397,6 +415,7 @@ SnapTransport *snap_transport_open(const char *uri, bool listen, Error **errp)
 void snap_transport_abandon(SnapTransport *transport)
 {
     trace_snap_transport_abandon(transport->name);
+    stop_listening(transport);
     direction_restore(&transport->input);
     direction_restore(&transport->output);
 }
@@ -407,12 +426,14 @@ void snap_transport_close(SnapTransport *transport)
         return;
     }
     trace_snap_transport_close(transport->name);
+    stop_listening(transport);
     /* Both while their descriptors, which may share the flag, are there. */
     direction_restore(&transport->input);
     direction_restore(&transport->output);
     direction_destroy(&transport->input);
     direction_destroy(&transport->output);
     direction_destroy(&transport->urgent);
+    g_ptr_array_unref(transport->channels);
     g_free(transport->path);
     g_free(transport->name);
     g_free(transport);
@@ -473,6 +494,73 @@ QEMUFile *snap_transport_open_urgent(SnapTransport *transport, Error **errp)
     direction_set_nonblocking(urgent);
     urgent->file = qemu_file_new_output(urgent->ioc);
     return urgent->file;
+}
+
+/* Takes over the caller's reference to @sioc. */
+static void add_channel(SnapTransport *transport, QIOChannelSocket *sioc)
+{
+    QIOChannel *ioc = QIO_CHANNEL(sioc);
+
+    qio_channel_set_follow_coroutine_ctx(ioc, true);
+    qio_channel_set_blocking(ioc, false, NULL);
+    qio_channel_set_name(ioc, "snap-socket-channel");
+    g_ptr_array_add(transport->channels, ioc);
+}
+
+/* Whether something can be read, or accepted, at once. */
+static bool is_ready(const QIOChannelSocket *sioc)
+{
+    struct pollfd pollfd = { .fd = sioc->fd, .events = POLLIN };
+
+    return RETRY_ON_EINTR(poll(&pollfd, 1, 0)) > 0;
+}
+
+GPtrArray *snap_transport_accept_channels(SnapTransport *transport)
+{
+    while (transport->listener && is_ready(transport->listener)) {
+        QIOChannelSocket *sioc =
+            qio_channel_socket_accept(transport->listener, NULL);
+
+        if (sioc && is_ready(sioc)) {
+            add_channel(transport, sioc);
+        } else {
+            g_clear_pointer(&sioc, object_unref);
+        }
+    }
+    stop_listening(transport);
+    trace_snap_transport_channels(transport->name, transport->channels->len);
+    return transport->channels;
+}
+
+GPtrArray *snap_transport_open_channels(SnapTransport *transport, unsigned nb,
+                                        Error **errp)
+{
+    SocketAddress saddr = { .type = SOCKET_ADDRESS_TYPE_UNIX };
+
+    if (!transport->path) {
+        error_setg(errp, "Several channels need a socket to connect to, "
+                   "--uri=unix:PATH");
+        return NULL;
+    }
+    saddr.u.q_unix.path = transport->path;
+    while (nb--) {
+        QIOChannelSocket *sioc = connect_one(&saddr, errp);
+
+        if (!sioc) {
+            return NULL;
+        }
+        add_channel(transport, sioc);
+    }
+    trace_snap_transport_channels(transport->name, transport->channels->len);
+    return transport->channels;
+}
+
+void snap_transport_shutdown_input(SnapTransport *transport)
+{
+    if (transport->input.ioc) {
+        qio_channel_shutdown(transport->input.ioc, QIO_CHANNEL_SHUTDOWN_READ,
+                             NULL);
+    }
 }
 
 int snap_transport_resize_input(SnapTransport *transport, int bytes)

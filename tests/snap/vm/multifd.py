@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+#
+# Saves and loads over several channels.
+#
+# This work is licensed under the terms of the GNU GPL, version 2 or later.
+# See the COPYING file in the top-level directory.
+#
+
+import os
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
+# pylint: disable=wrong-import-position
+from snaptest.case import Machines, SnapTest
+from snaptest.guests import MIB
+from snaptest.ram import PAGE
+
+
+class Multifd(SnapTest):
+    """A socket that all channels are made to."""
+
+    def setUp(self):
+        super().setUp()
+        self.image = self.path('image')
+        self.socket = self.path('socket')
+
+    def save_multifd(self, src, *caps, channels=2, params=None):
+        tool = self.start(self.command('save', self.image,
+                                       f'--uri=unix:{self.socket}'))
+        src.wait_until(lambda: os.path.exists(self.socket))
+        src.cmd('migrate-set-parameters',
+                {'multifd-channels': channels, **(params or {})})
+        src.migrate(f'unix:{self.socket}', 'multifd', *caps)
+        info = src.wait_migration()
+        self.finish(tool)
+        self.assert_completed('save')
+        self.assertFalse(os.path.exists(self.socket))
+        return info
+
+    def load_multifd(self, dst, *options, channels=2):
+        dst.capabilities('multifd', 'events')
+        dst.cmd('migrate-set-parameters', {'multifd-channels': channels})
+        dst.incoming(f'unix:{self.socket}')
+        tool = self.start(self.command(
+            'load', self.image, f'--uri=unix:{self.socket}',
+            f'--multifd-channels={channels}', *options))
+        dst.wait_migration()
+        self.finish(tool)
+        self.assert_completed('load')
+
+
+class Save(Machines, Multifd):
+    """An image is the same, whichever way its pages came."""
+
+    def round_trip(self, machine, version='10.0', to='10.0', **kwargs):
+        src = self.source(machine, version=version)
+        self.save_multifd(src, **kwargs)
+        dst = self.destination(src, version=to)
+        self.load(self.image, dst)
+        self.assert_same_ram(src, dst)
+        self.assert_goes_on(dst, src.loop)
+
+    def test_one_channel(self):
+        self.round_trip('pc-q35-10.0', channels=1)
+
+    def test_many_channels(self):
+        """More than there are open buffers"""
+        self.round_trip('pc-q35-10.0', channels=32)
+
+    def test_zero_pages_of_the_main_channel(self):
+        self.round_trip('pc-q35-10.0',
+                        params={'zero-page-detection': 'legacy'})
+
+    def test_return_path(self):
+        src = self.source()
+        self.save_multifd(src, 'return-path')
+        dst = self.destination(src)
+        self.load(self.image, dst)
+        self.assert_same_ram(src, dst)
+
+    def test_live(self):
+        """Pages come again, over whichever channel."""
+        src = self.source(run=True, pages=4096, mib=128)
+        info = self.save_multifd(src, channels=4)
+        ram = info['ram']
+        self.assertGreater(ram['normal'] + ram['duplicate'],
+                           src.ram.size // PAGE, 'no page was sent twice')
+        dst = self.destination(src)
+        self.load(self.image, dst)
+        self.assertIsNone(src.loop.torn(dst.ram))
+        self.assert_same_ram(src, dst)
+
+    def test_no_arrivals(self):
+        """What comes over several channels has no order."""
+        src = self.source()
+        self.save_multifd(src)
+        self.assertEqual(self.info(self.image)['arrivals'], 0)
+
+
+unittest.main(verbosity=2)

@@ -6,6 +6,7 @@
 #ifndef SNAP_LOAD_H
 #define SNAP_LOAD_H
 
+#include "snap/multifd-sender.h"
 #include "snap/postcopy.h"
 #include "snap/stats.h"
 #include "snap/transport.h"
@@ -17,10 +18,12 @@ typedef struct SnapLoad SnapLoad;
  * SnapLoadOptions: how to load
  * @progress: show progress on stderr
  * @postcopy: let the guest run first; NULL for all RAM first (precopy)
+ * @multifd: send a precopy over several channels; NULL for one
  */
 typedef struct SnapLoadOptions {
     bool progress;
     const SnapPostcopyOptions *postcopy;
+    const SnapMultifdOptions *multifd;
 } SnapLoadOptions;
 
 /**

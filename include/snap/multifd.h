@@ -36,6 +36,16 @@ int snap_multifd_decode_init(const uint8_t buf[SNAP_MULTIFD_INIT_SIZE],
                              Error **errp);
 
 /**
+ * snap_multifd_flushes_each_section: what a machine type means to a destination
+ * @machine: name of the machine type
+ *
+ * Machine types before 8.2 have the migration property
+ * multifd-flush-after-each-section (hw/core/machine.c:hw_compat_8_1): their
+ * channels wait for each other at the end of each section of RAM.
+ */
+bool snap_multifd_flushes_each_section(const char *machine);
+
+/**
  * SnapMultifdPacket: what a packet's head says
  * @sync: the last packet ahead of a point where all channels wait for each
  *        other

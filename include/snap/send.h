@@ -51,6 +51,15 @@ int coroutine_fn snap_send_piece(SnapSender *sender, const SnapRAMPiece *piece,
                                  bool whole, Error **errp);
 
 /**
+ * snap_send_zero_pages: the zero pages of all of RAM, and nothing else
+ * @in_section: a section of RAM is open, and stays so; else they get sections
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int coroutine_fn snap_send_zero_pages(SnapSender *sender, bool in_section,
+                                      Error **errp);
+
+/**
  * snap_send_devices: the device state, as it is
  *
  * Its checksum is known at the end only: check it before.

@@ -36,6 +36,16 @@ void snap_stream_writer_free(SnapStreamWriter *writer);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapStreamWriter, snap_stream_writer_free)
 
 /**
+ * snap_stream_writer_set_multifd_flush: the destination has several channels,
+ * and wants to be told when it is to wait for them
+ *
+ * RAM's START section says so then, and snap_stream_put_multifd_flush() does.
+ * Not for destinations with the migration property
+ * multifd-flush-after-each-section, which wait at the end of each section.
+ */
+void snap_stream_writer_set_multifd_flush(SnapStreamWriter *writer);
+
+/**
  * snap_stream_put: bytes as they are: configuration, device sections, vmdesc
  *
  * The bytes are copied.
@@ -51,6 +61,9 @@ void coroutine_fn snap_stream_put(SnapStreamWriter *writer, const void *data,
  */
 void coroutine_fn snap_stream_put_ram_start(SnapStreamWriter *writer,
                                             const SnapHostPages *advised);
+
+/* Wait for all channels here; within a section of RAM. */
+void coroutine_fn snap_stream_put_multifd_flush(SnapStreamWriter *writer);
 
 /* A command (migration/savevm.c:loadvm_process_command) */
 void coroutine_fn snap_stream_put_command(SnapStreamWriter *writer,

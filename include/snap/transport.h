@@ -92,8 +92,13 @@ GPtrArray *snap_transport_accept_channels(SnapTransport *transport);
 GPtrArray *snap_transport_open_channels(SnapTransport *transport, unsigned nb,
                                         Error **errp);
 
-/* Let whoever reads a socket find its end. */
+/*
+ * Let whoever reads from a socket find its end, or writes to it an error: the
+ * further channels, or one direction of the main one.
+ */
+void snap_transport_shutdown_channels(SnapTransport *transport);
 void snap_transport_shutdown_input(SnapTransport *transport);
+void snap_transport_shutdown_output(SnapTransport *transport);
 
 /**
  * snap_transport_resize_input, snap_transport_resize_output: ask for another

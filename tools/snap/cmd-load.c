@@ -23,6 +23,7 @@ static void load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
     SnapLoadOptions load_options = {
         .progress = options->progress && !options->quiet,
         .postcopy = options->by_postcopy ? &postcopy : NULL,
+        .multifd = options->multifd.nb_channels ? &options->multifd : NULL,
     };
     g_autoptr(SnapInterrupt) interrupt = NULL;
     SnapTransport *transport;

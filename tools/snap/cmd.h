@@ -7,6 +7,7 @@
 #define SNAP_CMD_H
 
 #include "snap/blockdev.h"
+#include "snap/multifd-sender.h"
 #include "snap/postcopy.h"
 #include "snap/stats.h"
 
@@ -19,6 +20,7 @@
  * @image_size: bytes of RAM that an image may be for, 0 for any number
  * @page_bits: log2 of the target page size
  * @postcopy: how to load, where @by_postcopy or @postcopy.resume
+ * @multifd: channels of a load, where @multifd.nb_channels is not 0
  * @host_pages: array of char *, all that were given
  * @working_set: as given, NULL where not
  * @image_opts, @existing, @force_share, @quiet, @progress, @json,
@@ -37,6 +39,7 @@ typedef struct SnapCmdOptions {
     uint64_t image_size;
     unsigned page_bits;
     SnapPostcopyOptions postcopy;
+    SnapMultifdOptions multifd;
     GPtrArray *host_pages;
     const char *working_set;
     bool image_opts;

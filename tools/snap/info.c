@@ -4,7 +4,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/bswap.h"
 #include "qapi/error.h"
 #include "migration/savevm.h"
 #include "qobject/qdict.h"
@@ -14,10 +13,6 @@
 
 /* Sections that are listed. */
 #define MAX_SECTIONS 4096
-
-/* Magic, version, section type, length of the name (migration/savevm.c). */
-#define MACHINE_LENGTH_OFFSET 9
-#define MACHINE_OFFSET 13
 
 static QList *describe_blocks(const SnapLayout *layout)
 {
@@ -100,19 +95,14 @@ static bool coroutine_fn describe_machine(SnapImage *image, QDict *info,
 {
     g_autoptr(GByteArray) configuration = NULL;
     g_autofree char *machine = NULL;
-    uint32_t length;
 
     configuration = snap_image_read_part(image, SNAP_PART_CONFIGURATION, errp);
     if (!configuration) {
         return false;
     }
-    if (configuration->len > MACHINE_OFFSET &&
-        configuration->data[MACHINE_LENGTH_OFFSET - 1] ==
-        QEMU_VM_CONFIGURATION) {
-        length = ldl_be_p(configuration->data + MACHINE_LENGTH_OFFSET);
-        length = MIN(length, configuration->len - MACHINE_OFFSET);
-        machine = g_strndup((char *)configuration->data + MACHINE_OFFSET,
-                            length);
+    machine = snap_configuration_machine(configuration->data,
+                                         configuration->len);
+    if (machine) {
         qdict_put_str(info, "machine", machine);
     }
     return true;

@@ -8,6 +8,7 @@
 #include "qapi/error.h"
 #include "snap/image.h"
 #include "snap/load.h"
+#include "snap/multifd.h"
 #include "snap/progress.h"
 #include "snap/ram-reader.h"
 #include "snap/send.h"
@@ -107,6 +108,89 @@ static int coroutine_fn send_ram(SnapLoad *l, Error **errp)
     return snap_stream_flush(l->writer, errp);
 }
 
+/* Whether the channels wait at the end of each section, as of old. */
+static int coroutine_fn flushes_each_section(SnapLoad *l, bool *result,
+                                             Error **errp)
+{
+    g_autoptr(GByteArray) configuration = NULL;
+    g_autofree char *machine = NULL;
+
+    configuration = snap_image_read_part(l->image, SNAP_PART_CONFIGURATION,
+                                         errp);
+    if (!configuration) {
+        return -EIO;
+    }
+    machine = snap_configuration_machine(configuration->data,
+                                         configuration->len);
+    *result = machine && snap_multifd_flushes_each_section(machine);
+    return 0;
+}
+
+/*
+ * RAM has two sections with a point where all wait for the channels, START and
+ * END.  Where each section is such a point, there must not be others.
+ */
+static int coroutine_fn send_ram_main(SnapLoad *l, SnapMultifdSender *multifd,
+                                      bool each_section, Error **errp)
+{
+    int ret = 0;
+
+    if (!each_section) {
+        ret = snap_send_zero_pages(&l->sender, false, errp);
+    }
+    if (!ret) {
+        ret = snap_multifd_sender_wait(multifd, errp);
+    }
+    if (!ret) {
+        snap_stream_begin_ram(l->writer, true);
+        if (each_section) {
+            ret = snap_send_zero_pages(&l->sender, true, errp);
+        }
+        snap_stream_put_multifd_flush(l->writer);
+        snap_stream_end_ram(l->writer);
+    }
+    return ret ?: snap_stream_flush(l->writer, errp);
+}
+
+/* Setup and RAM, over several channels. */
+static int coroutine_fn send_multifd(SnapLoad *l, Error **errp)
+{
+    g_autoptr(SnapMultifdSender) multifd = NULL;
+    Error *err = NULL;
+    bool each_section;
+    int ret = flushes_each_section(l, &each_section, errp);
+
+    if (!ret) {
+        ret = snap_stream_flush(l->writer, errp);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    multifd = snap_multifd_sender_new(&l->sender, l->transport,
+                                      l->options->multifd, errp);
+    if (!multifd) {
+        return -EIO;
+    }
+    if (!each_section) {
+        snap_stream_writer_set_multifd_flush(l->writer);
+    }
+    snap_multifd_sender_start(multifd);
+    ret = snap_send_setup(&l->sender, NULL, &err);
+    if (!ret) {
+        ret = send_ram_main(l, multifd, each_section, &err);
+    }
+    if (ret < 0) {
+        /* A channel that fails ends the main one, and knows better why. */
+        if (snap_multifd_sender_status(multifd, errp) < 0) {
+            error_free(err);
+        } else {
+            error_propagate(errp, err);
+        }
+        snap_multifd_sender_abort(multifd);
+    }
+    return ret;
+}
+
 static int coroutine_fn send_end(SnapLoad *l, Error **errp)
 {
     g_autoptr(GByteArray) vmdesc = NULL;
@@ -126,11 +210,10 @@ static int coroutine_fn precopy(SnapLoad *l, Error **errp)
 {
     int ret = snap_send_configuration(&l->sender, errp);
 
-    if (!ret) {
-        ret = snap_send_setup(&l->sender, NULL, errp);
-    }
-    if (!ret) {
-        ret = send_ram(l, errp);
+    if (!ret && l->options->multifd) {
+        ret = send_multifd(l, errp);
+    } else if (!ret) {
+        ret = snap_send_setup(&l->sender, NULL, errp) ?: send_ram(l, errp);
     }
     if (!ret) {
         ret = snap_send_devices(&l->sender, errp);

@@ -20,6 +20,7 @@
 #include "qemu/config-file.h"
 #include "qom/object_interfaces.h"
 #include "snap/layout.h"
+#include "snap/multifd.h"
 #include "trace/control.h"
 #include "cmd.h"
 
@@ -63,6 +64,8 @@ enum {
     OPTION_RECORD,
     OPTION_WORKING_SET,
     OPTION_HOST_PAGE_SIZE,
+    OPTION_MULTIFD_CHANNELS,
+    OPTION_UUID,
 };
 
 typedef struct Verb {
@@ -114,6 +117,8 @@ static const struct option long_options[] = {
     { "record", optional_argument, NULL, OPTION_RECORD },
     { "working-set", required_argument, NULL, OPTION_WORKING_SET },
     { "host-page-size", required_argument, NULL, OPTION_HOST_PAGE_SIZE },
+    { "multifd-channels", required_argument, NULL, OPTION_MULTIFD_CHANNELS },
+    { "uuid", required_argument, NULL, OPTION_UUID },
     { NULL, 0, NULL, 0 },
 };
 
@@ -140,6 +145,8 @@ static unsigned option_verbs(int option)
     case OPTION_BACKLOG:
     case OPTION_RECORD:
     case OPTION_HOST_PAGE_SIZE:
+    case OPTION_MULTIFD_CHANNELS:
+    case OPTION_UUID:
         return VERB_LOAD;
     case OPTION_WORKING_SET:
         return VERB_LOAD | VERB_EMBED;
@@ -196,6 +203,8 @@ static void help(void)
 "                            unasked (default: for 3 seconds)\n"
 "  --host-page-size=[BLOCK=]SIZE\n"
 "                            huge pages of the destination\n"
+"  --multifd-channels=N      further channels to the destination's socket\n"
+"  --uuid=UUID               of the virtual machine, for multifd\n"
 "load, embed:\n"
 "  --working-set=FILE        the working set (default: beside the image)\n"
 "load, info, check, embed:\n"
@@ -333,6 +342,14 @@ static bool parse_postcopy_option(SnapCmdOptions *options, int option)
     return true;
 }
 
+static void parse_uuid(QemuUUID *uuid, const char *arg)
+{
+    if (qemu_uuid_parse(arg, uuid) < 0) {
+        error_report("Invalid UUID '%s'", arg);
+        exit(EXIT_FAILURE);
+    }
+}
+
 static bool parse_output(const char *arg)
 {
     if (strcmp(arg, "json") && strcmp(arg, "human")) {
@@ -414,6 +431,14 @@ static void parse_option(SnapCmdOptions *options, int option)
     case OPTION_WORKING_SET:
         options->working_set = optarg;
         break;
+    case OPTION_MULTIFD_CHANNELS:
+        options->multifd.nb_channels =
+            parse_number("number of channels", optarg, 1,
+                         SNAP_MULTIFD_MAX_CHANNELS);
+        break;
+    case OPTION_UUID:
+        parse_uuid(&options->multifd.uuid, optarg);
+        break;
     case OPTION_TARGET_PAGE_SIZE:
         options->page_bits = parse_page_bits(optarg);
         break;
@@ -447,6 +472,11 @@ static void settle_postcopy(SnapCmdOptions *options)
     if (options->for_postcopy && !options->by_postcopy) {
         error_report("An option was given that needs --postcopy or --resume");
         parse_option(options, '?');
+    }
+    if (options->by_postcopy && options->multifd.nb_channels) {
+        error_report("--multifd-channels cannot be used with --postcopy or "
+                     "--resume: QEMU takes one of them only");
+        exit(EXIT_FAILURE);
     }
     if (!(postcopy->push.reasons & (1u << SNAP_PUSH_AROUND))) {
         postcopy->push.around = 0;

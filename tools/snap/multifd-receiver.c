@@ -238,10 +238,7 @@ void coroutine_fn snap_multifd_receiver_end(SnapMultifdReceiver *r)
 {
     r->over = true;
     qemu_co_queue_restart_all(&r->at_point);
-    for (unsigned i = 0; i < r->nb_channels; i++) {
-        qio_channel_shutdown(r->channels[i].ioc, QIO_CHANNEL_SHUTDOWN_READ,
-                             NULL);
-    }
+    snap_transport_shutdown_channels(r->transport);
     while (r->nb_ended < r->nb_channels) {
         qemu_co_queue_wait(&r->changed, NULL);
     }

@@ -83,6 +83,15 @@ int snap_multifd_decode_init(const uint8_t buf[SNAP_MULTIFD_INIT_SIZE],
     return ret < 0 ? ret : init.channel;
 }
 
+bool snap_multifd_flushes_each_section(const char *machine)
+{
+    const char *version = strrchr(machine, '-');
+    unsigned major, minor;
+
+    return version && sscanf(version, "-%u.%u", &major, &minor) == 2 &&
+           (major < 8 || (major == 8 && minor < 2));
+}
+
 unsigned snap_multifd_packet_pages(const SnapLayout *layout)
 {
     return SNAP_MULTIFD_DATA_SIZE >> layout->page_bits;

@@ -5,6 +5,10 @@
 
 #include "qemu/osdep.h"
 #include "snap/send.h"
+#include "snap/task.h"
+
+/* Pages of RAM that are looked at until others get their turn. */
+#define PAGES_AT_A_TIME 8192
 
 int coroutine_fn snap_send_configuration(SnapSender *s, Error **errp)
 {
@@ -63,6 +67,59 @@ int coroutine_fn snap_send_piece(SnapSender *s, const SnapRAMPiece *piece,
     snap_stream_end_ram(s->writer);
     /* The reader takes the piece's buffer back. */
     return snap_stream_flush(s->writer, errp);
+}
+
+/* Send those of @nb_pages pages that are zero, from @first of @block on. */
+static int coroutine_fn send_zeroes(SnapSender *s, SnapTable *table, int block,
+                                    uint64_t first, unsigned nb_pages,
+                                    bool in_section, Error **errp)
+{
+    const SnapLayout *layout = &s->image->layout;
+    bool open = in_section;
+
+    for (uint64_t i = first; i < first + nb_pages; i++) {
+        uint64_t entry;
+        int ret = snap_table_get(table, layout->blocks[block].first_page + i,
+                                 &entry, errp);
+
+        if (ret < 0) {
+            return ret;
+        }
+        if (entry != SNAP_PAGE_ZERO) {
+            continue;
+        }
+        if (!open) {
+            snap_stream_begin_ram(s->writer, false);
+            open = true;
+        }
+        snap_stream_put_zero_page(s->writer, block, i << layout->page_bits);
+        s->stats->zero_pages++;
+    }
+    if (open && !in_section) {
+        snap_stream_end_ram(s->writer);
+    }
+    return snap_stream_flush(s->writer, errp);
+}
+
+int coroutine_fn snap_send_zero_pages(SnapSender *s, bool in_section,
+                                      Error **errp)
+{
+    g_autoptr(SnapTable) table = snap_image_page_table(s->image, 1);
+    const SnapLayout *layout = &s->image->layout;
+    int ret = 0;
+
+    for (unsigned i = 0; i < layout->nb_blocks && !ret; i++) {
+        uint64_t nb_pages = snap_layout_block_pages(layout, &layout->blocks[i]);
+
+        for (uint64_t first = 0; first < nb_pages && !ret;
+             first += PAGES_AT_A_TIME) {
+            snap_task_pause();
+            ret = send_zeroes(s, table, i, first,
+                              MIN(nb_pages - first, PAGES_AT_A_TIME),
+                              in_section, errp);
+        }
+    }
+    return ret;
 }
 
 static void coroutine_fn send_device_bytes(void *opaque, const void *data,

@@ -20,6 +20,7 @@ struct SnapStreamWriter {
     QEMUFile *file;
     const SnapLayout *layout;
     SnapRAMSection section;
+    bool multifd_flush;         /* START and END have a flush */
 
     /* block of the record before within the open section, or NO_BLOCK */
     int last_block;
@@ -43,6 +44,11 @@ SnapStreamWriter *snap_stream_writer_new(QEMUFile *file,
 void snap_stream_writer_free(SnapStreamWriter *writer)
 {
     g_free(writer);
+}
+
+void snap_stream_writer_set_multifd_flush(SnapStreamWriter *writer)
+{
+    writer->multifd_flush = true;
 }
 
 void coroutine_fn snap_stream_put(SnapStreamWriter *writer, const void *data,
@@ -109,7 +115,15 @@ void coroutine_fn snap_stream_put_ram_start(SnapStreamWriter *writer,
             qemu_put_be64(file, snap_host_pages_size(advised, i));
         }
     }
+    snap_stream_put_multifd_flush(writer);
     snap_stream_end_ram(writer);
+}
+
+void coroutine_fn snap_stream_put_multifd_flush(SnapStreamWriter *writer)
+{
+    if (writer->multifd_flush) {
+        qemu_put_be64(writer->file, RAM_SAVE_FLAG_MULTIFD_FLUSH);
+    }
 }
 
 void coroutine_fn snap_stream_begin_ram(SnapStreamWriter *writer, bool final)

@@ -555,11 +555,27 @@ GPtrArray *snap_transport_open_channels(SnapTransport *transport, unsigned nb,
     return transport->channels;
 }
 
+void snap_transport_shutdown_channels(SnapTransport *transport)
+{
+    for (unsigned i = 0; i < transport->channels->len; i++) {
+        qio_channel_shutdown(g_ptr_array_index(transport->channels, i),
+                             QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    }
+}
+
 void snap_transport_shutdown_input(SnapTransport *transport)
 {
     if (transport->input.ioc) {
         qio_channel_shutdown(transport->input.ioc, QIO_CHANNEL_SHUTDOWN_READ,
                              NULL);
+    }
+}
+
+void snap_transport_shutdown_output(SnapTransport *transport)
+{
+    if (transport->output.ioc) {
+        qio_channel_shutdown(transport->output.ioc,
+                             QIO_CHANNEL_SHUTDOWN_WRITE, NULL);
     }
 }
 

@@ -98,4 +98,60 @@ class Save(Machines, Multifd):
         self.assertEqual(self.info(self.image)['arrivals'], 0)
 
 
+class Load(Machines, Multifd):
+    """Any image, whichever way it was saved."""
+
+    def round_trip(self, machine, version='10.0', to='10.0', channels=2):
+        src = self.source(machine, version=version)
+        self.save(src, self.image)
+        dst = self.destination(src, version=to)
+        self.load_multifd(dst, channels=channels)
+        self.assert_same_ram(src, dst)
+        self.assert_goes_on(dst, src.loop)
+
+    def test_one_channel(self):
+        self.round_trip('pc-q35-10.0', channels=1)
+
+    def test_many_channels(self):
+        self.round_trip('pc-q35-10.0', channels=20)
+
+    def test_live(self):
+        """There and back over several channels, while the guest runs"""
+        src = self.source(run=True, mib=128)
+        self.save_multifd(src, channels=3)
+        dst = self.destination(src)
+        self.load_multifd(dst)
+        self.assertIsNone(src.loop.torn(dst.ram))
+        self.assert_same_ram(src, dst)
+        self.assert_goes_on(dst, src.loop)
+
+    def test_uuid(self):
+        """A destination does not take the channels of another machine."""
+        uuid = '3f2504e0-4f89-11d3-9a0c-0305e82c3301'
+        src = self.source()
+        self.save(src, self.image)
+        dst = self.destination(src, '-uuid', uuid)
+        self.load_multifd(dst, f'--uuid={uuid}')
+        self.assert_same_ram(src, dst)
+
+    def test_damage(self):
+        """What is not as it was saved fails the load."""
+        src = self.source()
+        self.save(src, self.image, '-O', 'raw')
+        block = self.info(self.image)['ram-blocks'][0]
+        with open(self.image, 'r+b') as f:
+            f.seek(block['offset'] + 40 * MIB)
+            page = next(page for page in iter(lambda: f.read(PAGE), b'')
+                        if any(page))
+            f.seek(-PAGE, os.SEEK_CUR)
+            f.write(bytes([page[0] ^ 1]) + page[1:])
+        dst = self.destination(src)
+        dst.capabilities('multifd', 'events')
+        dst.incoming(f'unix:{self.socket}')
+        tool = self.start(self.command('load', self.image, '-f', 'raw',
+                                       f'--uri=unix:{self.socket}',
+                                       '--multifd-channels=2'))
+        self.assertIn('corrupt', self.finish(tool, 1))
+
+
 unittest.main(verbosity=2)

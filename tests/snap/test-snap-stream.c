@@ -108,6 +108,7 @@ typedef struct Result {
     size_t before_ram;
     SnapRAMSection section;
     GString *blocks;
+    bool flush;
     int ret;
     Error *err;
 } Result;
@@ -144,7 +145,7 @@ static void note_setup(Result *res, SnapStreamReader *reader)
     const SnapLayout *layout = snap_stream_layout(reader);
 
     put_bytes(res->configuration, configuration->data, configuration->len);
-    res->section = *snap_stream_ram_section(reader);
+    res->flush = snap_stream_multifd_flush(reader);
     for (unsigned i = 0; i < layout->nb_blocks; i++) {
         g_string_append_printf(res->blocks, "%s:%" PRIx64 ":%" PRIx64 " ",
                                layout->blocks[i].name,
@@ -176,6 +177,7 @@ static int coroutine_fn note_event(Result *res, SnapStreamReader *reader,
     static const char *const names[] = {
         [SNAP_EVENT_RAM_SETUP] = "setup ",
         [SNAP_EVENT_RAM_FINAL] = "final ",
+        [SNAP_EVENT_MULTIFD_FLUSH] = "flush ",
         [SNAP_EVENT_RAM_EOS] = "eos ",
         [SNAP_EVENT_OPEN_RETURN_PATH] = "return-path ",
         [SNAP_EVENT_DEVICES] = "devices ",
@@ -217,12 +219,17 @@ static void coroutine_fn read_all(Result *res, QEMUFile *file)
     g_autoptr(SnapStreamReader) reader = snap_stream_reader_new(file,
                                                                 PAGE_BITS);
     SnapEvent event = { };
+    bool after_setup = false;
 
     do {
         res->ret = snap_stream_next(reader, &event, &res->err);
+        if (!res->ret && after_setup) {
+            res->section = *snap_stream_ram_section(reader);
+        }
         if (!res->ret) {
             res->ret = note_event(res, reader, &event);
         }
+        after_setup = event.type == SNAP_EVENT_RAM_SETUP;
     } while (!res->ret && event.type != SNAP_EVENT_END);
 
     if (!res->ret) {
@@ -707,6 +714,68 @@ static void test_dirty_bitmap(void)
     g_assert_cmpmem(res->setup->data, res->setup->len,
                     setup->data, setup->len);
     g_assert_cmpuint(res->before_ram, ==, 0);
+}
+
+static void put_flush(GByteArray *b)
+{
+    put_be64(b, RAM_SAVE_FLAG_MULTIFD_FLUSH);
+}
+
+/* RAM whose pages come over other channels, but for one that is zero */
+static GByteArray *multifd_stream(void)
+{
+    GByteArray *b = g_byte_array_new();
+
+    put_header(b);
+    put_ram_head(b, RAM_LENGTH);
+    put_block(b, "pc.ram", RAM_LENGTH);
+    put_flush(b);
+    put_eos(b);
+    put_part(b);
+    put_zero_page(b, "pc.ram", PAGE);
+    put_flush(b);
+    put_eos(b);
+    put_final(b);
+    put_flush(b);
+    put_eos(b);
+    put_devices(b);
+    put_end(b);
+    return b;
+}
+
+/* What START has is no event: there nothing has come before it. */
+static void test_multifd_flush(void)
+{
+    g_autoptr(GByteArray) b = multifd_stream();
+    g_autoptr(Result) res = read_stream(b);
+
+    check_log(b, "setup zero 0+400 flush eos final flush eos " LOG_DEVICES);
+    g_assert_true(res->flush);
+}
+
+static void test_no_multifd_flush(void)
+{
+    g_autoptr(GByteArray) b = precopy_stream();
+    g_autoptr(Result) res = read_stream(b);
+
+    g_assert_false(res->flush);
+}
+
+/* The source may wait with the footer until the setup is known. */
+static void test_setup_before_footer(void)
+{
+    g_autoptr(GByteArray) b = g_byte_array_new();
+
+    put_header(b);
+    put_ram_head(b, RAM_LENGTH);
+    put_block(b, "pc.ram", RAM_LENGTH);
+    put_be64(b, RAM_SAVE_FLAG_EOS);
+    for (size_t i = 0; i < ARRAY_SIZE(chunks); i++) {
+        g_autoptr(Result) res = read_bytes(b->data, b->len, chunks[i], true);
+
+        g_assert_true(says(res, ""));
+        g_assert_cmpstr(res->log->str, ==, "setup ");
+    }
 }
 
 static void test_page_bits(void)
@@ -1230,6 +1299,13 @@ static void test_truncated_bitmap(void)
     check_truncated(b, eof_of(b));
 }
 
+static void test_truncated_multifd(void)
+{
+    g_autoptr(GByteArray) b = multifd_stream();
+
+    check_truncated(b, eof_of(b));
+}
+
 static void test_truncated_configuration(void)
 {
     g_autoptr(GByteArray) b = g_byte_array_new();
@@ -1332,8 +1408,12 @@ static void check_record(uint64_t word, const char *name, const char *why)
 
 static void test_multifd(void)
 {
-    check_start_record(RAM_SAVE_FLAG_MULTIFD_FLUSH, "multifd");
-    check_record(RAM_SAVE_FLAG_MULTIFD_FLUSH, NULL, "multifd");
+    check_record(PAGE | RAM_SAVE_FLAG_MULTIFD_FLUSH, NULL, "");
+    check_record(RAM_SAVE_FLAG_MULTIFD_FLUSH | RAM_SAVE_FLAG_ZERO, "pc.ram",
+                 "");
+    check_record(RAM_SAVE_FLAG_MULTIFD_FLUSH | RAM_SAVE_FLAG_CONTINUE, NULL,
+                 "");
+    check_start_record(PAGE | RAM_SAVE_FLAG_MULTIFD_FLUSH, "");
 }
 
 static void test_xbzrle(void)
@@ -2311,6 +2391,9 @@ static const Test tests[] = {
     { "read/early-sections", test_early_sections },
     { "read/early-false-footer", test_early_false_footer },
     { "read/dirty-bitmap", test_dirty_bitmap },
+    { "read/multifd-flush", test_multifd_flush },
+    { "read/multifd-flush/none", test_no_multifd_flush },
+    { "read/setup-before-footer", test_setup_before_footer },
     { "read/page-bits", test_page_bits },
     { "read/uuid", test_uuid },
     { "read/no-capability", test_no_capability },
@@ -2338,6 +2421,7 @@ static const Test tests[] = {
     { "truncated/background", test_truncated_background },
     { "truncated/precopy", test_truncated_precopy },
     { "truncated/bitmap", test_truncated_bitmap },
+    { "truncated/multifd", test_truncated_multifd },
     { "truncated/configuration", test_truncated_configuration },
     { "truncated/growing", test_growing },
     { "truncated/channel-fails", test_channel_fails },

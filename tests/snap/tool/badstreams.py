@@ -13,6 +13,8 @@ from snaptest.streams import (COMMAND, FOOTER, FULL, PAGE as PAGE_FLAG, PART,
                               START, StreamBuilder, command, name8)
 from snaptest.tool import MIB, PAGE, ToolTest, pattern, sample, small
 
+NO_CHANNELS = ('multifd', 'channels have not come', '--uri=unix:PATH')
+
 
 class BadStream(ToolTest):
 
@@ -127,7 +129,7 @@ class BadStream(ToolTest):
         self.refuse_record(0x040, 'xbzrle')
         self.refuse_record(0x080, 'rdma')
         self.refuse_record(0x100, 'compress')
-        self.refuse_record(0x200, 'multifd')
+        self.refuse_record(0x200, *NO_CHANNELS)
         self.refuse_record(0x00a)
         self.refuse_record(0x000)
 
@@ -135,7 +137,7 @@ class BadStream(ToolTest):
         data = sample().build()
         at = data.index(struct.pack('>QB', 0x10, FOOTER))
         self.refuse(data[:at] + struct.pack('>Q', 0x200) + data[at:],
-                    'multifd')
+                    *NO_CHANNELS)
 
     def test_iterable(self):
         for name in ('spapr/htab', 'vfio'):

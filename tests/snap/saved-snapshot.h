@@ -24,6 +24,7 @@ enum {
  * Snapshot: a snapshot being saved, and a model of it
  * @disk: what @blk is, NULL for a file
  * @model: what each page is
+ * @section: identity of the RAM section, taken at the commit
  * @info: what goes into the image at the commit
  * @configuration, @setup, @metadata: for @info
  * @devices: device state so far
@@ -35,6 +36,7 @@ typedef struct Snapshot {
     SnapImageWriter *image;
     SnapRAMWriter *ram;
     uint32_t *model;
+    SnapRAMSection section;
     SnapCommitInfo info;
     GByteArray *configuration;
     GByteArray *setup;
@@ -131,9 +133,8 @@ static inline GByteArray *make_configuration(void)
 /* Start a snapshot on its disk. */
 static inline void snapshot_begin(Snapshot *s)
 {
-    const SnapRAMSection section = { .id = 2, .instance = 1, .footers = true };
-
-    s->image = snap_image_writer_new(s->blk, &s->layout, &section);
+    s->section = (SnapRAMSection) { .id = 2, .instance = 1, .footers = true };
+    s->image = snap_image_writer_new(s->blk, &s->layout, &s->section);
     s->ram = snap_ram_writer_new(s->blk, &s->layout,
                                  snap_image_writer_page_table(s->image),
                                  snap_image_writer_arrivals(s->image),

@@ -400,6 +400,349 @@ static void coroutine_fn test_after_flush(Snapshot *s)
     assert_snapshot(s);
 }
 
+/* --- pages of several channels --- */
+
+#define NB_SENDERS  20
+#define BATCH       128
+#define MIB_PAGES   256
+
+/* Pages that have places and no data yet */
+typedef struct Held {
+    const uint64_t *pages;
+    unsigned nb_pages;
+    QEMUIOVector qiov;
+} Held;
+
+static void coroutine_fn hold(Snapshot *s, Held *held, const uint64_t *pages,
+                              unsigned nb_pages)
+{
+    held->pages = pages;
+    qemu_iovec_init(&held->qiov, nb_pages);
+    held->nb_pages = snap_ram_writer_hold(s->ram, pages, nb_pages,
+                                          &held->qiov);
+    g_assert_cmpuint(held->nb_pages, >, 0);
+    g_assert_cmpuint(held->nb_pages, <=, nb_pages);
+    g_assert_cmpuint(held->qiov.size, ==,
+                     held->nb_pages << s->layout.page_bits);
+}
+
+static int coroutine_fn try_add_held(Snapshot *s, Held *held, uint32_t seed,
+                                     Error **errp)
+{
+    size_t page_size = snap_layout_page_size(&s->layout);
+    g_autofree uint8_t *data = g_malloc(page_size);
+
+    for (unsigned i = 0; i < held->nb_pages; i++) {
+        fill_page(s, data, seed + i);
+        qemu_iovec_from_buf(&held->qiov, i * page_size, data, page_size);
+        s->model[held->pages[i]] = seed + i;
+    }
+    qemu_iovec_destroy(&held->qiov);
+    return snap_ram_writer_add_held(s->ram, held->pages, held->nb_pages, errp);
+}
+
+static void coroutine_fn add_held(Snapshot *s, Held *held, uint32_t seed)
+{
+    g_assert_cmpint(try_add_held(s, held, seed, &error_abort), ==, 0);
+}
+
+/* As a channel does it with a packet; returns how many pieces it took. */
+static unsigned coroutine_fn send_packet(Snapshot *s, const uint64_t *pages,
+                                         unsigned nb_pages, uint32_t seed)
+{
+    unsigned done = 0, pieces = 0;
+
+    while (done < nb_pages) {
+        Held held;
+
+        hold(s, &held, pages + done, nb_pages - done);
+        add_held(s, &held, seed + done);
+        done += held.nb_pages;
+        pieces++;
+    }
+    return pieces;
+}
+
+static void coroutine_fn test_hold_in_order(Snapshot *s)
+{
+    uint64_t pages[BATCH];
+
+    for (uint64_t first = 0; first < NB_PAGES; first += BATCH) {
+        unsigned nb = MIN(BATCH, NB_PAGES - first);
+
+        for (unsigned i = 0; i < nb; i++) {
+            pages[i] = first + i;
+        }
+        send_packet(s, pages, nb, DATA + first);
+    }
+    g_assert_cmpuint(snap_ram_writer_missing(s->ram), ==, 0);
+    g_assert_false(snap_ram_writer_repeated(s->ram));
+    commit(s);
+    assert_snapshot(s);
+}
+
+static void coroutine_fn test_hold_scattered(Snapshot *s)
+{
+    uint64_t pages[BATCH];
+
+    for (unsigned i = 0; i + BATCH <= NB_PAGES; i += BATCH) {
+        for (unsigned j = 0; j < BATCH; j++) {
+            pages[j] = (i + j) * 1031 % NB_PAGES;
+        }
+        send_packet(s, pages, BATCH, DATA + i);
+    }
+    commit(s);
+    assert_snapshot(s);
+}
+
+/* Neighbours have one place, if they come in order. */
+static void coroutine_fn test_hold_places(Snapshot *s)
+{
+    const uint64_t pages[] = { 7, 8, 9, 11, 12, 14, 13, 5 };
+    Held held;
+
+    hold(s, &held, pages, ARRAY_SIZE(pages));
+    g_assert_cmpuint(held.nb_pages, ==, ARRAY_SIZE(pages));
+    g_assert_cmpint(held.qiov.niov, ==, 5);
+    g_assert_cmpuint(held.qiov.iov[0].iov_len, ==, 3 * 4096);
+    add_held(s, &held, DATA);
+    commit(s);
+    assert_snapshot(s);
+}
+
+static void coroutine_fn test_hold_descending(Snapshot *s)
+{
+    uint64_t pages[BATCH];
+
+    for (unsigned i = 0; i < BATCH; i++) {
+        pages[i] = 320 - i;
+    }
+    g_assert_cmpuint(send_packet(s, pages, BATCH, DATA), ==, 2);
+    commit(s);
+    assert_snapshot(s);
+}
+
+/* The places are those up to the end of a buffer, or of a block. */
+static void coroutine_fn test_hold_straddles(Snapshot *s)
+{
+    const uint64_t pages[] = {
+        254, 255, 256, 257, 2815, 2816, 2817, 2818, 2819, 2820, 2821, 0,
+    };
+    static const unsigned expected[] = { 2, 2, 1, 3, 1, 2, 1 };
+    unsigned done = 0;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(expected); i++) {
+        Held held;
+
+        hold(s, &held, pages + done, ARRAY_SIZE(pages) - done);
+        g_assert_cmpuint(held.nb_pages, ==, expected[i]);
+        add_held(s, &held, DATA + done);
+        done += held.nb_pages;
+    }
+    g_assert_cmpuint(done, ==, ARRAY_SIZE(pages));
+    commit(s);
+    assert_snapshot(s);
+}
+
+/* Whatever is written meanwhile, and it is not written itself. */
+static void coroutine_fn test_hold_keeps_buffer(Snapshot *s)
+{
+    const uint64_t pages[] = { 3, 4, 6 };
+    Held held;
+
+    send_page(s, 5, DATA);
+    hold(s, &held, pages, ARRAY_SIZE(pages));
+    for (unsigned round = 0; round < 3; round++) {
+        for (uint64_t page = MIB_PAGES; page < NB_PAGES; page += MIB_PAGES) {
+            send_page(s, page + round, DATA + page);
+        }
+    }
+    send_page(s, 7, DATA + 1);
+    add_held(s, &held, DATA + 20);
+    commit(s);
+    assert_snapshot(s);
+}
+
+/* Zeroes in a packet are a zero page, and what comes again wins. */
+static void coroutine_fn test_hold_again(Snapshot *s)
+{
+    const uint64_t pages[] = { 10, 11, 12, 13 };
+    Held held;
+
+    send_packet(s, pages, 4, DATA);
+    hold(s, &held, pages, 4);
+    qemu_iovec_memset(&held.qiov, 0, 0, held.qiov.size);
+    qemu_iovec_destroy(&held.qiov);
+    snap_ram_writer_add_held(s->ram, pages, 4, &error_abort);
+    for (unsigned i = 0; i < 4; i++) {
+        s->model[pages[i]] = ZERO;
+    }
+    g_assert_true(snap_ram_writer_repeated(s->ram));
+    snap_ram_writer_flush(s->ram, &error_abort);
+    send_packet(s, pages + 1, 2, DATA + 10);
+    send_page(s, 12, ZERO);
+    commit(s);
+    assert_snapshot(s);
+    assert_reads_as_zero(s, 10);
+    assert_reads_as_zero(s, 12);
+}
+
+/* One of several coroutines that bring pages */
+typedef struct Sender {
+    Snapshot *s;
+    unsigned id;
+    unsigned round;
+    unsigned *nb_done;
+} Sender;
+
+static void coroutine_fn sender_entry(void *opaque)
+{
+    const Sender *sender = opaque;
+    uint64_t pages[BATCH];
+    unsigned nb = 0;
+
+    for (uint64_t i = 0; i < NB_PAGES; i++) {
+        uint64_t page = sender->id % 2 ? i : NB_PAGES - 1 - i;
+
+        if ((page / 3 + sender->round * 7) % NB_SENDERS == sender->id) {
+            pages[nb++] = page;
+        }
+        if (nb == BATCH || i == NB_PAGES - 1) {
+            unsigned done = 0;
+
+            while (done < nb) {
+                Held held;
+
+                hold(sender->s, &held, pages + done, nb - done);
+                qemu_co_sleep_ns(QEMU_CLOCK_REALTIME,
+                                 (sender->id * 7 + i) % 5 * 20 * SCALE_US);
+                add_held(sender->s, &held, DATA + i + sender->round);
+                done += held.nb_pages;
+            }
+            nb = 0;
+        }
+    }
+    ++*sender->nb_done;
+}
+
+static void coroutine_fn wait_until_equal(const unsigned *value, unsigned to)
+{
+    while (*value != to) {
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, 100 * SCALE_US);
+    }
+}
+
+/* More of them than there are buffers, which each page comes from in turn */
+static void coroutine_fn test_hold_many(Snapshot *s)
+{
+    Sender senders[NB_SENDERS];
+
+    for (unsigned round = 0; round < 3; round++) {
+        unsigned nb_done = 0;
+
+        for (unsigned i = 0; i < NB_SENDERS; i++) {
+            senders[i] = (Sender) { s, i, round, &nb_done };
+            qemu_coroutine_enter(qemu_coroutine_create(sender_entry,
+                                                       &senders[i]));
+        }
+        wait_until_equal(&nb_done, NB_SENDERS);
+    }
+    g_assert_cmpuint(snap_ram_writer_missing(s->ram), ==, 0);
+    commit(s);
+    assert_snapshot(s);
+}
+
+/* A coroutine that wants a buffer */
+typedef struct Waiter {
+    Snapshot *s;
+    uint64_t page;
+    unsigned done;
+} Waiter;
+
+static void coroutine_fn waiter_entry(void *opaque)
+{
+    Waiter *waiter = opaque;
+
+    send_packet(waiter->s, &waiter->page, 1, DATA + 100);
+    waiter->done = 1;
+}
+
+/* All buffers are held: who comes next waits, also if the release fails. */
+static void coroutine_fn test_hold_waits(Snapshot *s)
+{
+    uint64_t pages[8];
+    Held held[8];
+    Waiter waiter = { .s = s, .page = 9 * MIB_PAGES };
+
+    for (unsigned i = 0; i < 8; i++) {
+        pages[i] = i * MIB_PAGES + 1;
+        hold(s, &held[i], &pages[i], 1);
+    }
+    qemu_coroutine_enter(qemu_coroutine_create(waiter_entry, &waiter));
+    /* The others do not mind, and it is no matter who is the first. */
+    send_page(s, MIB_PAGES + 2, DATA);
+    qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, 2 * SCALE_MS);
+    g_assert_cmpuint(waiter.done, ==, 0);
+    add_held(s, &held[5], DATA + 5);
+    wait_until_equal(&waiter.done, 1);
+    for (unsigned i = 0; i < 8; i++) {
+        if (i != 5) {
+            add_held(s, &held[i], DATA + i);
+        }
+    }
+    commit(s);
+    assert_snapshot(s);
+}
+
+/* Two that hold the same buffer */
+static void coroutine_fn test_hold_twice(Snapshot *s)
+{
+    const uint64_t pages[] = { 1, 2, 3, 4 };
+    Held one, other;
+
+    hold(s, &one, pages, 2);
+    hold(s, &other, pages + 2, 2);
+    add_held(s, &one, DATA);
+    for (uint64_t page = MIB_PAGES; page < NB_PAGES; page += MIB_PAGES) {
+        send_page(s, page, DATA + page);
+    }
+    add_held(s, &other, DATA + 50);
+    commit(s);
+    assert_snapshot(s);
+}
+
+static void coroutine_fn test_hold_error(Snapshot *s)
+{
+    const uint64_t pages[] = { 5, MIB_PAGES };
+    Error *err = NULL;
+    Held held;
+
+    s->disk->fail_ret = -ENOSPC;
+    s->disk->fail_at = page_offset(s, 5);
+    send_packet(s, pages, 1, DATA);
+    assert_failed(snap_ram_writer_flush(s->ram, &err), -ENOSPC, &err);
+    hold(s, &held, pages + 1, 1);
+    assert_failed(try_add_held(s, &held, DATA, &err), -ENOSPC, &err);
+    snap_ram_writer_abort(s->ram);
+}
+
+static void coroutine_fn test_no_arrival_list(Snapshot *s)
+{
+    bool truncated;
+
+    snap_ram_writer_free(s->ram);
+    s->ram = snap_ram_writer_new(s->blk, &s->layout,
+                                 snap_image_writer_page_table(s->image), NULL,
+                                 &error_abort);
+    for (uint64_t i = 0; i < 100; i++) {
+        send_page(s, i * 1031 % NB_PAGES, i % 2 ? DATA : ZERO);
+    }
+    g_assert_cmpuint(snap_ram_writer_arrivals(s->ram, &truncated), ==, 0);
+    g_assert_false(truncated);
+    commit(s);
+    assert_snapshot(s);
+}
+
 static uint64_t nb_arrivals(Snapshot *s)
 {
     bool truncated;
@@ -681,6 +1024,20 @@ static void coroutine_fn test_header(Snapshot *s)
     g_assert_true(image->header.flags & SNAP_FLAG_RAM_END);
     g_assert_false(image->header.flags & SNAP_FLAG_ARRIVALS_TRUNCATED);
     g_assert_cmpuint(image->header.created, >, 1700000000);
+}
+
+/* Whether there are footers is known late. */
+static void coroutine_fn test_late_section(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+
+    send_page(s, 0, DATA);
+    s->section = (SnapRAMSection) { .id = 7, .instance = 3 };
+    commit(s);
+    image = snap_image_open(s->blk, &error_abort);
+    g_assert_cmpuint(image->header.section.id, ==, 7);
+    g_assert_cmpuint(image->header.section.instance, ==, 3);
+    g_assert_false(image->header.section.footers);
 }
 
 static void coroutine_fn test_uuids_differ(Snapshot *s)
@@ -1411,6 +1768,24 @@ static const Test tests[] = {
     { "ram/first-and-last-page-of-blocks",
       test_first_and_last_page_of_blocks },
     { "ram/last-one-wins", test_last_one_wins },
+    { "hold/in-order", test_hold_in_order },
+    { "hold/in-order/qcow2", test_hold_in_order, "qcow2" },
+    { "hold/in-order/1k", test_hold_in_order, .page_bits = 10 },
+    { "hold/in-order/64k", test_hold_in_order, "qcow2", .page_bits = 16 },
+    { "hold/scattered", test_hold_scattered },
+    { "hold/scattered/64k", test_hold_scattered, "raw", .page_bits = 16 },
+    { "hold/places", test_hold_places },
+    { "hold/descending", test_hold_descending },
+    { "hold/straddles", test_hold_straddles },
+    { "hold/keeps-buffer", test_hold_keeps_buffer },
+    { "hold/again", test_hold_again },
+    { "hold/many", test_hold_many },
+    { "hold/many/qcow2", test_hold_many, "qcow2" },
+    { "hold/many/1k", test_hold_many, .page_bits = 10 },
+    { "hold/waits", test_hold_waits },
+    { "hold/twice", test_hold_twice },
+    { "hold/error", test_hold_error },
+    { "arrivals/no-list", test_no_arrival_list },
     { "ram/becomes-zero", test_becomes_zero },
     { "ram/becomes-zero/after-flush", test_becomes_zero_after_flush },
     { "ram/becomes-zero/after-flush/qcow2",
@@ -1465,6 +1840,7 @@ static const Test tests[] = {
     { "vmdesc/not-written", test_vmdesc_not_written },
     { "metadata", test_metadata },
     { "header", test_header },
+    { "header/late-section", test_late_section },
     { "uuids-differ", test_uuids_differ },
     { "info", test_info },
     { "info/many-devices", test_info_of_many_devices, "raw" },

@@ -502,6 +502,8 @@ static void test_file_size_output(void)
     unlink(path);
 }
 
+#define NB_CHANNELS 20
+
 /* A directory with a name for a socket in it. */
 typedef struct UnixFixture {
     char *dir;
@@ -535,13 +537,23 @@ static int unix_socket(const UnixFixture *f, struct sockaddr_un *addr)
     return fd;
 }
 
+static int unix_connect(const UnixFixture *f)
+{
+    struct sockaddr_un addr;
+    int fd = unix_socket(f, &addr);
+
+    g_assert_cmpint(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), ==,
+                    0);
+    return fd;
+}
+
 static int unix_listen(const UnixFixture *f)
 {
     struct sockaddr_un addr;
     int fd = unix_socket(f, &addr);
 
     g_assert_cmpint(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), ==, 0);
-    g_assert_cmpint(listen(fd, 1), ==, 0);
+    g_assert_cmpint(listen(fd, NB_CHANNELS), ==, 0);
     return fd;
 }
 
@@ -562,17 +574,33 @@ static void *connect_thread(void *opaque)
     return GINT_TO_POINTER(fd);
 }
 
-static void check_listen(UnixFixture *f, const char *uri, bool listen)
+static SnapTransport *open_listener(UnixFixture *f, const char *uri,
+                                    bool listen, int *fd)
 {
     GThread *thread = g_thread_new("connect", connect_thread, f);
     SnapTransport *transport = snap_transport_open(uri, listen, &error_abort);
-    int fd = GPOINTER_TO_INT(g_thread_join(thread));
+
+    *fd = GPOINTER_TO_INT(g_thread_join(thread));
+    return transport;
+}
+
+static void assert_no_path(const UnixFixture *f)
+{
+    g_assert_cmpint(access(f->path, F_OK), ==, -1);
+}
+
+static void check_listen(UnixFixture *f, const char *uri, bool listen)
+{
+    int fd;
+    SnapTransport *transport = open_listener(f, uri, listen, &fd);
 
     g_assert_cmpstr(snap_transport_name(transport), ==, f->uri);
-    g_assert_cmpint(access(f->path, F_OK), ==, -1);
+    /* There may be more connections. */
+    g_assert_cmpint(access(f->path, F_OK), ==, 0);
     assert_reads(transport, fd);
     assert_writes(transport, fd);
     snap_transport_close(transport);
+    assert_no_path(f);
     close(fd);
 }
 
@@ -763,9 +791,8 @@ static void test_urgent_nobody_listens(UnixFixture *f, gconstpointer data)
 /* Who listened has no address to connect to. */
 static void test_urgent_of_listener(UnixFixture *f, gconstpointer data)
 {
-    GThread *thread = g_thread_new("connect", connect_thread, f);
-    SnapTransport *transport = snap_transport_open(f->uri, true, &error_abort);
-    int fd = GPOINTER_TO_INT(g_thread_join(thread));
+    int fd;
+    SnapTransport *transport = open_listener(f, f->uri, true, &fd);
 
     assert_no_urgent(transport);
     assert_writes(transport, fd);
@@ -804,6 +831,293 @@ static void test_urgent_of_stdio(void)
     make_socket_pair(fds);
     with_stdio(fds[0], fds[0], check_no_urgent, fds[1]);
     close_both(fds);
+}
+
+/* A socket that listens, and what is connected to it */
+typedef struct Listener {
+    SnapTransport *transport;
+    int main_fd;
+    int fds[NB_CHANNELS];
+    unsigned nb_fds;
+} Listener;
+
+static void listener_begin(Listener *l, UnixFixture *f)
+{
+    l->nb_fds = 0;
+    l->transport = open_listener(f, f->uri, true, &l->main_fd);
+}
+
+static void listener_end(Listener *l)
+{
+    snap_transport_close(l->transport);
+    close(l->main_fd);
+    for (unsigned i = 0; i < l->nb_fds; i++) {
+        close(l->fds[i]);
+    }
+}
+
+/* Connect one more channel, which is silent. */
+static int add_connection(Listener *l, UnixFixture *f)
+{
+    l->fds[l->nb_fds] = unix_connect(f);
+    return l->fds[l->nb_fds++];
+}
+
+static uint32_t take_be32(QIOChannel *ioc)
+{
+    uint32_t value;
+
+    g_assert_cmpint(qio_channel_read(ioc, (char *)&value, sizeof(value),
+                                     &error_abort), ==, sizeof(value));
+    return be32_to_cpu(value);
+}
+
+/* That reading does not wait where there is nothing */
+static void assert_would_block(QIOChannel *ioc)
+{
+    char c;
+
+    g_assert_cmpint(qio_channel_read(ioc, &c, 1, &error_abort), ==,
+                    QIO_CHANNEL_ERR_BLOCK);
+}
+
+static void assert_at_end(int fd)
+{
+    char c;
+
+    g_assert_cmpint(read(fd, &c, 1), ==, 0);
+}
+
+static void test_no_channels(UnixFixture *f, gconstpointer data)
+{
+    Listener l;
+
+    listener_begin(&l, f);
+    g_assert_cmpuint(snap_transport_accept_channels(l.transport)->len, ==, 0);
+    assert_no_path(f);
+    assert_reads(l.transport, l.main_fd);
+    assert_writes(l.transport, l.main_fd);
+    listener_end(&l);
+}
+
+/* In the order in which they were connected */
+static void test_channels(UnixFixture *f, gconstpointer data)
+{
+    GPtrArray *channels;
+    Listener l;
+
+    listener_begin(&l, f);
+    for (unsigned i = 0; i < NB_CHANNELS; i++) {
+        write_be32(add_connection(&l, f), i);
+    }
+    channels = snap_transport_accept_channels(l.transport);
+    assert_no_path(f);
+    g_assert_cmpuint(channels->len, ==, NB_CHANNELS);
+    for (unsigned i = 0; i < NB_CHANNELS; i++) {
+        QIOChannel *ioc = g_ptr_array_index(channels, i);
+
+        g_assert_cmpuint(take_be32(ioc), ==, i);
+        assert_would_block(ioc);
+        write_be32(l.fds[i], i + 1);
+        g_assert_cmpuint(take_be32(ioc), ==, i + 1);
+    }
+    assert_reads(l.transport, l.main_fd);
+    listener_end(&l);
+}
+
+/* Who says nothing is sent away, and it is no matter how many do. */
+static void test_channels_silent(UnixFixture *f, gconstpointer data)
+{
+    GPtrArray *channels;
+    Listener l;
+
+    listener_begin(&l, f);
+    for (unsigned i = 0; i < NB_CHANNELS; i++) {
+        int fd = add_connection(&l, f);
+
+        if (i % 7 == 3) {
+            write_be32(fd, i);
+        }
+    }
+    channels = snap_transport_accept_channels(l.transport);
+    g_assert_cmpuint(channels->len, ==, 3);
+    for (unsigned i = 0; i < channels->len; i++) {
+        g_assert_cmpuint(take_be32(g_ptr_array_index(channels, i)), ==,
+                         7 * i + 3);
+    }
+    for (unsigned i = 0; i < NB_CHANNELS; i++) {
+        if (i % 7 != 3) {
+            assert_at_end(l.fds[i]);
+        }
+    }
+    listener_end(&l);
+}
+
+/* Such as a probe whether somebody listens */
+static void test_channels_closed(UnixFixture *f, gconstpointer data)
+{
+    GPtrArray *channels;
+    Listener l;
+
+    listener_begin(&l, f);
+    close(unix_connect(f));
+    write_be32(add_connection(&l, f), 1);
+    close(unix_connect(f));
+    channels = snap_transport_accept_channels(l.transport);
+    g_assert_cmpuint(channels->len, ==, 1);
+    listener_end(&l);
+}
+
+/* Some that were not accepted, and the path, go when the transport does. */
+static void check_not_accepted(UnixFixture *f, bool abandon)
+{
+    Listener l;
+    char c;
+
+    listener_begin(&l, f);
+    write_be32(add_connection(&l, f), 1);
+    add_connection(&l, f);
+    if (abandon) {
+        snap_transport_abandon(l.transport);
+        assert_no_path(f);
+    }
+    snap_transport_close(l.transport);
+    l.transport = NULL;
+    assert_no_path(f);
+    g_assert_cmpint(read(l.fds[0], &c, 1), <=, 0);
+    g_assert_cmpint(read(l.fds[1], &c, 1), <=, 0);
+    listener_end(&l);
+}
+
+static void test_channels_not_accepted(UnixFixture *f, gconstpointer data)
+{
+    check_not_accepted(f, false);
+    check_not_accepted(f, true);
+}
+
+/* The peers see the end of all channels. */
+static void test_channels_close(UnixFixture *f, gconstpointer data)
+{
+    Listener l;
+    char c;
+
+    listener_begin(&l, f);
+    for (unsigned i = 0; i < 3; i++) {
+        write_be32(add_connection(&l, f), i);
+    }
+    snap_transport_accept_channels(l.transport);
+    snap_transport_close(l.transport);
+    l.transport = NULL;
+    for (unsigned i = 0; i < 3; i++) {
+        g_assert_cmpint(read(l.fds[i], &c, 1), <=, 0);
+    }
+    listener_end(&l);
+}
+
+/* Only what listens has further ones. */
+static void test_channels_of_connection(UnixFixture *f, gconstpointer data)
+{
+    int listener = unix_listen(f);
+    SnapTransport *transport = snap_transport_open(f->uri, false,
+                                                   &error_abort);
+
+    g_assert_cmpuint(snap_transport_accept_channels(transport)->len, ==, 0);
+    g_assert_cmpint(access(f->path, F_OK), ==, 0);
+    snap_transport_close(transport);
+    g_assert_cmpint(access(f->path, F_OK), ==, 0);
+    close(listener);
+}
+
+static void check_no_channels(SnapTransport *transport, int peer)
+{
+    Error *err = NULL;
+
+    g_assert_cmpuint(snap_transport_accept_channels(transport)->len, ==, 0);
+    g_assert_null(snap_transport_open_channels(transport, 1, &err));
+    g_assert_nonnull(strstr(error_get_pretty(err), "--uri=unix:PATH"));
+    error_free(err);
+    assert_reads(transport, peer);
+}
+
+static void test_channels_of_descriptor(void)
+{
+    SnapTransport *transport;
+    int fds[2];
+
+    make_socket_pair(fds);
+    transport = open_fd(fds[0]);
+    check_no_channels(transport, fds[1]);
+    snap_transport_close(transport);
+    with_stdio(fds[0], fds[0], check_no_channels, fds[1]);
+    close_both(fds);
+}
+
+static void test_channels_of_listener(UnixFixture *f, gconstpointer data)
+{
+    Listener l;
+
+    listener_begin(&l, f);
+    check_no_channels(l.transport, l.main_fd);
+    listener_end(&l);
+}
+
+static void test_open_channels(UnixFixture *f, gconstpointer data)
+{
+    int listener = unix_listen(f);
+    SnapTransport *transport = snap_transport_open(f->uri, false,
+                                                   &error_abort);
+    int main_fd = accept(listener, NULL, NULL);
+    GPtrArray *channels = snap_transport_open_channels(transport, NB_CHANNELS,
+                                                       &error_abort);
+
+    g_assert_cmpuint(channels->len, ==, NB_CHANNELS);
+    for (unsigned i = 0; i < NB_CHANNELS; i++) {
+        QIOChannel *ioc = g_ptr_array_index(channels, i);
+        uint32_t value = cpu_to_be32(i);
+        int fd = accept(listener, NULL, NULL);
+
+        g_assert_cmpint(qio_channel_write_all(ioc, (char *)&value,
+                                              sizeof(value), &error_abort),
+                        ==, 0);
+        g_assert_cmpuint(read_be32(fd), ==, i);
+        assert_would_block(ioc);
+        close(fd);
+    }
+    assert_nothing_to_read(main_fd);
+    assert_writes(transport, main_fd);
+    snap_transport_close(transport);
+    assert_at_end(main_fd);
+    close(main_fd);
+    close(listener);
+}
+
+static void test_open_no_channels(UnixFixture *f, gconstpointer data)
+{
+    int listener = unix_listen(f);
+    SnapTransport *transport = snap_transport_open(f->uri, false,
+                                                   &error_abort);
+
+    g_assert_cmpuint(snap_transport_open_channels(transport, 0,
+                                                  &error_abort)->len, ==, 0);
+    snap_transport_close(transport);
+    close(listener);
+}
+
+static void test_open_channels_nobody(UnixFixture *f, gconstpointer data)
+{
+    int listener = unix_listen(f);
+    SnapTransport *transport = snap_transport_open(f->uri, false,
+                                                   &error_abort);
+    int fd = accept(listener, NULL, NULL);
+    Error *err = NULL;
+
+    close(listener);
+    g_assert_null(snap_transport_open_channels(transport, 2, &err));
+    g_assert_nonnull(err);
+    error_free(err);
+    assert_writes(transport, fd);
+    snap_transport_close(transport);
+    close(fd);
 }
 
 static void test_bad_uri(void)
@@ -882,6 +1196,17 @@ static void add_unix_tests(void)
     add_unix("urgent/close", test_urgent_close);
     add_unix("urgent/nobody", test_urgent_nobody_listens);
     add_unix("urgent/listener", test_urgent_of_listener);
+    add_unix("channels", test_channels);
+    add_unix("channels/none", test_no_channels);
+    add_unix("channels/silent", test_channels_silent);
+    add_unix("channels/closed", test_channels_closed);
+    add_unix("channels/not-accepted", test_channels_not_accepted);
+    add_unix("channels/close", test_channels_close);
+    add_unix("channels/connection", test_channels_of_connection);
+    add_unix("channels/listener", test_channels_of_listener);
+    add_unix("channels/open", test_open_channels);
+    add_unix("channels/open/none", test_open_no_channels);
+    add_unix("channels/open/nobody", test_open_channels_nobody);
 }
 
 static void add_fd_tests(void)
@@ -898,6 +1223,8 @@ static void add_fd_tests(void)
                     test_socket_size_giant);
     g_test_add_func("/snap/transport/socket/urgent",
                     test_urgent_of_descriptor);
+    g_test_add_func("/snap/transport/socket/channels",
+                    test_channels_of_descriptor);
     g_test_add_func("/snap/transport/file/size", test_file_size_output);
     g_test_add_func("/snap/transport/patience", test_patience);
     g_test_add_func("/snap/transport/socket/both", test_socket_both_ways);

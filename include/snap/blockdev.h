@@ -13,9 +13,10 @@
  * @filename: file name, or options where @image_opts
  * @format: block driver; NULL to probe
  * @image_opts: @filename is a list of options, as qemu-img --image-opts
- * @cache: cache mode, as qemu-img -t
- * @aio: "threads", "native", "io_uring"; NULL for QEMU's default
- * @try_io_uring: without @aio, use io_uring where that is possible
+ * @cache: cache mode, as qemu-img -t; NULL for "none" to write, where the file
+ *         system has direct I/O, and "writeback" otherwise
+ * @aio: "threads", "native", "io_uring"; NULL for "io_uring" where the host
+ *       has that, QEMU's default otherwise
  * @force_share: open also what others have open for writing
  */
 typedef struct SnapImageOptions {
@@ -24,7 +25,6 @@ typedef struct SnapImageOptions {
     bool image_opts;
     const char *cache;
     const char *aio;
-    bool try_io_uring;
     bool force_share;
 } SnapImageOptions;
 
@@ -79,7 +79,7 @@ BlockBackend *snap_target_blk(SnapTarget *target);
  *
  * Returns: 0 or -errno with @errp set
  */
-int snap_target_commit(SnapTarget *target, Error **errp);
+int coroutine_fn snap_target_commit(SnapTarget *target, Error **errp);
 
 /**
  * snap_target_rollback: undo a commit, which can be made again later

@@ -8,10 +8,15 @@
 #include "qemu/keyval.h"
 #include "qapi/error.h"
 #include "block/block.h"
+#include "block/block_int.h"
 #include "block/qdict.h"
 #include "qobject/qdict.h"
 #include "snap/blockdev.h"
 #include "snap/replace.h"
+#include "trace.h"
+
+/* By so much a new file is longer than what was written to it. */
+#define PREALLOCATION "64M"
 
 struct SnapTarget {
     BlockBackend *blk;
@@ -19,16 +24,16 @@ struct SnapTarget {
     bool confirmed;
 };
 
-/* Flags of the block layer for cache and aio modes. */
-static bool parse_modes(const SnapImageOptions *options, int *flags,
+/* Flags of the block layer for cache and aio modes; @aio may be NULL */
+static bool parse_modes(const char *cache, const char *aio, int *flags,
                         bool *writethrough, Error **errp)
 {
-    if (bdrv_parse_cache_mode(options->cache, flags, writethrough) < 0) {
-        error_setg(errp, "Invalid cache mode '%s'", options->cache);
+    if (bdrv_parse_cache_mode(cache, flags, writethrough) < 0) {
+        error_setg(errp, "Invalid cache mode '%s'", cache);
         return false;
     }
-    if (options->aio && bdrv_parse_aio(options->aio, flags) < 0) {
-        error_setg(errp, "Invalid aio mode '%s'", options->aio);
+    if (aio && bdrv_parse_aio(aio, flags) < 0) {
+        error_setg(errp, "Invalid aio mode '%s'", aio);
         return false;
     }
     return true;
@@ -45,42 +50,101 @@ static QDict *parse_options(const char *list, Error **errp)
     return dict;
 }
 
-/* @extra: options to open with, or NULL; taken out of it */
-static BlockBackend *open_blk(const SnapImageOptions *options,
-                              const char *filename, QDict *extra, int flags,
-                              Error **errp)
-{
-    BlockBackend *blk;
-    QDict *dict;
-    bool writethrough = false;
+/**
+ * OpenRequest: what to open, whichever modes will do
+ * @options: as given
+ * @filename: NULL where @extra tells
+ * @extra: further options, flattened, or NULL
+ * @flags: BDRV_O_*
+ */
+typedef struct OpenRequest {
+    const SnapImageOptions *options;
+    const char *filename;
+    QDict *extra;
+    int flags;
+} OpenRequest;
 
-    if (!parse_modes(options, &flags, &writethrough, errp)) {
-        return NULL;
-    }
+/* Options to open with; NULL with @errp set */
+static QDict *collect_options(const OpenRequest *request, Error **errp)
+{
+    const SnapImageOptions *options = request->options;
+    QDict *dict;
+
     if (options->image_opts) {
         dict = parse_options(options->filename, errp);
         if (!dict) {
             return NULL;
         }
-        filename = NULL;
     } else {
         dict = qdict_new();
         if (options->format) {
             qdict_put_str(dict, "driver", options->format);
         }
     }
-    if (extra) {
-        qdict_join(dict, extra, false);
+    if (request->extra) {
+        g_autoptr(QDict) extra = qdict_clone_shallow(request->extra);
+
+        qdict_join(dict, extra, true);
     }
     if (options->force_share) {
         qdict_put_str(dict, BDRV_OPT_FORCE_SHARE, "on");
     }
-    blk = blk_new_open(filename, NULL, dict, flags, errp);
+    return dict;
+}
+
+static BlockBackend *open_with_modes(const OpenRequest *request,
+                                     const char *cache, const char *aio,
+                                     Error **errp)
+{
+    int flags = request->flags;
+    bool writethrough = false;
+    BlockBackend *blk;
+    QDict *dict;
+
+    if (!parse_modes(cache, aio, &flags, &writethrough, errp)) {
+        return NULL;
+    }
+    dict = collect_options(request, errp);
+    if (!dict) {
+        return NULL;
+    }
+    blk = blk_new_open(request->filename, NULL, dict, flags, errp);
     if (!blk) {
         return NULL;
     }
     blk_set_enable_write_cache(blk, !writethrough);
+    trace_snap_blockdev_open(cache, aio ?: "");
     return blk;
+}
+
+/* Open with the modes that were given, or else the best ones there are. */
+static BlockBackend *open_blk(const OpenRequest *request, bool direct,
+                              Error **errp)
+{
+    const char *cache = request->options->cache;
+    const char *aio = request->options->aio;
+    BlockBackend *blk;
+
+    if (!aio) {
+        blk = open_with_modes(request, cache ?: direct ? "none" : "writeback",
+                              "io_uring", NULL);
+        if (blk) {
+            return blk;
+        }
+    }
+    if (!cache && direct) {
+        blk = open_with_modes(request, "none", aio, NULL);
+        if (blk) {
+            return blk;
+        }
+    }
+    if (!cache && !aio && direct) {
+        blk = open_with_modes(request, "writeback", "io_uring", NULL);
+        if (blk) {
+            return blk;
+        }
+    }
+    return open_with_modes(request, cache ?: "writeback", aio, errp);
 }
 
 const char *snap_blockdev_local_path(const SnapImageOptions *options)
@@ -100,7 +164,11 @@ BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
                                  bool writable, Error **errp)
 {
     const char *path = snap_blockdev_local_path(options);
-    int flags = writable ? BDRV_O_RDWR | BDRV_O_RESIZE : 0;
+    OpenRequest request = {
+        .options = options,
+        .filename = options->image_opts ? NULL : options->filename,
+        .flags = writable ? BDRV_O_RDWR | BDRV_O_RESIZE : 0,
+    };
     struct stat st;
 
     /* Opening a FIFO would wait for somebody to write to it. */
@@ -109,17 +177,7 @@ BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
         error_setg(errp, "Neither a regular file nor a block device");
         return NULL;
     }
-    if (options->try_io_uring && !options->aio) {
-        SnapImageOptions with_io_uring = *options;
-        BlockBackend *blk;
-
-        with_io_uring.aio = "io_uring";
-        blk = open_blk(&with_io_uring, options->filename, NULL, flags, NULL);
-        if (blk) {
-            return blk;
-        }
-    }
-    return open_blk(options, options->filename, NULL, flags, errp);
+    return open_blk(&request, writable, errp);
 }
 
 static bool create_file(SnapTarget *target, const SnapTargetOptions *options,
@@ -186,22 +244,69 @@ static bool check_size(SnapTarget *target, uint64_t size, Error **errp)
     return true;
 }
 
+/* Whether the file of an image of this format grows as it is written to. */
+static bool grows(const char *format)
+{
+    return !strcmp(format, "qcow2");
+}
+
+/*
+ * How to open the file that was made.  A file that grows with each write makes
+ * direct I/O wait (ext4 extends it before the request is submitted), so it is
+ * made longer well ahead; snap_target_commit() cuts it off again.
+ */
+static QDict *new_file_options(const SnapTarget *target,
+                               const SnapTargetOptions *options, Error **errp)
+{
+    g_autoptr(QDict) dict = qdict_new();
+    const char *path = snap_replace_path(target->replace);
+
+    if (!collect_secrets(options->create_options, dict, errp)) {
+        return NULL;
+    }
+    if (grows(options->image.format)) {
+        qdict_put_str(dict, "file.driver", "preallocate");
+        qdict_put_str(dict, "file.prealloc-size", PREALLOCATION);
+        qdict_put_str(dict, "file.file.driver", "file");
+        qdict_put_str(dict, "file.file.filename", path);
+    } else {
+        qdict_put_str(dict, "file.driver", "file");
+        qdict_put_str(dict, "file.filename", path);
+    }
+    return g_steal_pointer(&dict);
+}
+
+static bool open_new(SnapTarget *target, const SnapTargetOptions *options,
+                     uint64_t size, Error **errp)
+{
+    OpenRequest request = {
+        .options = &options->image,
+        .flags = BDRV_O_RDWR | BDRV_O_RESIZE,
+    };
+    g_autoptr(QDict) extra = NULL;
+
+    if (!create_file(target, options, size, errp)) {
+        return false;
+    }
+    extra = new_file_options(target, options, errp);
+    if (!extra) {
+        return false;
+    }
+    request.extra = extra;
+    target->blk = open_blk(&request, true, errp);
+    return target->blk;
+}
+
 SnapTarget *snap_target_open(const SnapTargetOptions *options, uint64_t size,
                              Error **errp)
 {
     g_autoptr(SnapTarget) target = g_new0(SnapTarget, 1);
-    const char *filename = options->image.filename;
-    g_autoptr(QDict) secrets = qdict_new();
 
-    if (!options->existing) {
-        if (!create_file(target, options, size, errp) ||
-            !collect_secrets(options->create_options, secrets, errp)) {
-            return NULL;
-        }
-        filename = snap_replace_path(target->replace);
+    if (options->existing) {
+        target->blk = snap_blockdev_open(&options->image, true, errp);
+    } else {
+        open_new(target, options, size, errp);
     }
-    target->blk = open_blk(&options->image, filename, secrets,
-                           BDRV_O_RDWR | BDRV_O_RESIZE, errp);
     if (!target->blk || !check_size(target, size, errp)) {
         return NULL;
     }
@@ -213,9 +318,33 @@ BlockBackend *snap_target_blk(SnapTarget *target)
     return target->blk;
 }
 
-int snap_target_commit(SnapTarget *target, Error **errp)
+/* Cut off what the file was made longer than its format needs. */
+static int coroutine_fn drop_preallocation(SnapTarget *target, Error **errp)
 {
-    return target->replace ? snap_replace_commit(target->replace, errp) : 0;
+    GRAPH_RDLOCK_GUARD();
+    BdrvChild *file = blk_bs(target->blk)->file;
+    int64_t length;
+
+    if (!file || strcmp(file->bs->drv->format_name, "preallocate")) {
+        return 0;
+    }
+    length = bdrv_co_getlength(file->bs);
+    if (length < 0) {
+        error_setg_errno(errp, -length, "Could not get the file's size");
+        return length;
+    }
+    return bdrv_co_truncate(file, length, true, PREALLOC_MODE_OFF, 0, errp);
+}
+
+int coroutine_fn snap_target_commit(SnapTarget *target, Error **errp)
+{
+    int ret;
+
+    if (!target->replace) {
+        return 0;
+    }
+    ret = drop_preallocation(target, errp);
+    return ret < 0 ? ret : snap_replace_commit(target->replace, errp);
 }
 
 int snap_target_rollback(SnapTarget *target, Error **errp)

@@ -30,8 +30,6 @@ static void load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
     BlockBackend *blk;
     SnapLoad *l;
 
-    /* What the page cache has is read without the help of a thread. */
-    image_options.try_io_uring = options->by_postcopy;
     postcopy.working_set = working_set;
     postcopy.host_pages = (char **)options->host_pages->pdata;
     if (postcopy.record && !working_set) {

@@ -170,9 +170,10 @@ static void help(void)
         printf("  %-6s %s\n", verbs[i].name, verbs[i].help);
     }
     printf("\nOptions:\n"
-"  -t, --cache=MODE          cache mode, as qemu-img -t (default: writeback)\n"
-"  --aio=MODE                threads (default), native, or io_uring (default of\n"
-"                            a load by postcopy, where there is io_uring)\n"
+"  -t, --cache=MODE          cache mode, as qemu-img -t (default: none to write,\n"
+"                            where there is direct I/O, writeback otherwise)\n"
+"  --aio=MODE                threads, native, or io_uring (default: io_uring,\n"
+"                            where there is that, threads otherwise)\n"
 "  --image-opts              FILE is a list of image options\n"
 "  --object OBJDEF           QEMU user-creatable object (e.g. a secret)\n"
 "  -T, --trace TRACE         tracing options\n"
@@ -518,7 +519,6 @@ static const Verb *parse_command_line(int argc, char **argv,
 int main(int argc, char **argv)
 {
     SnapCmdOptions options = {
-        .cache = "writeback",
         .create_format = "qcow2",
         .page_bits = DEFAULT_PAGE_BITS,
         .postcopy.push = {

@@ -1,0 +1,573 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Saves whose pages come over several channels, and sources that do it wrong.
+#
+
+import random
+import resource
+import signal
+import socket
+import struct
+import threading
+import time
+import unittest
+
+from snaptest.multifd import (DATA_SIZE, FLUSH, LIMIT, SYNC, MultifdBuilder,
+                              MultifdTest, Sender, head, init, packet)
+from snaptest.streams import PAGE as PAGE_FLAG, PART, RAM_ID, name8
+from snaptest.tool import MIB, PAGE, pattern, sample
+
+BATCH = DATA_SIZE // PAGE
+SHUT_OK = struct.pack('>HHI', 1, 4, 0)
+# Until something that would happen has happened
+MOMENT = 0.3
+
+
+def pages(numbers, version: int = 0, size: int = PAGE) -> dict:
+    """Pages of these numbers: offset → data"""
+    return {i * size: pattern(i + 100000 * version, size) for i in numbers}
+
+
+def filled(channels: int = 2, flush: bool = True, blocks=None,
+           **kwargs) -> MultifdBuilder:
+    """Pages of all sorts, in packets over each of the channels"""
+    builder = MultifdBuilder(blocks or [('pc.ram', 4 * MIB),
+                                        ('vga.vram', 65536)],
+                             channels, flush, **kwargs)
+    size = builder.page_size
+    number = 0
+    for name, length, _ in builder.blocks:
+        batch = DATA_SIZE // size
+        for first in range(0, length // size, batch):
+            numbers = range(first, min(first + batch, length // size))
+            builder.packet(number % channels, name,
+                           pages([i for i in numbers if i % 5 not in (1, 3)],
+                                 size=size),
+                           [i * size for i in numbers if i % 5 == 1])
+            number += 1
+        builder.end_part()
+    builder.device('cpu', pattern(1, 1000))
+    builder.run_state('running')
+    return builder
+
+
+class Saves(MultifdTest):
+
+    def test_channels(self):
+        for channels in (1, 2, 20):
+            for flush in (True, False):
+                with self.subTest((channels, flush)):
+                    self.save_multifd(filled(channels, flush))
+                    self.assertEqual(self.info()['arrivals'], 0)
+
+    def test_rounds(self):
+        """Pages come again and again, over any channel."""
+        for flush in (True, False):
+            with self.subTest(flush):
+                rng = random.Random(1)
+                builder = MultifdBuilder([('pc.ram', 4 * MIB)], 4, flush)
+                for version in range(8):
+                    numbers = list(range(1024))
+                    rng.shuffle(numbers)
+                    for channel in range(4):
+                        normal, zero = (
+                            numbers[channel * 128 + i:channel * 128 + i + 64]
+                            for i in (0, 64))
+                        builder.packet(channel, 'pc.ram',
+                                       pages(normal, version),
+                                       [i * PAGE for i in zero])
+                    builder.end_round()
+                builder.device('cpu', b'state')
+                self.save_multifd(builder)
+
+    def test_other_channel_wins(self):
+        """What comes behind a sync wins, though it arrives before."""
+        for flush in (True, False):
+            for late in (0, 1):
+                with self.subTest((flush, late)):
+                    self.overtake(flush, late)
+
+    def overtake(self, flush: bool, late: int):
+        builder = MultifdBuilder([('pc.ram', MIB)], 2, flush)
+        builder.packet(late, 'pc.ram', pages(range(64)), [64 * PAGE])
+        builder.end_round()
+        builder.packet(1 - late, 'pc.ram', pages(range(8, 65), 1),
+                       [i * PAGE for i in range(8)])
+        builder.device('cpu', b'state')
+        main, channels = builder.streams()
+        process, source = self.begin(2)
+        left = source.begin(channels)
+        Sender(source.main, main)
+        Sender(source.channels[1 - late], left[1 - late])
+        time.sleep(MOMENT)
+        Sender(source.channels[late], left[late])
+        self.end(process)
+        self.assert_saved(builder)
+
+    def test_zero_pages(self):
+        """Of packets, with data again, and of the main channel"""
+        for flush in (True, False):
+            with self.subTest(flush):
+                builder = MultifdBuilder([('pc.ram', 2 * MIB)], 2, flush)
+                builder.packet(0, 'pc.ram', pages(range(0, 20)),
+                               [i * PAGE for i in range(20, 128)])
+                builder.packet(1, 'pc.ram', {}, [i * PAGE for i in
+                                                 range(200, 328)])
+                builder.zero('pc.ram', 400 * PAGE)
+                builder.end_round()
+                builder.packet(1, 'pc.ram', pages([25, 205, 400], 1),
+                               [i * PAGE for i in range(5, 10)])
+                builder.zero('pc.ram', 12 * PAGE)
+                builder.end_round()
+                builder.zero('pc.ram', 400 * PAGE)
+                builder.packet(0, 'pc.ram', {30 * PAGE: bytes(PAGE),
+                                             3 * PAGE: bytes(PAGE)})
+                builder.device('cpu', b'state')
+                self.save_multifd(builder)
+
+    def test_order(self):
+        """Descending, scattered, and across the writer's buffers"""
+        numbers = list(range(10 * BATCH))
+        random.Random(2).shuffle(numbers)
+        for name, order in (('descending', range(10 * BATCH - 1, -1, -1)),
+                            ('scattered', numbers),
+                            ('straddling', range(70, 10 * BATCH))):
+            with self.subTest(name):
+                builder = MultifdBuilder([('pc.ram', 10 * BATCH * PAGE)], 2)
+                order = list(order)
+                for i in range(0, len(order), BATCH):
+                    builder.packet(i // BATCH % 2, 'pc.ram',
+                                   pages(order[i:i + BATCH]))
+                builder.device('cpu', b'state')
+                self.save_multifd(builder)
+
+    def test_page_sizes(self):
+        for bits in (10, 13, 16):
+            with self.subTest(bits):
+                size = 1 << bits
+                self.save_multifd(filled(3, blocks=[('ram', 1500 * size),
+                                                    ('rom', size)],
+                                         page_bits=bits))
+
+    def test_sync_with_pages(self):
+        """The last packet of a round may say so itself."""
+        builder = MultifdBuilder([('pc.ram', MIB)], 1)
+        builder.packet(0, 'pc.ram', pages(range(10)), [20 * PAGE], flags=SYNC)
+        builder.parts[-1].append(struct.pack('>Q', FLUSH))
+        builder.end_part()
+        builder.packet(0, 'pc.ram', pages([20]))
+        builder.device('cpu', b'state')
+        self.save_multifd(builder)
+
+    def test_old_packets(self):
+        """Before 9.0, a sync has the size of the packet before."""
+        builder = MultifdBuilder([('pc.ram', MIB)], 2, False)
+        builder.packet(0, 'pc.ram', pages(range(10)), number=1)
+        builder.sync(size=10 * PAGE, number=2)
+        builder.parts.append([])
+        builder.packet(1, 'pc.ram', pages(range(5), 1), number=3)
+        builder.device('cpu', b'state')
+        self.save_multifd(builder)
+
+    def test_nothing(self):
+        """No page at all"""
+        for flush in (True, False):
+            with self.subTest(flush):
+                builder = MultifdBuilder([('pc.ram', MIB)], 2, flush)
+                builder.device('cpu', b'state')
+                self.save_multifd(builder)
+
+    def test_many_halves(self):
+        """More channels in the middle of a packet than there are buffers"""
+        builder = MultifdBuilder([('pc.ram', 24 * MIB)], 24)
+        for i in range(24):
+            builder.packet(i, 'pc.ram', pages(range(256 * i + 100,
+                                                    256 * i + 228)))
+        builder.device('cpu', b'state')
+        main, channels = builder.streams()
+        process, source = self.begin(24)
+        left = source.begin(channels)
+        source.main.sendall(main)
+        left = source.begin(left, 50000)
+        time.sleep(MOMENT)
+        source.send(b'', left)
+        self.end(process)
+        self.assert_saved(builder)
+
+    def test_other_order_of_channels(self):
+        """The number of a channel is not when it is connected."""
+        builder = filled(3)
+        main, channels = builder.streams()
+        process, source = self.begin(3)
+        source.send(main, channels[::-1])
+        self.end(process)
+        self.assert_saved(builder)
+
+    def test_return_path(self):
+        """The source waits for the answer, with all channels open."""
+        builder = filled()
+        builder.open_return_path()
+        main, channels = builder.streams()
+        process, source = self.begin(2)
+        source.send(main, channels, finish=False)
+        self.assertEqual(source.main.recv(8), SHUT_OK)
+        self.end(process)
+        self.assert_saved(builder)
+
+    def test_channels_close_early(self):
+        """Behind the last sync there is nothing to come."""
+        builder = filled(2)
+        main, channels = builder.streams()
+        process, source = self.begin(2)
+        source.send_channels(source.begin(channels))
+        at = len(main) - 30
+        source.main.sendall(main[:at])
+        time.sleep(MOMENT)
+        Sender(source.main, main[at:])
+        self.end(process)
+        self.assert_saved(builder)
+
+    def test_existing_target(self):
+        self.img('create', '-f', 'qcow2', self.image, '1G')
+        self.save_multifd(filled(), '-n')
+
+
+class Plain(MultifdTest):
+    """A source without multifd"""
+
+    def plain(self, process, source, data: bytes):
+        Sender(source.main, data)
+        self.end(process)
+        self.assert_same_stream(data, self.load())
+
+    def test_socket(self):
+        self.plain(*self.begin(0), sample().build())
+
+    def test_silent(self):
+        """Somebody else is connected, and says nothing."""
+        self.plain(*self.begin(3), sample().build())
+
+    def test_probe(self):
+        """Somebody looked whether there is a socket."""
+        process, source = self.begin(2)
+        for connection in source.channels:
+            connection.close()
+        self.plain(process, source, sample().build())
+
+
+class Hostile(MultifdTest):
+
+    def setUp(self):
+        super().setUp()
+        self.builder = filled()
+        self.main, self.channels = self.builder.streams()
+        # up to where the channels are read from
+        builder = MultifdBuilder(self.builder.blocks)
+        self.started = self.main[:len(builder.header() + builder.ram_start())]
+
+    def said(self, main: bytes, channels: list[bytes], *causes: str,
+             finish: bool = True, options=()) -> str:
+        """What a save says to these streams"""
+        process, source = self.begin(len(channels), *options)
+        source.send(main, channels, finish)
+        error = self.fails(process, self.image, *causes)
+        source.close()
+        return error
+
+    def unsynced(self, channel: int) -> bytes:
+        """All of a channel but its last sync"""
+        return self.channels[channel][:-len(head(flags=SYNC))]
+
+
+class Channels(Hostile):
+    """They do not come, or say what they should not."""
+
+    def test_no_channels(self):
+        for main in (self.main, filled(flush=False).streams()[0].replace(
+                struct.pack('>BI', PART, RAM_ID), struct.pack(
+                    '>BIQ', PART, RAM_ID, FLUSH))):
+            self.said(main, [], 'multifd', '--uri=unix:PATH')
+
+    def test_silent_channels(self):
+        self.said(self.main, [b'', b''], 'channels have not come',
+                  finish=False)
+
+    def test_bad_init(self):
+        good = self.channels[0][64:]
+        for data, cause in ((init(0, magic=0x44332211) + good,
+                             'not a channel'),
+                            (self.main, 'not a channel'),
+                            (init(0, version=2) + good, 'version 2'),
+                            (init(0)[:20], 'end-of-file'),
+                            (b'x', 'end-of-file')):
+            for bad in (0, 1):
+                with self.subTest((data[:64], bad)):
+                    channels = list(self.channels)
+                    channels[bad] = data
+                    self.said(self.main, channels, f'channel {bad}', cause)
+
+    def bad_packets(self):
+        return (
+            (head(magic=1), 'not a packet'),
+            (head(version=3), 'version 3'),
+            (head(flags=2), 'multifd-compression'),
+            (head(flags=32), 'multifd-compression'),
+            (head(flags=0x40), 'device state'),
+            (head(flags=0x80), 'unknown'),
+            (head('pc.ram', nb_zero=129), '129'),
+            (head('pc.ram', nb_normal=129, size=129 * PAGE), '129'),
+            (head('pc.ram', nb_normal=1, nb_zero=0xffffffff, size=PAGE),
+             'packet'),
+            (head('pc.ram', [0], size=0), 'bytes'),
+            (head('pc.ram', [0], size=2 * PAGE), 'bytes'),
+            (head('pc.rom', [0]), 'block'),
+            (head('', [0]), 'block'),
+            (head('x' * 256, [0]), 'block'),
+            (head('pc.ram\n', [0]), 'block'),
+            (head('pc.ram', [512]), 'pc.ram'),
+            (head('pc.ram', [4 * MIB]), 'pc.ram', '0x400000'),
+            (head('pc.ram', [], [-PAGE % (1 << 64)]), 'pc.ram'),
+            (bytes(4096), 'packet'),
+        )
+
+    def test_bad_packets(self):
+        """At once, whoever is waited for"""
+        for data, *causes in self.bad_packets():
+            data += bytes(PAGE)
+            with self.subTest(causes):
+                self.said(self.main, [init(0) + data, self.channels[1]],
+                          'channel 0 of multifd', *causes)
+            with self.subTest(('main is silent', *causes)):
+                self.said(self.started, [self.channels[0], self.unsynced(1) +
+                                         data],
+                          'channel 1 of multifd', *causes, finish=False)
+
+    def test_bad_packet_while_others_wait(self):
+        """The main channel waits at a sync for a channel that is silent."""
+        bad = self.channels[0] + head(magic=1)
+        self.said(self.main, [bad, init(1)], 'channel 0', 'packet',
+                  finish=False)
+
+    def test_random(self):
+        rng = random.Random(3)
+        for i in range(30):
+            channels = [bytearray(data) for data in self.channels]
+            data = channels[i % 2]
+            at = rng.randrange(64) if i % 3 == 0 else 64 + rng.randrange(36)
+            data[at] ^= 1 << rng.randrange(8)
+            with self.subTest((i, at)):
+                process, source = self.begin(2)
+                source.send(self.main, channels)
+                process.communicate(timeout=LIMIT)
+                self.assertIn(process.returncode, (0, 1))
+                source.close()
+
+
+class Ends(Hostile):
+    """Channels that end early, or not where they should"""
+
+    def test_closed_in_packet(self):
+        """In its head, and in its data, while the main channel waits"""
+        size = len(head())
+        for at in (64 + 1, 64 + size - 1, 64 + 2 * size - 1,
+                   64 + 2 * size + 1, 64 + 2 * size + 10 * PAGE):
+            for main in (self.main, self.started):
+                with self.subTest((at, len(main))):
+                    process, source = self.begin(2)
+                    left = source.begin(self.channels)
+                    Sender(source.main, main, finish=False)
+                    Sender(source.channels[1], left[1], finish=False)
+                    source.channels[0].sendall(left[0][:at - 64])
+                    source.channels[0].close()
+                    self.fails(process, self.image, 'channel 0 of multifd')
+
+    def test_closed_while_others_hold(self):
+        """... all of the writer's buffers, while more channels want some"""
+        builder = MultifdBuilder([('pc.ram', 24 * MIB)], 24)
+        for i in range(24):
+            builder.packet(i, 'pc.ram', pages(range(256 * i, 256 * i + 128)))
+        main, channels = builder.streams()
+        for main in (main, main[:len(self.started)]):
+            with self.subTest(len(main)):
+                process, source = self.begin(24)
+                left = source.begin(channels)
+                Sender(source.main, main, finish=False)
+                source.begin(left, 3 * len(head()))
+                time.sleep(MOMENT)
+                source.channels[3].close()
+                self.fails(process, self.image, 'channel 3 of multifd')
+
+    def test_closed_before_sync(self):
+        for data in (init(0), init(0) + head(flags=SYNC), self.unsynced(0)):
+            with self.subTest(len(data)):
+                self.said(self.main, [data, self.channels[1]],
+                          'multifd', 'too early')
+
+    def test_closed_while_main_waits(self):
+        """The main channel is at a sync, and a channel goes, not coming to it.
+        """
+        process, source = self.begin(2)
+        left = source.begin(self.channels, 64 + len(head()))
+        Sender(source.main, self.main, finish=False)
+        Sender(source.channels[1], left[1], finish=False)
+        time.sleep(MOMENT)
+        source.channels[0].close()
+        self.fails(process, self.image, 'multifd', 'too early')
+
+    def test_all_closed(self):
+        """As if the source was killed, at any time"""
+        rng = random.Random(4)
+        for i in range(12):
+            with self.subTest(i):
+                process, source = self.begin(2)
+                cut = [data[:rng.randrange(64, len(data) - 1)]
+                       for data in self.channels]
+                source.send(self.main[:rng.randrange(1, len(self.main) - 60)],
+                            cut)
+                self.fails(process, self.image)
+                source.close()
+
+    def test_packets_behind_last_sync(self):
+        """Pages that nobody waits for would be lost, or not."""
+        for data in (packet('pc.ram', pages(range(20), 5)),
+                     head('pc.ram', [], [0]),
+                     packet('pc.ram', pages(range(20), 5))[:-1]):
+            with self.subTest(len(data)):
+                process, source = self.begin(2)
+                left = source.begin([self.channels[0],
+                                     self.channels[1] + data])
+                at = len(self.main) - len(self.builder.devices) - 60
+                Sender(source.main, self.main[:at], finish=False)
+                source.send_channels(left, finish=False)
+                time.sleep(MOMENT)
+                source.main.sendall(self.main[at:])
+                source.close()
+                self.fails(process, self.image, 'multifd')
+
+    def test_sync_behind_last_sync(self):
+        """A point that only one channel knows of"""
+        process, source = self.begin(2)
+        left = source.begin([self.channels[0],
+                             self.channels[1] + head(flags=SYNC)])
+        source.send_channels(left, finish=False)
+        at = len(self.main) - len(self.builder.devices) - 60
+        source.main.sendall(self.main[:at])
+        time.sleep(MOMENT)
+        Sender(source.main, self.main[at:])
+        self.fails(process, self.image, 'multifd')
+
+
+class Disturbed(Hostile):
+    """The main channel, the storage and the user"""
+
+    def test_main_closed(self):
+        """While the channels wait for it, or have more to say"""
+        for channels in (self.channels, [self.unsynced(0), self.unsynced(1)]):
+            for main in (self.started, self.started[:-5], self.main[:-200],
+                         self.started + self.main[len(self.started):][:40]):
+                with self.subTest(len(main)):
+                    process, source = self.begin(2)
+                    source.send_channels(source.begin(channels), finish=False)
+                    source.main.sendall(main)
+                    source.main.close()
+                    if main == self.main[:-200] and \
+                            channels is not self.channels:
+                        # it waits for the channels, not for the main one
+                        time.sleep(MOMENT)
+                        source.close()
+                    self.fails(process, self.image)
+
+    def test_page_of_main_channel(self):
+        """With data, while channels take all of the buffers"""
+        builder = MultifdBuilder([('pc.ram', 24 * MIB)], 2)
+        for i in range(1, 24):
+            builder.packet(i % 2, 'pc.ram', pages(range(256 * i,
+                                                        256 * i + 128)))
+        _, channels = builder.streams()
+        record = struct.pack('>BIQ', PART, RAM_ID, PAGE_FLAG) + \
+            name8('pc.ram')
+        process, source = self.begin(2)
+        left = source.begin(channels)
+        source.main.sendall(builder.header() + builder.ram_start() + record +
+                            bytes(100))
+        source.send_channels(left)
+        time.sleep(MOMENT)
+        source.main.sendall(bytes(PAGE - 100))
+        source.close()
+        self.fails(process, self.image)
+
+    def test_too_small(self):
+        self.said(self.main, self.channels, 'image size', options=['-s', '1M'])
+
+    def test_write_error(self):
+        """Whenever it is, also before the channels are read from"""
+        disk = self.path('disk')
+        self.img('create', '-f', 'qcow2', disk, '1G')
+        for event in ('write_aio', 'flush_to_disk', 'cluster_alloc',
+                      'l2_update'):
+            with self.subTest(event):
+                process, source = self.begin(
+                    2, '-n', '--image-opts', image='driver=qcow2,'
+                    'file.driver=blkdebug,file.image.driver=file,'
+                    f'file.image.filename={disk},'
+                    f'file.inject-error.0.event={event}')
+                source.send(self.main, self.channels)
+                self.assertIn('error', self.end(process, 1))
+                source.close()
+
+    def test_out_of_descriptors(self):
+        """More channels than can be accepted"""
+        def limit():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+
+        channels = [init(i) for i in range(100)]
+        process, source = self.begin(100, preexec_fn=limit)
+        source.send(self.main, channels, finish=False)
+        self.fails(process)
+
+    def interrupted(self, process):
+        time.sleep(MOMENT)
+        self.assertIsNone(process.poll())
+        process.send_signal(signal.SIGTERM)
+        self.fails(process, self.image, 'interrupted')
+
+    def test_interrupted(self):
+        """The save waits for the one or the other."""
+        size = len(head())
+        for main in (self.started[:-20], self.started, self.main):
+            for ends in ((64, 64), (64 + size, 64), (64 + 3 * size,
+                                                     64 + 3 * size),
+                         (64 + size, len(self.channels[1]))):
+                with self.subTest((len(main), ends)):
+                    process, source = self.begin(2)
+                    source.send(main, [data[:end] for data, end in zip(
+                        self.channels, ends)], finish=False)
+                    self.interrupted(process)
+                    source.close()
+
+    def test_interrupted_while_sending(self):
+        """There is always something to read."""
+        for data in (head() * 100, packet('pc.ram', pages(range(BATCH)))):
+            with self.subTest(len(data)):
+                process, source = self.begin(2)
+                source.begin([init(i) + head(flags=SYNC) for i in range(2)],
+                             1 << 20)
+                source.main.sendall(self.started)
+                for connection in source.channels:
+                    threading.Thread(target=flood, args=(connection, data),
+                                     daemon=True).start()
+                self.interrupted(process)
+
+
+def flood(connection: socket.socket, data: bytes):
+    """Send until nobody wants it any more."""
+    try:
+        while True:
+            connection.sendall(data)
+    except OSError:
+        pass
+
+
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

@@ -15,8 +15,8 @@
  * @image_opts: @filename is a list of options, as qemu-img --image-opts
  * @cache: cache mode, as qemu-img -t; NULL for "none" to write, where the file
  *         system has direct I/O, and "writeback" otherwise
- * @aio: "threads", "native", "io_uring"; NULL for "io_uring" where the host
- *       has that, QEMU's default otherwise
+ * @aio: "threads", "native", "io_uring"; NULL for "io_uring" to read, where the
+ *       host has that, and QEMU's default otherwise
  * @force_share: open also what others have open for writing
  */
 typedef struct SnapImageOptions {

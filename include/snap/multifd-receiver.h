@@ -53,7 +53,15 @@ int coroutine_fn snap_multifd_receiver_sync(SnapMultifdReceiver *receiver,
 int snap_multifd_receiver_status(const SnapMultifdReceiver *receiver,
                                  Error **errp);
 
-/* Nothing more is expected; waits until nothing is under way. */
-void coroutine_fn snap_multifd_receiver_end(SnapMultifdReceiver *receiver);
+/**
+ * snap_multifd_receiver_end: nothing more is expected
+ *
+ * Waits until nothing is under way.
+ *
+ * Returns: 0 or -errno with @errp set where a channel has failed, or has brought
+ * something behind the last synchronization point
+ */
+int coroutine_fn snap_multifd_receiver_end(SnapMultifdReceiver *receiver,
+                                           Error **errp);
 
 #endif /* SNAP_MULTIFD_RECEIVER_H */

@@ -18,7 +18,7 @@
  * @transport: not owned
  * @size: capacity of the pipe in bytes, 0 for no pipe
  * @narrow: the end is near
- * @patience: pages to come before a busy pipe is tried again
+ * @patience: calls to come before a busy pipe is tried again
  */
 typedef struct SnapPace {
     SnapTransport *transport;
@@ -34,7 +34,7 @@ void snap_pace_init(SnapPace *pace, SnapTransport *transport);
  * snap_pace_pages: as many pages have not come yet
  * @missing: number of pages
  *
- * To be called for every page: a pipe that is busy is tried again.
+ * To be called whenever pages have come: a pipe that is busy is tried again.
  */
 void snap_pace_pages(SnapPace *pace, uint64_t missing);
 

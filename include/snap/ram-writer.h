@@ -33,51 +33,51 @@ void snap_ram_writer_free(SnapRAMWriter *writer);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapRAMWriter, snap_ram_writer_free)
 
 /**
- * snap_ram_writer_place: where to put the data of a page
- * @page: page number
+ * snap_ram_writer_place: where to put the data of pages that follow each other
+ * @page: number of the first one
+ * @nb_pages: how many are wanted, not 0; returns for how many there is room,
+ *            which may be written to: nothing was placed there yet
  *
- * May wait for a free buffer.
+ * They are to be filled, from the first one on, and handed to
+ * snap_ram_writer_add().  Several coroutines may do so at a time, with different
+ * pages.  May wait for a free buffer, or for others to add what they have placed.
  *
- * Returns: room for one target page, valid until the next call; to be filled
- * and handed to snap_ram_writer_add()
+ * Returns: the room
  */
-void *coroutine_fn snap_ram_writer_place(SnapRAMWriter *writer, uint64_t page);
+void *coroutine_fn snap_ram_writer_place(SnapRAMWriter *writer, uint64_t page,
+                                         unsigned *nb_pages);
 
 /**
- * snap_ram_writer_add: the page just placed is filled
+ * snap_ram_writer_add: pages that were placed are filled
+ * @nb_pages: how many, not more than there was room for
  *
  * A page may come several times; the last one wins.
  *
  * Returns: 0 or -errno with @errp set, also for an error of an earlier write
  */
 int coroutine_fn snap_ram_writer_add(SnapRAMWriter *writer, uint64_t page,
-                                     Error **errp);
+                                     unsigned nb_pages, Error **errp);
 
 /**
- * snap_ram_writer_hold: where to put the data of several pages
+ * snap_ram_writer_place_several, snap_ram_writer_add_several: the same for pages
+ * in any order
  * @pages: page numbers
  * @nb_pages: not 0
  * @qiov: gets the places; neighbours are one element
  *
- * Several coroutines may do so at a time, with different pages.  May wait for
- * others to release what they hold.
- *
- * Returns: how many of @pages, from the first on, got a place; they are to be
- * filled and handed to snap_ram_writer_add_held() in one call
+ * Returns: how many of @pages, from the first on, got a place; 0 or -errno with
+ * @errp set
  */
-unsigned coroutine_fn snap_ram_writer_hold(SnapRAMWriter *writer,
-                                           const uint64_t *pages,
-                                           unsigned nb_pages,
-                                           QEMUIOVector *qiov);
+unsigned coroutine_fn snap_ram_writer_place_several(SnapRAMWriter *writer,
+                                                    const uint64_t *pages,
+                                                    unsigned nb_pages,
+                                                    QEMUIOVector *qiov);
+int coroutine_fn snap_ram_writer_add_several(SnapRAMWriter *writer,
+                                             const uint64_t *pages,
+                                             unsigned nb_pages, Error **errp);
 
-/**
- * snap_ram_writer_add_held: the pages that got places are filled
- *
- * Returns: 0 or -errno with @errp set, also for an error of an earlier write
- */
-int coroutine_fn snap_ram_writer_add_held(SnapRAMWriter *writer,
-                                          const uint64_t *pages,
-                                          unsigned nb_pages, Error **errp);
+/* What was placed together with @page will not be added. */
+void coroutine_fn snap_ram_writer_cancel(SnapRAMWriter *writer, uint64_t page);
 
 /**
  * snap_ram_writer_add_zero: a page is zero

@@ -8,8 +8,8 @@
 #ifndef SNAP_RETURN_PATH_H
 #define SNAP_RETURN_PATH_H
 
-#include "migration/qemu-file.h"
 #include "snap/host-pages.h"
+#include "snap/input.h"
 #include "snap/stream.h"
 
 typedef struct SnapReturnPath SnapReturnPath;
@@ -33,8 +33,8 @@ typedef struct SnapReturnEvent {
     uint8_t *bitmap;
 } SnapReturnEvent;
 
-/* @file, @layout, @host_pages: not owned, must outlive the reader */
-SnapReturnPath *snap_return_path_new(QEMUFile *file, const SnapLayout *layout,
+/* @input, @layout, @host_pages: not owned, must outlive the reader */
+SnapReturnPath *snap_return_path_new(SnapInput *input, const SnapLayout *layout,
                                      const SnapHostPages *host_pages);
 void snap_return_path_free(SnapReturnPath *rp);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapReturnPath, snap_return_path_free)

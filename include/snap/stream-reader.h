@@ -10,7 +10,7 @@
 #ifndef SNAP_STREAM_READER_H
 #define SNAP_STREAM_READER_H
 
-#include "migration/qemu-file-types.h"
+#include "snap/input.h"
 #include "snap/stream.h"
 
 typedef struct SnapStreamReader SnapStreamReader;
@@ -21,8 +21,8 @@ typedef struct SnapStreamReader SnapStreamReader;
  * @SNAP_EVENT_RAM_SETUP: RAM's START section has told its blocks; layout and
  *                        configuration are known from here on, and from the next
  *                        event on, whether sections have footers
- * @SNAP_EVENT_PAGE: a page with data, to be taken with snap_stream_read_page()
- *                   before the next event
+ * @SNAP_EVENT_PAGE: a page with data, to be taken with
+ *                   snap_stream_read_pages() before the next event
  * @SNAP_EVENT_ZERO_PAGE: a page that is zero
  * @SNAP_EVENT_RAM_FINAL: RAM's END section begins: what comes is the last of
  *                        RAM (never in a background snapshot)
@@ -76,17 +76,17 @@ typedef struct SnapEvent {
 } SnapEvent;
 
 /**
- * snap_stream_reader_new: read a stream from @file
- * @file: not owned, must outlive the reader
+ * snap_stream_reader_new: read a stream from @input
+ * @input: not owned, must outlive the reader
  * @page_bits: log2 of the target page size for streams that do not say it
  *
  * A source that opened the return path keeps the channel open while it waits
  * for the answer, so the end of the file cannot be waited for.  What looks like
  * the end is taken for it when the source is silent behind it: 100 ms behind a
  * whole description, 1 s behind an EOF byte that follows a footer.  Any byte
- * that comes in that time shows that it was none.  This needs a @file on a
- * SnapInputChannel (snap/input-channel.h); with other channels, and without
- * return path, the end of the file is waited for.
+ * that comes in that time shows that it was none.  This needs an @input that
+ * knows its descriptor; without one, and without return path, the end of the
+ * file is waited for.
  *
  * What remains is a source whose device state holds bytes that look like the
  * end, and that halts for that long right behind them: the stream is then cut
@@ -94,7 +94,7 @@ typedef struct SnapEvent {
  * migration fails.  Without section footers an EOF byte tells too little, and a
  * stream with return path that ends without description is waited for in vain.
  */
-SnapStreamReader *snap_stream_reader_new(QEMUFile *file, unsigned page_bits);
+SnapStreamReader *snap_stream_reader_new(SnapInput *input, unsigned page_bits);
 void snap_stream_reader_free(SnapStreamReader *reader);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapStreamReader, snap_stream_reader_free)
 
@@ -108,13 +108,19 @@ int coroutine_fn snap_stream_next(SnapStreamReader *reader, SnapEvent *event,
                                   Error **errp);
 
 /**
- * snap_stream_read_page: take the data of the page just announced
- * @buf: room for one target page
+ * snap_stream_read_pages: take the data of the page just announced, and of
+ * pages that directly follow it
+ * @buf: room for *@nb_pages target pages; what is behind those that have come
+ *       may be written to as well
+ * @nb_pages: at least 1; returns how many have come
+ *
+ * The further pages are not announced, and are taken only as far as the channel
+ * has them: one that is read in large pieces costs less.
  *
  * Returns: 0 or -errno with @errp set
  */
-int coroutine_fn snap_stream_read_page(SnapStreamReader *reader, void *buf,
-                                       Error **errp);
+int coroutine_fn snap_stream_read_pages(SnapStreamReader *reader, void *buf,
+                                        unsigned *nb_pages, Error **errp);
 
 /**
  * snap_stream_layout: the RAM blocks

@@ -8,6 +8,7 @@
 
 #include "io/channel.h"
 #include "migration/qemu-file.h"
+#include "snap/input.h"
 
 typedef struct SnapTransport SnapTransport;
 
@@ -46,13 +47,12 @@ const char *snap_transport_name(const SnapTransport *transport);
 /**
  * snap_transport_input, snap_transport_output: the two directions
  *
- * The same file at each call, owned by the transport.  The channel below the
- * input is a SnapInputChannel.
+ * The same at each call, owned by the transport.
  *
  * Returns: NULL where the channel has no such direction (a descriptor opened
  * for one direction only, or stdin or stdout that is closed or a terminal)
  */
-QEMUFile *snap_transport_input(SnapTransport *transport);
+SnapInput *snap_transport_input(SnapTransport *transport);
 QEMUFile *snap_transport_output(SnapTransport *transport);
 
 /**
@@ -75,9 +75,11 @@ QEMUFile *snap_transport_open_urgent(SnapTransport *transport, Error **errp);
  * section is over (migration/ram.c:ram_save_setup).  Once a transport; does not
  * wait.
  *
- * Returns: the channels, not blocking, each a QIOChannel; owned by the transport
+ * Returns: the channels, not blocking, each a QIOChannel; owned by the transport.
+ * NULL with @errp set
  */
-GPtrArray *snap_transport_accept_channels(SnapTransport *transport);
+GPtrArray *snap_transport_accept_channels(SnapTransport *transport,
+                                          Error **errp);
 
 /**
  * snap_transport_open_channels: further connections to the same socket

@@ -117,34 +117,25 @@ static BlockBackend *open_with_modes(const OpenRequest *request,
     return blk;
 }
 
-/* Open with the modes that were given, or else the best ones there are. */
-static BlockBackend *open_blk(const OpenRequest *request, bool direct,
-                              Error **errp)
+/*
+ * Open with the modes that were given, or else the best ones that there are.
+ * What is written bypasses the page cache, and threads take the work of
+ * submitting it off the one that reads the stream; what is read may be in the
+ * page cache, where a thread would only take time.
+ */
+static BlockBackend *open_blk(const OpenRequest *request, Error **errp)
 {
     const char *cache = request->options->cache;
     const char *aio = request->options->aio;
-    BlockBackend *blk;
+    bool writable = request->flags & BDRV_O_RDWR;
+    BlockBackend *blk = NULL;
 
-    if (!aio) {
-        blk = open_with_modes(request, cache ?: direct ? "none" : "writeback",
-                              "io_uring", NULL);
-        if (blk) {
-            return blk;
-        }
-    }
-    if (!cache && direct) {
+    if (writable && !cache) {
         blk = open_with_modes(request, "none", aio, NULL);
-        if (blk) {
-            return blk;
-        }
+    } else if (!writable && !aio) {
+        blk = open_with_modes(request, cache ?: "writeback", "io_uring", NULL);
     }
-    if (!cache && !aio && direct) {
-        blk = open_with_modes(request, "writeback", "io_uring", NULL);
-        if (blk) {
-            return blk;
-        }
-    }
-    return open_with_modes(request, cache ?: "writeback", aio, errp);
+    return blk ?: open_with_modes(request, cache ?: "writeback", aio, errp);
 }
 
 const char *snap_blockdev_local_path(const SnapImageOptions *options)
@@ -177,7 +168,7 @@ BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
         error_setg(errp, "Neither a regular file nor a block device");
         return NULL;
     }
-    return open_blk(&request, writable, errp);
+    return open_blk(&request, errp);
 }
 
 static bool create_file(SnapTarget *target, const SnapTargetOptions *options,
@@ -293,7 +284,7 @@ static bool open_new(SnapTarget *target, const SnapTargetOptions *options,
         return false;
     }
     request.extra = extra;
-    target->blk = open_blk(&request, true, errp);
+    target->blk = open_blk(&request, errp);
     return target->blk;
 }
 

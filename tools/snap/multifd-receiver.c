@@ -30,6 +30,7 @@ struct SnapMultifdReceiver {
     /* synchronization: who has come to the point, and who never will */
     unsigned nb_waiting;
     unsigned nb_ended;
+    bool unsynced;              /* a packet has come since the last point */
     uint64_t round;
     CoQueue at_point;           /* channels */
     CoQueue changed;            /* the main channel, for the above to change */
@@ -60,6 +61,8 @@ SnapMultifdReceiver *snap_multifd_receiver_new(SnapTransport *transport,
         c->head = g_malloc(snap_multifd_head_size(layout));
         qemu_iovec_init(&c->qiov, snap_multifd_packet_pages(layout));
     }
+    /* None has started */
+    r->nb_ended = r->nb_channels;
     qemu_co_queue_init(&r->at_point);
     qemu_co_queue_init(&r->changed);
     return r;
@@ -90,13 +93,15 @@ static int coroutine_fn receive_pages(Channel *c, Error **errp)
         int ret;
 
         qemu_iovec_reset(&c->qiov);
-        nb = snap_ram_writer_hold(ram, c->pages + done,
-                                  c->packet.nb_normal - done, &c->qiov);
+        nb = snap_ram_writer_place_several(ram, c->pages + done,
+                                           c->packet.nb_normal - done,
+                                           &c->qiov);
         if (qio_channel_readv_all(c->ioc, c->qiov.iov, c->qiov.niov,
                                   errp) < 0) {
+            snap_ram_writer_cancel(ram, c->pages[done]);
             return -EIO;
         }
-        ret = snap_ram_writer_add_held(ram, c->pages + done, nb, errp);
+        ret = snap_ram_writer_add_several(ram, c->pages + done, nb, errp);
         if (ret < 0) {
             return ret;
         }
@@ -142,6 +147,7 @@ static int coroutine_fn receive_packet(Channel *c, Error **errp)
     if (ret <= 0) {
         return ret < 0 ? -EIO : 0;
     }
+    c->receiver->unsynced = true;
     ret = snap_multifd_decode(c->head, &c->packet, layout, errp);
     if (ret < 0) {
         return ret;
@@ -186,7 +192,7 @@ static void coroutine_fn channel_entry(void *opaque)
     int ret = receive(c, &err);
 
     trace_snap_multifd_receiver_end(c->index, ret);
-    if (ret < 0 && !r->over && !r->ret) {
+    if (ret < 0 && !r->ret) {
         r->ret = ret;
         error_propagate_prepend(&r->err, err, "Channel %u of multifd: ",
                                 c->index);
@@ -200,6 +206,7 @@ static void coroutine_fn channel_entry(void *opaque)
 
 void coroutine_fn snap_multifd_receiver_start(SnapMultifdReceiver *r)
 {
+    r->nb_ended = 0;
     for (unsigned i = 0; i < r->nb_channels; i++) {
         qemu_coroutine_enter(qemu_coroutine_create(channel_entry,
                                                    &r->channels[i]));
@@ -219,7 +226,7 @@ int coroutine_fn snap_multifd_receiver_sync(SnapMultifdReceiver *r,
 {
     int ret;
 
-    while (r->nb_waiting + r->nb_ended < r->nb_channels) {
+    while (!r->ret && r->nb_waiting + r->nb_ended < r->nb_channels) {
         qemu_co_queue_wait(&r->changed, NULL);
     }
     ret = snap_multifd_receiver_status(r, errp);
@@ -229,17 +236,29 @@ int coroutine_fn snap_multifd_receiver_sync(SnapMultifdReceiver *r,
     }
     trace_snap_multifd_receiver_sync(r->nb_waiting);
     r->nb_waiting = 0;
+    r->unsynced = false;
     r->round++;
     qemu_co_queue_restart_all(&r->at_point);
     return ret;
 }
 
-void coroutine_fn snap_multifd_receiver_end(SnapMultifdReceiver *r)
+int coroutine_fn snap_multifd_receiver_end(SnapMultifdReceiver *r,
+                                           Error **errp)
 {
+    int ret;
+
     r->over = true;
     qemu_co_queue_restart_all(&r->at_point);
+    /* What is on its way can be read all the same. */
     snap_transport_shutdown_channels(r->transport);
     while (r->nb_ended < r->nb_channels) {
         qemu_co_queue_wait(&r->changed, NULL);
     }
+    ret = snap_multifd_receiver_status(r, errp);
+    if (!ret && r->unsynced) {
+        error_setg(errp, "A channel of multifd has a packet behind the last "
+                   "point where the channels wait for each other");
+        ret = -EINVAL;
+    }
+    return ret;
 }

@@ -10,13 +10,11 @@
 
 #define WIDEST (1 * MiB)
 
-/* QEMUFile reads ahead by so much (migration/qemu-file.c:IO_BUF_SIZE). */
-#define READ_AHEAD (32 * KiB)
+/* What is read from a pipe as narrow as that is to be little, too. */
+#define NARROW          (64 * KiB)
+#define READ_AT_A_TIME  (8 * KiB)
 
-/*
- * Pages until a busy pipe is tried again.  A read takes up to 8 pages; with
- * another number the tries do not all come as long after the last read.
- */
+/* Calls until a busy pipe is tried again. */
 #define PATIENCE 7
 
 /* A zero page, the smallest record: be64 and a byte. */
@@ -28,6 +26,10 @@ static int resize(SnapPace *pace, int size)
 
     if (ret >= 0) {
         pace->size = ret;
+        if (pace->size <= NARROW) {
+            snap_input_set_limit(snap_transport_input(pace->transport),
+                                 READ_AT_A_TIME);
+        }
         trace_snap_pace_resize(pace->size);
     }
     return ret;
@@ -45,25 +47,40 @@ void snap_pace_init(SnapPace *pace, SnapTransport *transport)
     }
 }
 
+/* One step; returns whether the pipe is narrower now */
+static bool halve(SnapPace *pace)
+{
+    /* The smallest pipe there is holds one page of the host. */
+    if (pace->size <= qemu_real_host_page_size()) {
+        return false;
+    }
+    if (resize(pace, pace->size / 2) < 0) {
+        pace->patience = PATIENCE;
+        return false;
+    }
+    return true;
+}
+
 /*
  * Make the pipe narrower, step by step: one that holds more than the new
  * capacity is busy, and a source that keeps it full leaves little room.
- * @pending: bytes that can come before the device state; the pipe need not be
- *           narrower than that
+ * @pending: bytes that can come before the device state; together, the pipe and
+ *           what was read from it need not hold less
  */
 static void narrow(SnapPace *pace, uint64_t pending)
 {
+    size_t ahead = snap_input_buffered(snap_transport_input(pace->transport));
+
     if (pace->patience) {
         pace->patience--;
         return;
     }
-    /* The smallest pipe there is holds one page of the host. */
-    while (pace->size > qemu_real_host_page_size() &&
-           pending <= pace->size + READ_AHEAD) {
-        if (resize(pace, pace->size / 2) < 0) {
-            pace->patience = PATIENCE;
-            return;
-        }
+    while (pending <= pace->size && halve(pace)) {
+        /* as far as it goes */
+    }
+    if (pending > pace->size && pending <= pace->size + ahead) {
+        /* With what is read from it, less will be ahead. */
+        halve(pace);
     }
 }
 

@@ -103,7 +103,7 @@ SnapPostcopy *snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
 {
     SnapPostcopy *pc = g_new(SnapPostcopy, 1);
     const SnapLayout *layout = &sender->image->layout;
-    QEMUFile *input = snap_transport_input(transport);
+    SnapInput *input = snap_transport_input(transport);
 
     *pc = (SnapPostcopy) {
         .sender = sender,

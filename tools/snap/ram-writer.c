@@ -270,15 +270,22 @@ static uint8_t *page_data(const SnapRAMWriter *w, const OpenBuffer *open,
            ((page - open->first_page) << w->layout->page_bits);
 }
 
-void *coroutine_fn snap_ram_writer_place(SnapRAMWriter *w, uint64_t page)
+void *coroutine_fn snap_ram_writer_place(SnapRAMWriter *w, uint64_t page,
+                                         unsigned *nb_pages)
 {
-    return page_data(w, open_buffer(w, page), page);
+    OpenBuffer *open = open_buffer(w, page);
+    unsigned first = page - open->first_page;
+    unsigned end = find_next_bit(open->present, open->nb_pages, first + 1);
+
+    open->holders++;
+    *nb_pages = MIN(*nb_pages, end - first);
+    return page_data(w, open, page);
 }
 
-unsigned coroutine_fn snap_ram_writer_hold(SnapRAMWriter *w,
-                                           const uint64_t *pages,
-                                           unsigned nb_pages,
-                                           QEMUIOVector *qiov)
+unsigned coroutine_fn snap_ram_writer_place_several(SnapRAMWriter *w,
+                                                    const uint64_t *pages,
+                                                    unsigned nb_pages,
+                                                    QEMUIOVector *qiov)
 {
     size_t page_size = snap_layout_page_size(w->layout);
     OpenBuffer *open = open_buffer(w, pages[0]);
@@ -372,6 +379,17 @@ static int coroutine_fn enter(SnapRAMWriter *w, uint64_t page, uint64_t entry,
     return ret < 0 ? ret : write_status(w, errp);
 }
 
+static void coroutine_fn release(SnapRAMWriter *w, OpenBuffer *open)
+{
+    open->holders--;
+    qemu_co_queue_restart_all(&w->released);
+}
+
+void coroutine_fn snap_ram_writer_cancel(SnapRAMWriter *w, uint64_t page)
+{
+    release(w, find_open(w, page));
+}
+
 static int coroutine_fn add(SnapRAMWriter *w, OpenBuffer *open, uint64_t page,
                             Error **errp)
 {
@@ -384,14 +402,21 @@ static int coroutine_fn add(SnapRAMWriter *w, OpenBuffer *open, uint64_t page,
 }
 
 int coroutine_fn snap_ram_writer_add(SnapRAMWriter *w, uint64_t page,
-                                     Error **errp)
+                                     unsigned nb_pages, Error **errp)
 {
-    return add(w, find_open(w, page), page, errp);
+    OpenBuffer *open = find_open(w, page);
+    int ret = 0;
+
+    for (unsigned i = 0; i < nb_pages && !ret; i++) {
+        ret = add(w, open, page + i, errp);
+    }
+    release(w, open);
+    return ret;
 }
 
-int coroutine_fn snap_ram_writer_add_held(SnapRAMWriter *w,
-                                          const uint64_t *pages,
-                                          unsigned nb_pages, Error **errp)
+int coroutine_fn snap_ram_writer_add_several(SnapRAMWriter *w,
+                                             const uint64_t *pages,
+                                             unsigned nb_pages, Error **errp)
 {
     OpenBuffer *open = find_open(w, pages[0]);
     int ret = 0;
@@ -399,8 +424,7 @@ int coroutine_fn snap_ram_writer_add_held(SnapRAMWriter *w,
     for (unsigned i = 0; i < nb_pages && !ret; i++) {
         ret = add(w, open, pages[i], errp);
     }
-    open->holders--;
-    qemu_co_queue_restart_all(&w->released);
+    release(w, open);
     return ret;
 }
 
@@ -409,9 +433,11 @@ int coroutine_fn snap_ram_writer_add_zero(SnapRAMWriter *w, uint64_t page,
 {
     if (test_bit(page, w->stored)) {
         /* What was stored must not come back, so zeroes are stored instead. */
-        memset(snap_ram_writer_place(w, page), 0,
-               snap_layout_page_size(w->layout));
-        return snap_ram_writer_add(w, page, errp);
+        unsigned nb_pages = 1;
+        void *place = snap_ram_writer_place(w, page, &nb_pages);
+
+        memset(place, 0, snap_layout_page_size(w->layout));
+        return snap_ram_writer_add(w, page, nb_pages, errp);
     }
     return enter(w, page, SNAP_PAGE_ZERO, errp);
 }

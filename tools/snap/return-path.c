@@ -7,7 +7,6 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
-#include "snap/input-channel.h"
 #include "snap/return-path.h"
 #include "trace.h"
 
@@ -22,8 +21,7 @@
 
 struct SnapReturnPath {
     /* constant */
-    QEMUFile *file;
-    SnapInputChannel *input;        /* NULL for a channel of another kind */
+    SnapInput *input;
     const SnapLayout *layout;
     const SnapHostPages *host_pages;
 
@@ -31,14 +29,13 @@ struct SnapReturnPath {
     int last_block;
 };
 
-SnapReturnPath *snap_return_path_new(QEMUFile *file, const SnapLayout *layout,
+SnapReturnPath *snap_return_path_new(SnapInput *input, const SnapLayout *layout,
                                      const SnapHostPages *host_pages)
 {
     SnapReturnPath *rp = g_new(SnapReturnPath, 1);
 
     *rp = (SnapReturnPath) {
-        .file = file,
-        .input = snap_input_channel_cast(qemu_file_get_ioc(file)),
+        .input = input,
         .layout = layout,
         .host_pages = host_pages,
         .last_block = NO_BLOCK,
@@ -51,31 +48,29 @@ void snap_return_path_free(SnapReturnPath *rp)
     g_free(rp);
 }
 
-/* QEMUFile returns zeroes behind an error: to be called before use. */
-static int coroutine_fn check_file(SnapReturnPath *rp, Error **errp)
+/* Behind an error everything is zero: to be called before use. */
+static int check_input(SnapReturnPath *rp, Error **errp)
 {
     Error *err = NULL;
-    int ret = qemu_file_get_error_obj(rp->file, &err);
+    int ret = snap_input_error(rp->input, &err);
 
     if (!ret) {
         return 0;
     }
-    if (rp->input && snap_input_channel_ended(rp->input)) {
+    if (snap_input_ended(rp->input)) {
         error_setg(errp, "The return path ends within a message");
+        error_free(err);
     } else {
-        error_setg(errp, "Could not read the return path: %s",
-                   err ? error_get_pretty(err) : strerror(-ret));
+        error_propagate_prepend(errp, err, "Could not read the return path: ");
     }
-    error_free(err);
     return ret;
 }
 
 /* Whether there is no further message. */
 static bool coroutine_fn at_end(SnapReturnPath *rp)
 {
-    qemu_peek_byte(rp->file, 0);
-    return rp->input && qemu_file_get_error_obj(rp->file, NULL) == -EIO &&
-           snap_input_channel_ended(rp->input);
+    snap_input_peek_byte(rp->input);
+    return snap_input_ended(rp->input);
 }
 
 /*
@@ -107,9 +102,9 @@ static int coroutine_fn read_message(SnapReturnPath *rp, unsigned *type,
 {
     int expected, ret;
 
-    *type = qemu_get_be16(rp->file);
-    *length = qemu_get_be16(rp->file);
-    ret = check_file(rp, errp);
+    *type = snap_input_get_be16(rp->input);
+    *length = snap_input_get_be16(rp->input);
+    ret = check_input(rp, errp);
     if (ret < 0) {
         return ret;
     }
@@ -124,8 +119,8 @@ static int coroutine_fn read_message(SnapReturnPath *rp, unsigned *type,
                    "length: %zu", *type, *length);
         return -EINVAL;
     }
-    qemu_get_buffer(rp->file, buf, *length);
-    return check_file(rp, errp);
+    snap_input_read(rp->input, buf, *length);
+    return check_input(rp, errp);
 }
 
 /* A counted name that fills @length bytes. */
@@ -205,9 +200,9 @@ static int coroutine_fn read_bitmap(SnapReturnPath *rp, SnapReturnEvent *event,
     const SnapRAMBlock *block = &rp->layout->blocks[event->block];
     uint64_t nb_pages = snap_layout_block_pages(rp->layout, block);
     uint64_t expected = ROUND_UP(DIV_ROUND_UP(nb_pages, 8), 8);
-    uint64_t size = qemu_get_be64(rp->file);
+    uint64_t size = snap_input_get_be64(rp->input);
     g_autofree uint8_t *bitmap = NULL;
-    int ret = check_file(rp, errp);
+    int ret = check_input(rp, errp);
 
     if (ret < 0) {
         return ret;
@@ -218,14 +213,14 @@ static int coroutine_fn read_bitmap(SnapReturnPath *rp, SnapReturnEvent *event,
         return -EINVAL;
     }
     bitmap = g_malloc(size);
-    qemu_get_buffer(rp->file, bitmap, size);
-    if (qemu_get_be64(rp->file) != BITMAP_ENDING &&
-        !qemu_file_get_error(rp->file)) {
+    snap_input_read(rp->input, bitmap, size);
+    if (snap_input_get_be64(rp->input) != BITMAP_ENDING &&
+        !snap_input_error(rp->input, NULL)) {
         error_setg(errp, "The bitmap of RAM block '%s' does not end as it "
                    "should", block->name);
         return -EINVAL;
     }
-    ret = check_file(rp, errp);
+    ret = check_input(rp, errp);
     if (!ret) {
         event->bitmap = g_steal_pointer(&bitmap);
     }

@@ -156,8 +156,8 @@ static void show_progress(SnapSave *s)
                        nb_pages);
 }
 
-static int coroutine_fn save_page(SnapSave *s, const SnapEvent *event,
-                                  Error **errp)
+static int coroutine_fn save_pages(SnapSave *s, const SnapEvent *event,
+                                   Error **errp)
 {
     const SnapLayout *layout = snap_stream_layout(s->reader);
     uint64_t page = snap_layout_page(layout, &layout->blocks[event->block],
@@ -167,14 +167,17 @@ static int coroutine_fn save_page(SnapSave *s, const SnapEvent *event,
     if (event->type == SNAP_EVENT_ZERO_PAGE) {
         ret = snap_ram_writer_add_zero(s->ram, page, errp);
     } else {
-        void *buf = snap_ram_writer_place(s->ram, page);
+        unsigned nb_pages = UINT_MAX;
+        void *buf = snap_ram_writer_place(s->ram, page, &nb_pages);
 
         s->reading = true;
-        ret = snap_stream_read_page(s->reader, buf, errp);
+        ret = snap_stream_read_pages(s->reader, buf, &nb_pages, errp);
         s->reading = false;
-        if (!ret) {
-            ret = snap_ram_writer_add(s->ram, page, errp);
+        if (ret < 0) {
+            snap_ram_writer_cancel(s->ram, page);
+            return ret;
         }
+        ret = snap_ram_writer_add(s->ram, page, nb_pages, errp);
     }
     s->ram_dirty = true;
     if (!s->return_path) {
@@ -213,11 +216,16 @@ static int channels_missing(Error **errp)
 /* Pages may come over other channels: what follows must come behind them. */
 static int coroutine_fn multifd_flush(SnapSave *s, Error **errp)
 {
+    int ret;
+
     if (!s->multifd) {
         return channels_missing(errp);
     }
     show_progress(s);
-    return snap_multifd_receiver_sync(s->multifd, errp);
+    s->reading = true;
+    ret = snap_multifd_receiver_sync(s->multifd, errp);
+    s->reading = false;
+    return ret;
 }
 
 /*
@@ -278,7 +286,11 @@ static int coroutine_fn commit(SnapSave *s, size_t vmdesc_length, Error **errp)
 static int coroutine_fn hold(SnapSave *s, const SnapEvent *event, Error **errp)
 {
     if (s->multifd && event->type == SNAP_EVENT_DEVICES) {
-        snap_multifd_receiver_end(s->multifd);
+        int ret = snap_multifd_receiver_end(s->multifd, errp);
+
+        if (ret < 0) {
+            return ret;
+        }
     }
     if (s->return_path || s->nb_resumed >= MAX_RESUMED) {
         return 0;
@@ -337,7 +349,7 @@ static int coroutine_fn handle(SnapSave *s, const SnapEvent *event,
     switch (event->type) {
     case SNAP_EVENT_PAGE:
     case SNAP_EVENT_ZERO_PAGE:
-        return save_page(s, event, errp);
+        return save_pages(s, event, errp);
     case SNAP_EVENT_RAM_FINAL:
         s->ram_end = true;
         if (!s->return_path) {
@@ -444,7 +456,7 @@ static int coroutine_fn read_rest(void *opaque, Error **errp)
         ret = read_stream(s, errp);
     }
     if (ret < 0 && s->multifd) {
-        snap_multifd_receiver_end(s->multifd);
+        snap_multifd_receiver_end(s->multifd, NULL);
     }
     if (ret < 0) {
         snap_ram_writer_abort(s->ram);
@@ -481,10 +493,13 @@ static void abandon(SnapSave *s, Error **errp)
 /* Make everything that needs the size of RAM. */
 static int open_target(SnapSave *s, Error **errp)
 {
-    GPtrArray *channels = snap_transport_accept_channels(s->transport);
+    GPtrArray *channels = snap_transport_accept_channels(s->transport, errp);
     SnapLayout *layout = snap_stream_layout(s->reader);
     uint64_t ram = layout->nb_pages << layout->page_bits;
 
+    if (!channels) {
+        return -EIO;
+    }
     if (snap_stream_multifd_flush(s->reader) && !channels->len) {
         return channels_missing(errp);
     }
@@ -531,7 +546,7 @@ static void fill_stats(SnapSave *s, SnapStats *stats)
 
 static int run(SnapSave *s, Error **errp)
 {
-    QEMUFile *input = snap_transport_input(s->transport);
+    SnapInput *input = snap_transport_input(s->transport);
     int ret;
 
     if (!input) {

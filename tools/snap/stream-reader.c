@@ -8,12 +8,10 @@
 #include "qemu/ctype.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
-#include "migration/qemu-file.h"
 #include "migration/ram.h"
 #include "migration/savevm.h"
 #include "snap/device-end.h"
 #include "snap/device-sections.h"
-#include "snap/input-channel.h"
 #include "snap/stream-reader.h"
 #include "trace.h"
 
@@ -34,6 +32,15 @@
 #define DESCRIPTION_SILENCE 100
 #define EOF_SILENCE         1000
 
+/* A record of a page begins with a be64; the block's name may follow. */
+#define RECORD_HEAD_SIZE 8
+
+/*
+ * Pages that are read at a time, where they are the smallest ones; 128 KiB in
+ * any case.
+ */
+#define MAX_PAGES_AHEAD 128
+
 /* Machine type names are far shorter (migration/savevm.c bounds nothing). */
 #define MAX_MACHINE_NAME 255
 
@@ -48,9 +55,8 @@ typedef enum Phase {
 } Phase;
 
 struct SnapStreamReader {
-    /* set once */
-    QEMUFile *file;
-    SnapInputChannel *input;    /* channel of @file, NULL for other channels */
+    /* constant */
+    SnapInput *input;
 
     /* what the stream said of itself; constant after RAM_SETUP */
     unsigned page_bits;
@@ -68,6 +74,8 @@ struct SnapStreamReader {
     bool start_open;        /* ... but it may have a footer */
     bool ram_paged;         /* the first PART or END of RAM has begun */
     int block;              /* block of the last record, -1 for none */
+    uint64_t offset;        /* and offset of its page, the last of a run */
+    bool in_order;          /* it was the page behind the one before */
 
     /* sections other than RAM, as they came */
     GByteArray *setup;
@@ -88,12 +96,11 @@ struct SnapStreamReader {
     uint32_t description_length;
 };
 
-SnapStreamReader *snap_stream_reader_new(QEMUFile *file, unsigned page_bits)
+SnapStreamReader *snap_stream_reader_new(SnapInput *input, unsigned page_bits)
 {
     SnapStreamReader *r = g_new0(SnapStreamReader, 1);
 
-    r->file = file;
-    r->input = snap_input_channel_cast(qemu_file_get_ioc(file));
+    r->input = input;
     r->page_bits = page_bits;
     r->configuration = g_byte_array_new();
     r->iterable = g_hash_table_new(g_direct_hash, g_direct_equal);
@@ -150,55 +157,35 @@ const GByteArray *snap_stream_setup(const SnapStreamReader *r,
 }
 
 /*
- * QEMUFile reports the end of the file as -EIO, like other errors.  An input
- * channel knows what it was; others are asked again whether they are at their
- * end, which is right as long as nobody can write behind it.
- */
-static bool coroutine_fn at_end_of_file(SnapStreamReader *r)
-{
-    char byte;
-
-    if (qemu_file_get_error_obj(r->file, NULL) != -EIO) {
-        return false;
-    }
-    if (r->input) {
-        return snap_input_channel_ended(r->input);
-    }
-    return qio_channel_read(qemu_file_get_ioc(r->file), &byte, 1, NULL) == 0;
-}
-
-/*
  * From now on, let the end of the stream be silence of @ms milliseconds, where
  * the source waits for an answer and so does not close the channel; negative
  * for no such limit.
  */
 static void limit_silence(SnapStreamReader *r, int ms)
 {
-    if (r->input && r->return_path) {
-        snap_input_channel_set_patience(r->input, ms);
+    if (r->return_path) {
+        snap_input_set_patience(r->input, ms);
     }
 }
 
 /*
- * QEMUFile hands out zeroes after an error or the end of the file, so every
- * value has to be followed by this before it is believed.
+ * Behind an error or the end everything is zero, so every value has to be
+ * followed by this before it is believed.
  */
-static int coroutine_fn check_file(SnapStreamReader *r, Error **errp)
+static int check_input(SnapStreamReader *r, Error **errp)
 {
     Error *err = NULL;
-    int ret = qemu_file_get_error_obj(r->file, &err);
+    int ret = snap_input_error(r->input, &err);
 
     if (!ret) {
         return 0;
     }
-    if (at_end_of_file(r)) {
+    if (snap_input_ended(r->input)) {
         error_free(err);
         error_setg(errp, "The migration stream ends too early, in %s",
                    r->where);
     } else {
-        error_setg(errp, "Could not read %s: %s", r->where,
-                   err ? error_get_pretty(err) : strerror(-ret));
-        error_free(err);
+        error_propagate_prepend(errp, err, "Could not read %s: ", r->where);
     }
     return ret;
 }
@@ -232,8 +219,8 @@ static int coroutine_fn read_bytes(SnapStreamReader *r, GByteArray *array,
     if (!p) {
         return -EINVAL;
     }
-    qemu_get_buffer(r->file, p, length);
-    return check_file(r, errp);
+    snap_input_read(r->input, p, length);
+    return check_input(r, errp);
 }
 
 /* --- header and configuration section --- */
@@ -361,8 +348,8 @@ static int coroutine_fn parse_header(SnapStreamReader *r, Error **errp)
     int ret;
 
     r->where = "its header";
-    qemu_peek_byte(r->file, 0);
-    if (at_end_of_file(r)) {
+    snap_input_peek_byte(r->input);
+    if (snap_input_ended(r->input)) {
         error_setg(errp, "No migration stream to read");
         return -EIO;
     }
@@ -381,14 +368,14 @@ static int coroutine_fn parse_header(SnapStreamReader *r, Error **errp)
     }
 
     r->where = "its configuration section";
-    if (qemu_peek_byte(r->file, 0) == QEMU_VM_CONFIGURATION) {
+    if (snap_input_peek_byte(r->input) == QEMU_VM_CONFIGURATION) {
         ret = parse_machine(r, errp);
-        while (!ret && qemu_peek_byte(r->file, 0) == QEMU_VM_SUBSECTION) {
+        while (!ret && snap_input_peek_byte(r->input) == QEMU_VM_SUBSECTION) {
             ret = parse_subsection(r, errp);
         }
     }
     trace_snap_stream_header(r->page_bits);
-    return ret ?: check_file(r, errp);
+    return ret ?: check_input(r, errp);
 }
 
 /* --- RAM --- */
@@ -407,12 +394,12 @@ static bool is_printable(const char *name, size_t length)
 static int coroutine_fn read_name(SnapStreamReader *r, char name[256],
                                   Error **errp)
 {
-    unsigned length = qemu_get_byte(r->file);
+    unsigned length = snap_input_get_byte(r->input);
     int ret;
 
-    qemu_get_buffer(r->file, (uint8_t *)name, length);
+    snap_input_read(r->input, (uint8_t *)name, length);
     name[length] = '\0';
-    ret = check_file(r, errp);
+    ret = check_input(r, errp);
     if (!ret && (length == 0 || !is_printable(name, length))) {
         error_setg(errp, "Invalid name in %s of the migration stream",
                    r->where);
@@ -430,17 +417,17 @@ static int coroutine_fn read_name(SnapStreamReader *r, char name[256],
 static uint64_t coroutine_fn read_block_page_size(SnapStreamReader *r,
                                                   bool last)
 {
-    uint8_t *p;
+    const uint8_t *p;
 
     if (last) {
-        if (qemu_peek_buffer(r->file, &p, 8, 0) < 8 ||
+        if (snap_input_peek(r->input, &p, 8) < 8 ||
             (ldq_be_p(p) & ALL_FLAGS)) {
             return 0;
         }
-    } else if (qemu_peek_byte(r->file, 0) != 0) {
+    } else if (snap_input_peek_byte(r->input) != 0) {
         return 0;
     }
-    return qemu_get_be64(r->file);
+    return snap_input_get_be64(r->input);
 }
 
 static int coroutine_fn parse_blocks(SnapStreamReader *r, uint64_t total,
@@ -454,7 +441,7 @@ static int coroutine_fn parse_blocks(SnapStreamReader *r, uint64_t total,
         if (ret < 0) {
             return ret;
         }
-        length = qemu_get_be64(r->file);
+        length = snap_input_get_be64(r->input);
         if (length > total) {
             error_setg(errp, "RAM blocks are longer than their total in the "
                        "migration stream");
@@ -462,7 +449,7 @@ static int coroutine_fn parse_blocks(SnapStreamReader *r, uint64_t total,
         }
         total -= length;
         page_size = read_block_page_size(r, total == 0);
-        ret = check_file(r, errp);
+        ret = check_input(r, errp);
         if (ret < 0) {
             return ret;
         }
@@ -494,9 +481,9 @@ static int unsupported_record(uint64_t flags, Error **errp)
 static int coroutine_fn read_footer(SnapStreamReader *r, uint32_t id,
                                     Error **errp)
 {
-    uint8_t type = qemu_get_byte(r->file);
-    uint32_t footer_id = qemu_get_be32(r->file);
-    int ret = check_file(r, errp);
+    uint8_t type = snap_input_get_byte(r->input);
+    uint32_t footer_id = snap_input_get_be32(r->input);
+    int ret = check_input(r, errp);
 
     if (!ret && (type != QEMU_VM_SECTION_FOOTER || footer_id != id)) {
         error_setg(errp, "Section %u of the migration stream has no footer",
@@ -526,8 +513,8 @@ static int coroutine_fn parse_ram_start(SnapStreamReader *r, uint32_t id,
 
     r->where = "RAM's START section";
     snap_layout_init(&r->layout, r->page_bits);
-    word = qemu_get_be64(r->file);
-    ret = check_file(r, errp);
+    word = snap_input_get_be64(r->input);
+    ret = check_input(r, errp);
     if (ret < 0) {
         return ret;
     }
@@ -545,12 +532,12 @@ static int coroutine_fn parse_ram_start(SnapStreamReader *r, uint32_t id,
         return -EINVAL;
     }
 
-    word = qemu_get_be64(r->file);
+    word = snap_input_get_be64(r->input);
     if (word == RAM_SAVE_FLAG_MULTIFD_FLUSH) {
         r->multifd_flush = true;
-        word = qemu_get_be64(r->file);
+        word = snap_input_get_be64(r->input);
     }
-    ret = check_file(r, errp);
+    ret = check_input(r, errp);
     if (ret < 0) {
         return ret;
     }
@@ -573,9 +560,9 @@ static int coroutine_fn finish_ram_start(SnapStreamReader *r, Error **errp)
 {
     r->start_open = false;
     r->where = "RAM's START section";
-    r->section.footers = qemu_peek_byte(r->file, 0) == QEMU_VM_SECTION_FOOTER;
+    r->section.footers = snap_input_peek_byte(r->input) == QEMU_VM_SECTION_FOOTER;
     return r->section.footers ? read_footer(r, r->section.id, errp) :
-                                check_file(r, errp);
+                                check_input(r, errp);
 }
 
 /* Resolve the block of a page record. */
@@ -613,9 +600,9 @@ static int coroutine_fn parse_record(SnapStreamReader *r, SnapEvent *event,
                                      Error **errp)
 {
     uint64_t mask = snap_layout_page_size(&r->layout) - 1;
-    uint64_t word = qemu_get_be64(r->file);
+    uint64_t word = snap_input_get_be64(r->input);
     uint64_t flags = word & mask;
-    int ret = check_file(r, errp);
+    int ret = check_input(r, errp);
 
     if (ret < 0) {
         return ret;
@@ -639,23 +626,93 @@ static int coroutine_fn parse_record(SnapStreamReader *r, SnapEvent *event,
     }
     event->block = r->block;
     event->offset = word & ~mask;
+    r->in_order = (flags & RAM_SAVE_FLAG_CONTINUE) &&
+                  event->offset == r->offset + mask + 1;
+    r->offset = event->offset;
     if (flags & RAM_SAVE_FLAG_PAGE) {
         event->type = SNAP_EVENT_PAGE;
         return 0;
     }
     event->type = SNAP_EVENT_ZERO_PAGE;
-    if (qemu_get_byte(r->file) != 0) {
+    if (snap_input_get_byte(r->input) != 0) {
         error_setg(errp, "Zero page with a fill value in the migration stream");
         return -ENOTSUP;
     }
-    return check_file(r, errp);
+    return check_input(r, errp);
 }
 
-int coroutine_fn snap_stream_read_page(SnapStreamReader *r, void *buf,
-                                       Error **errp)
+/*
+ * Pages that follow each other come as records that only differ in the offset.
+ * So the channel is read to where such pages belong, and to @heads in between,
+ * as far as these turn out to be right.
+ *
+ * Returns: elements of @iov
+ */
+static unsigned expect_pages(const SnapStreamReader *r, uint8_t *buf,
+                             unsigned nb_pages, uint64_t *heads,
+                             struct iovec *iov)
 {
-    qemu_get_buffer(r->file, buf, snap_layout_page_size(&r->layout));
-    return check_file(r, errp);
+    size_t page_size = snap_layout_page_size(&r->layout);
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < nb_pages; i++) {
+        if (i) {
+            iov[n++] = (struct iovec) { &heads[i], RECORD_HEAD_SIZE };
+        }
+        iov[n++] = (struct iovec) { buf + i * page_size, page_size };
+    }
+    return n;
+}
+
+/* How many of the pages that were expected have come whole. */
+static unsigned count_pages(const SnapStreamReader *r, const uint64_t *heads,
+                            unsigned nb_pages, size_t bytes)
+{
+    size_t page_size = snap_layout_page_size(&r->layout);
+    size_t pos = page_size;
+    unsigned i;
+
+    for (i = 1; i < nb_pages && bytes >= pos + RECORD_HEAD_SIZE + page_size;
+         i++) {
+        uint64_t offset = r->offset + i * page_size;
+
+        if (be64_to_cpu(heads[i]) != (offset | RAM_SAVE_FLAG_PAGE |
+                                      RAM_SAVE_FLAG_CONTINUE)) {
+            break;
+        }
+        pos += RECORD_HEAD_SIZE + page_size;
+    }
+    return i;
+}
+
+int coroutine_fn snap_stream_read_pages(SnapStreamReader *r, void *buf,
+                                        unsigned *nb_pages, Error **errp)
+{
+    size_t page_size = snap_layout_page_size(&r->layout);
+    uint64_t left = (r->layout.blocks[r->block].length - r->offset) >>
+                    r->layout.page_bits;
+    unsigned max = MIN(MIN(*nb_pages, left), MAX_PAGES_AHEAD >>
+                       (r->layout.page_bits - SNAP_MIN_PAGE_BITS));
+    uint64_t heads[MAX_PAGES_AHEAD];
+    struct iovec iov[2 * MAX_PAGES_AHEAD];
+    unsigned niov;
+    size_t bytes, used;
+    int ret;
+
+    /* One that stands alone says nothing of the next. */
+    max = r->in_order ? MAX(max, 1) : 1;
+    niov = expect_pages(r, buf, max, heads, iov);
+    bytes = snap_input_read_ahead(r->input, iov, niov);
+    if (bytes < page_size) {
+        ret = check_input(r, errp);
+        assert(ret < 0);
+        return ret;
+    }
+    *nb_pages = count_pages(r, heads, max, bytes);
+    used = *nb_pages * (page_size + RECORD_HEAD_SIZE) - RECORD_HEAD_SIZE;
+    snap_input_unread(r->input, iov, niov, used, bytes - used);
+    r->offset += (*nb_pages - 1) * page_size;
+    return 0;
 }
 
 /* --- sections other than RAM, before the device state --- */
@@ -663,12 +720,12 @@ int coroutine_fn snap_stream_read_page(SnapStreamReader *r, void *buf,
 /* Whether a known section can start at what is next in the file. */
 static bool coroutine_fn next_head_plausible(SnapStreamReader *r)
 {
-    uint8_t *p;
+    const uint8_t *p;
     size_t wanted = 1, got;
     int ret;
 
     do {
-        got = qemu_peek_buffer(r->file, &p, wanted, 0);
+        got = snap_input_peek(r->input, &p, wanted);
         ret = snap_device_section_head_plausible(p, got);
     } while (ret < 0 && got == wanted++);
 
@@ -676,7 +733,7 @@ static bool coroutine_fn next_head_plausible(SnapStreamReader *r)
                     p[0] == QEMU_VM_SECTION_END)) {
         uint32_t id;
 
-        if (qemu_peek_buffer(r->file, &p, 5, 0) < 5) {
+        if (snap_input_peek(r->input, &p, 5) < 5) {
             return false;
         }
         id = ldl_be_p(p + 1);
@@ -764,9 +821,9 @@ static int coroutine_fn parse_named_section(SnapStreamReader *r, uint8_t type,
     if (ret < 0) {
         return ret;
     }
-    instance = qemu_get_be32(r->file);
-    version = qemu_get_be32(r->file);
-    ret = check_file(r, errp);
+    instance = snap_input_get_be32(r->input);
+    version = snap_input_get_be32(r->input);
+    ret = check_input(r, errp);
     if (ret < 0) {
         return ret;
     }
@@ -813,13 +870,13 @@ static int coroutine_fn parse_iteration(SnapStreamReader *r, uint8_t type,
 static int coroutine_fn parse_command(SnapStreamReader *r, SnapEvent *event,
                                       bool *event_set, Error **errp)
 {
-    unsigned command = qemu_get_be16(r->file);
-    unsigned length = qemu_get_be16(r->file);
+    unsigned command = snap_input_get_be16(r->input);
+    unsigned length = snap_input_get_be16(r->input);
     uint8_t data[16];
     int ret;
 
     if (length > sizeof(data)) {
-        ret = check_file(r, errp);
+        ret = check_input(r, errp);
         if (!ret) {
             error_setg(errp, "Command %u in the migration stream is not "
                        "supported", command);
@@ -827,8 +884,8 @@ static int coroutine_fn parse_command(SnapStreamReader *r, SnapEvent *event,
         }
         return ret;
     }
-    qemu_get_buffer(r->file, data, length);
-    ret = check_file(r, errp);
+    snap_input_read(r->input, data, length);
+    ret = check_input(r, errp);
     if (ret < 0) {
         return ret;
     }
@@ -856,8 +913,8 @@ static int coroutine_fn parse_command(SnapStreamReader *r, SnapEvent *event,
 static int coroutine_fn read_section_id(SnapStreamReader *r, uint32_t *id,
                                         Error **errp)
 {
-    *id = qemu_get_be32(r->file);
-    return check_file(r, errp);
+    *id = snap_input_get_be32(r->input);
+    return check_input(r, errp);
 }
 
 /* Whatever starts at the next byte, while device state has not begun. */
@@ -870,8 +927,8 @@ static int coroutine_fn parse_section(SnapStreamReader *r, SnapEvent *event,
     int ret;
 
     r->where = r->ram_paged ? "RAM" : "the sections before RAM";
-    type = qemu_peek_byte(r->file, 0);
-    ret = check_file(r, errp);
+    type = snap_input_peek_byte(r->input);
+    ret = check_input(r, errp);
     if (ret < 0) {
         return ret;
     }
@@ -884,7 +941,7 @@ static int coroutine_fn parse_section(SnapStreamReader *r, SnapEvent *event,
         return 0;
     }
 
-    qemu_file_skip(r->file, 1);
+    snap_input_skip(r->input, 1);
     switch (type) {
     case QEMU_VM_SECTION_START:
     case QEMU_VM_SECTION_FULL:
@@ -916,13 +973,16 @@ static int coroutine_fn parse_section(SnapStreamReader *r, SnapEvent *event,
 /* Next byte of device state; -1 at the end of the file or an error. */
 static int coroutine_fn next_byte(SnapStreamReader *r)
 {
-    int byte;
+    const uint8_t *p;
 
     if (r->replay_pos < r->replay->len) {
         return r->replay->data[r->replay_pos++];
     }
-    byte = qemu_get_byte(r->file);
-    return byte || !qemu_file_get_error_obj(r->file, NULL) ? byte : -1;
+    if (!snap_input_peek(r->input, &p, 1)) {
+        return -1;
+    }
+    snap_input_skip(r->input, 1);
+    return *p;
 }
 
 /*
@@ -964,8 +1024,8 @@ static int coroutine_fn parse_devices(SnapStreamReader *r, SnapEvent *event,
         uint8_t value = byte;
 
         if (byte < 0) {
-            if (!at_end_of_file(r) || !snap_device_end_is_eof(&r->end)) {
-                return check_file(r, errp);
+            if (!snap_input_ended(r->input) || !snap_device_end_is_eof(&r->end)) {
+                return check_input(r, errp);
             }
             r->description_length = 0;
             r->phase = PHASE_DEVICE_END;
@@ -993,9 +1053,9 @@ static bool coroutine_fn stream_is_over(SnapStreamReader *r)
         return false;
     }
     limit_silence(r, DESCRIPTION_SILENCE);
-    qemu_peek_byte(r->file, 0);
+    snap_input_peek_byte(r->input);
     limit_silence(r, -1);
-    return at_end_of_file(r);
+    return snap_input_ended(r->input);
 }
 
 static int coroutine_fn parse_description(SnapStreamReader *r,

@@ -10,7 +10,6 @@
 #include "qapi/qapi-types-sockets.h"
 #include "qemu/ctype.h"
 #include "qemu/cutils.h"
-#include "snap/input-channel.h"
 #include "snap/transport.h"
 #include "trace.h"
 
@@ -22,13 +21,14 @@
 /**
  * SnapDirection: one way through the channel
  * @ioc: NULL where there is no such direction
- * @file: NULL until somebody asks for it
+ * @file, @input: of an output, an input; NULL until somebody asks for it
  * @fd: descriptor of @ioc, which owns it
- * @made_nonblocking: O_NONBLOCK was clear before @file
+ * @made_nonblocking: O_NONBLOCK was clear before @file or @input
  */
 typedef struct SnapDirection {
     QIOChannel *ioc;
     QEMUFile *file;
+    SnapInput *input;
     int fd;
     bool made_nonblocking;
 } SnapDirection;
@@ -108,6 +108,7 @@ static void direction_destroy(SnapDirection *direction)
         qemu_file_set_error(direction->file, -ECANCELED);
         qemu_fclose(direction->file);
     }
+    snap_input_free(direction->input);
     if (direction->ioc) {
         object_unref(OBJECT(direction->ioc));
     }
@@ -444,22 +445,15 @@ const char *snap_transport_name(const SnapTransport *transport)
     return transport->name;
 }
 
-QEMUFile *snap_transport_input(SnapTransport *transport)
+SnapInput *snap_transport_input(SnapTransport *transport)
 {
     SnapDirection *input = &transport->input;
 
-    if (input->ioc && !input->file) {
-        SnapInputChannel *channel = snap_input_channel_new(input->ioc,
-                                                           input->fd);
-        QIOChannel *ioc = QIO_CHANNEL(channel);
-
-        qio_channel_set_follow_coroutine_ctx(ioc, true);
-        qio_channel_set_name(ioc, input->ioc->name);
+    if (input->ioc && !input->input) {
         direction_set_nonblocking(input);
-        input->file = qemu_file_new_input(ioc);
-        object_unref(OBJECT(channel));
+        input->input = snap_input_new(input->ioc, input->fd);
     }
-    return input->file;
+    return input->input;
 }
 
 QEMUFile *snap_transport_output(SnapTransport *transport)
@@ -507,24 +501,37 @@ static void add_channel(SnapTransport *transport, QIOChannelSocket *sioc)
     g_ptr_array_add(transport->channels, ioc);
 }
 
-/* Whether something can be read, or accepted, at once. */
-static bool is_ready(const QIOChannelSocket *sioc)
+/* Whether a connection waits to be accepted. */
+static bool has_connection(QIOChannelSocket *listener)
 {
-    struct pollfd pollfd = { .fd = sioc->fd, .events = POLLIN };
+    struct pollfd pollfd = { .fd = listener->fd, .events = POLLIN };
 
     return RETRY_ON_EINTR(poll(&pollfd, 1, 0)) > 0;
 }
 
-GPtrArray *snap_transport_accept_channels(SnapTransport *transport)
+static bool has_bytes(QIOChannelSocket *sioc)
 {
-    while (transport->listener && is_ready(transport->listener)) {
-        QIOChannelSocket *sioc =
-            qio_channel_socket_accept(transport->listener, NULL);
+    uint8_t byte;
 
-        if (sioc && is_ready(sioc)) {
+    return RETRY_ON_EINTR(recv(sioc->fd, &byte, 1,
+                               MSG_PEEK | MSG_DONTWAIT)) > 0;
+}
+
+GPtrArray *snap_transport_accept_channels(SnapTransport *transport,
+                                          Error **errp)
+{
+    for (unsigned i = 0; i < BACKLOG && transport->listener &&
+                         has_connection(transport->listener); i++) {
+        QIOChannelSocket *sioc =
+            qio_channel_socket_accept(transport->listener, errp);
+
+        if (!sioc) {
+            return NULL;
+        }
+        if (has_bytes(sioc)) {
             add_channel(transport, sioc);
         } else {
-            g_clear_pointer(&sioc, object_unref);
+            object_unref(OBJECT(sioc));
         }
     }
     stop_listening(transport);

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Buffered input from a channel
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "qemu/iov.h"
+#include "qapi/error.h"
+#include "snap/input.h"
+#include "trace.h"
+
+#include <poll.h>
+
+/* Read ahead by so much; what is handed back goes in front of it. */
+#define READ_SIZE   (64 * KiB)
+#define BUFFER_SIZE (SNAP_INPUT_MAX_BACK + READ_SIZE)
+
+/* Elements of a vector that the system takes at a time, and some less. */
+#define MAX_IOV 256
+
+struct SnapInput {
+    /* constant */
+    QIOChannel *ioc;
+    int fd;
+
+    int patience;
+    size_t limit;               /* of one read of the channel, in bytes */
+
+    /* what was read ahead */
+    uint8_t *buffer;
+    size_t pos;
+    size_t end;
+
+    /* why nothing more comes */
+    bool ended;
+    Error *err;
+};
+
+SnapInput *snap_input_new(QIOChannel *ioc, int fd)
+{
+    SnapInput *in = g_new0(SnapInput, 1);
+
+    in->ioc = QIO_CHANNEL(object_ref(ioc));
+    in->fd = fd;
+    in->patience = -1;
+    in->limit = SIZE_MAX;
+    in->buffer = g_malloc(BUFFER_SIZE);
+    return in;
+}
+
+void snap_input_free(SnapInput *in)
+{
+    if (!in) {
+        return;
+    }
+    object_unref(OBJECT(in->ioc));
+    g_free(in->buffer);
+    error_free(in->err);
+    g_free(in);
+}
+
+/* Returns: whether anything can be read, or could be after all that time */
+static bool coroutine_fn wait_for_bytes(SnapInput *in)
+{
+    struct pollfd pollfd = { .fd = in->fd, .events = POLLIN };
+    int ret;
+
+    if (in->patience < 0 || in->fd < 0) {
+        qio_channel_yield(in->ioc, G_IO_IN);
+        return true;
+    }
+    ret = RETRY_ON_EINTR(poll(&pollfd, 1, in->patience));
+    trace_snap_input_wait(in->patience, ret);
+    return ret != 0;
+}
+
+/* Returns: bytes read, 0 behind an error or the end */
+static size_t coroutine_fn read_channel(SnapInput *in, struct iovec *iov,
+                                        unsigned niov)
+{
+    ssize_t ret;
+
+    if (in->ended || in->err) {
+        return 0;
+    }
+    do {
+        ret = qio_channel_readv(in->ioc, iov, niov, &in->err);
+    } while (ret == QIO_CHANNEL_ERR_BLOCK && wait_for_bytes(in));
+    if (ret == 0 || ret == QIO_CHANNEL_ERR_BLOCK) {
+        in->ended = true;
+    }
+    return MAX(ret, 0);
+}
+
+/* Move what is buffered to the front, so that @length bytes fit behind it. */
+static void make_room(SnapInput *in, size_t length)
+{
+    size_t buffered = in->end - in->pos;
+
+    if (in->pos == in->end || in->end + length > BUFFER_SIZE) {
+        memmove(in->buffer, in->buffer + in->pos, buffered);
+        in->pos = 0;
+        in->end = buffered;
+    }
+    assert(in->end + length <= BUFFER_SIZE);
+}
+
+/* Have @length bytes in the buffer, as far as they can be had. */
+static void coroutine_fn fill(SnapInput *in, size_t length)
+{
+    assert(length <= SNAP_INPUT_MAX_BACK);
+    while (in->end - in->pos < length) {
+        struct iovec iov;
+        size_t n;
+
+        make_room(in, READ_SIZE);
+        iov = (struct iovec) { in->buffer + in->end,
+                               MIN(READ_SIZE, in->limit) };
+        n = read_channel(in, &iov, 1);
+        if (!n) {
+            return;
+        }
+        in->end += n;
+    }
+}
+
+static size_t take(SnapInput *in, struct iovec *iov, unsigned niov)
+{
+    size_t n = iov_from_buf(iov, niov, 0, in->buffer + in->pos,
+                            in->end - in->pos);
+
+    in->pos += n;
+    return n;
+}
+
+size_t coroutine_fn snap_input_read_ahead(SnapInput *in, struct iovec *iov,
+                                          unsigned niov)
+{
+    struct iovec offer[MAX_IOV + 1];
+    size_t wanted = iov[0].iov_len;
+    size_t done = take(in, iov, niov);
+
+    assert(niov <= MAX_IOV);
+    while (done < wanted) {
+        size_t room = MIN(iov_size(iov, niov) - done, in->limit);
+        unsigned n = iov_copy(offer, MAX_IOV, iov, niov, done, room);
+        size_t got;
+
+        make_room(in, READ_SIZE);
+        offer[n++] = (struct iovec) { in->buffer + in->end,
+                                      MIN(READ_SIZE, in->limit - room) };
+        got = read_channel(in, offer, n);
+        if (!got) {
+            break;
+        }
+        done += MIN(got, room);
+        in->end += got - MIN(got, room);
+    }
+    return done;
+}
+
+void coroutine_fn snap_input_read(SnapInput *in, void *buf, size_t length)
+{
+    struct iovec iov = { buf, length };
+    size_t done;
+
+    if (length <= in->end - in->pos) {
+        memcpy(buf, in->buffer + in->pos, length);
+        in->pos += length;
+        return;
+    }
+    done = snap_input_read_ahead(in, &iov, 1);
+    memset((uint8_t *)buf + done, 0, length - done);
+}
+
+void snap_input_unread(SnapInput *in, const struct iovec *iov, unsigned niov,
+                       size_t skip, size_t length)
+{
+    size_t buffered = in->end - in->pos;
+
+    assert(length <= SNAP_INPUT_MAX_BACK && length + buffered <= BUFFER_SIZE);
+    if (length > in->pos) {
+        memmove(in->buffer + length, in->buffer + in->pos, buffered);
+        in->pos = length;
+        in->end = length + buffered;
+    }
+    in->pos -= length;
+    iov_to_buf(iov, niov, skip, in->buffer + in->pos, length);
+}
+
+size_t coroutine_fn snap_input_peek(SnapInput *in, const uint8_t **data,
+                                    size_t length)
+{
+    fill(in, length);
+    *data = in->buffer + in->pos;
+    return MIN(length, in->end - in->pos);
+}
+
+uint8_t coroutine_fn snap_input_peek_byte(SnapInput *in)
+{
+    const uint8_t *p;
+
+    return snap_input_peek(in, &p, 1) ? *p : 0;
+}
+
+void snap_input_skip(SnapInput *in, size_t length)
+{
+    assert(length <= in->end - in->pos);
+    in->pos += length;
+}
+
+/* @length bytes as an integer, 0 where they are not there. */
+static uint64_t coroutine_fn get_be(SnapInput *in, size_t length)
+{
+    uint8_t value[8] = { };
+
+    snap_input_read(in, value + sizeof(value) - length, length);
+    return ldq_be_p(value);
+}
+
+uint8_t coroutine_fn snap_input_get_byte(SnapInput *in)
+{
+    return get_be(in, 1);
+}
+
+uint16_t coroutine_fn snap_input_get_be16(SnapInput *in)
+{
+    return get_be(in, 2);
+}
+
+uint32_t coroutine_fn snap_input_get_be32(SnapInput *in)
+{
+    return get_be(in, 4);
+}
+
+uint64_t coroutine_fn snap_input_get_be64(SnapInput *in)
+{
+    return get_be(in, 8);
+}
+
+size_t snap_input_buffered(const SnapInput *in)
+{
+    return in->end - in->pos;
+}
+
+int snap_input_error(const SnapInput *in, Error **errp)
+{
+    if (in->err) {
+        error_propagate(errp, error_copy(in->err));
+    } else if (in->ended) {
+        error_setg(errp, "The channel has ended");
+    }
+    return in->err || in->ended ? -EIO : 0;
+}
+
+bool snap_input_ended(const SnapInput *in)
+{
+    return in->ended;
+}
+
+void snap_input_set_patience(SnapInput *in, int ms)
+{
+    in->patience = ms;
+}
+
+void snap_input_set_limit(SnapInput *in, size_t bytes)
+{
+    in->limit = bytes;
+}

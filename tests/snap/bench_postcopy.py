@@ -40,7 +40,7 @@ from typing import NamedTuple
 from snaptest import env
 from snaptest.bench import (GIB, MACHINE, MIX, PYTHON, cell, check_room,
                             drop_cache, fill, launch, median, mixture, remove,
-                            say, set_migration, size, sync, table)
+                            say, set_migration, size, some_of, sync, table)
 from snaptest.guests import MIB, WORKING_SET, Access
 from snaptest.machine import VM, wait_until
 from snaptest.ram import PAGE, Ram
@@ -708,17 +708,6 @@ class Requests:
 
 PARTS = {'run': Run, 'completion': Completion, 'latency': Latency,
          'requests': Requests}
-
-
-def some_of(names):
-    """The type of an argument that lists some of @names."""
-    def names_in(text: str) -> list[str]:
-        listed = text.split(',')
-        if not set(listed) <= set(names):
-            raise argparse.ArgumentTypeError(f'{text}: not some of '
-                                             f'{", ".join(names)}')
-        return listed
-    return names_in
 
 
 def sizes(text: str) -> list[int]:

@@ -4,6 +4,7 @@
 #
 """What the benches have in common: RAM to save, files, and tables."""
 
+import argparse
 import os
 import random
 import shutil
@@ -22,7 +23,8 @@ REGION = 4 * MIB
 TIMEOUT = 600.0
 MACHINE = 'pc-q35-10.0'
 CAPABILITIES = ('events', 'mapped-ram', 'multifd', 'background-snapshot',
-                'postcopy-ram', 'postcopy-preempt', 'postcopy-blocktime')
+                'postcopy-ram', 'postcopy-preempt', 'postcopy-blocktime',
+                'return-path')
 
 # Shares of RAM in which pages are of one kind; 62.5 % of it is not zero.
 MIX = 'zero:5,random:6,compressible:4,scattered:5'
@@ -90,6 +92,17 @@ def launch(vm: VM):
     vm._qmp.settimeout(TIMEOUT)     # pylint: disable=protected-access
 
 
+def cont(vm: VM):
+    """Let the guest run, also right after it was saved."""
+    # A migration that has completed may not have left the guest alone yet.
+    for _ in range(10000):
+        reply = vm.qmp('cont')
+        if 'error' not in reply:
+            return
+        time.sleep(0.0005)
+    raise RuntimeError(reply['error']['desc'])
+
+
 def set_migration(vm: VM, caps: tuple = (), params: dict | None = None):
     """Say how to migrate, once a migration before is cleaned up."""
     vm.wait_until(lambda: all(i['type'] != 'migration'
@@ -135,6 +148,17 @@ def mixture(text: str) -> dict[str, int]:
     if not mix.keys() <= {'zero', 'random', 'compressible', 'scattered'}:
         raise ValueError(text)
     return mix
+
+
+def some_of(names):
+    """The type of an argument that lists some of @names."""
+    def names_in(text: str) -> list[str]:
+        listed = text.split(',')
+        if not set(listed) <= set(names):
+            raise argparse.ArgumentTypeError(f'{text}: not some of '
+                                             f'{", ".join(names)}')
+        return listed
+    return names_in
 
 
 def check_room(directory: str, memory: int, shm: int, disk: int):

@@ -34,6 +34,23 @@ has done so is its .count():
             first word of page = n;
         for (d = mailbox->delay; --d >= 0; ) { }
     }
+
+Clock, for x86 only and for benches as well, is a guest that sees how long it
+was kept from running, while it touches one page after the other:
+
+    for (n = 0; ; n++) {
+        if (mailbox->reset)
+            clear longest, reset and histogram, and read the clock;
+        page = mailbox->base + ((n >> mailbox->shift) & mailbox->mask) * 4096;
+        first word of page = mailbox->count = n;
+        since = rdtsc() - mailbox->tsc;
+        mailbox->tsc += since;
+        units = since / 64 + 8;
+        mailbox->longest = max(mailbox->longest, units);
+        mailbox->histogram[bucket of units]++;
+    }
+
+There are eight buckets from each power of two to the next, from 8 on.
 """
 
 import os
@@ -44,6 +61,7 @@ import time
 from typing import NamedTuple
 
 from . import env
+from .machine import wait_until
 from .ram import PAGE, Ram
 
 MIB = 1 << 20
@@ -123,6 +141,49 @@ X86_ACCESS = bytes.fromhex(
     '4a'                        # delay: dec %edx
     '79fd'                      # jns delay
     'ebd0')                     # jmp next
+
+X86_CLOCK = bytes.fromhex(
+    '31ed'                      # xor %ebp, %ebp
+    '8d7e40'                    # reset: lea 64(%esi), %edi
+    'b900010000'                # mov $256, %ecx
+    '31c0'                      # xor %eax, %eax
+    '89460c'                    # mov %eax, 12(%esi)
+    '894614'                    # mov %eax, 20(%esi)
+    'fc'                        # cld
+    'f3ab'                      # rep stosl
+    '0f31'                      # rdtsc
+    '894618'                    # mov %eax, 24(%esi)
+    '89561c'                    # mov %edx, 28(%esi)
+    '837e0c00'                  # next: cmpl $0, 12(%esi)
+    '75df'                      # jne reset
+    '45'                        # inc %ebp
+    '896e10'                    # mov %ebp, 16(%esi)
+    '8a4e08'                    # mov 8(%esi), %cl
+    '89ef'                      # mov %ebp, %edi
+    'd3ef'                      # shr %cl, %edi
+    '237e04'                    # and 4(%esi), %edi
+    'c1e70c'                    # shl $12, %edi
+    '033e'                      # add (%esi), %edi
+    '892f'                      # mov %ebp, (%edi)
+    '0f31'                      # rdtsc
+    '89c3'                      # mov %eax, %ebx
+    '89d1'                      # mov %edx, %ecx
+    '2b4618'                    # sub 24(%esi), %eax
+    '1b561c'                    # sbb 28(%esi), %edx
+    '895e18'                    # mov %ebx, 24(%esi)
+    '894e1c'                    # mov %ecx, 28(%esi)
+    '0facd006'                  # shrd $6, %edx, %eax
+    '83c008'                    # add $8, %eax
+    '3b4614'                    # cmp 20(%esi), %eax
+    '7603'                      # jbe bucket
+    '894614'                    # mov %eax, 20(%esi)
+    '0fbdc8'                    # bucket: bsr %eax, %ecx
+    '8d14cde8ffffff'            # lea -24(, %ecx, 8), %edx
+    '83e903'                    # sub $3, %ecx
+    'd3e8'                      # shr %cl, %eax
+    '01d0'                      # add %edx, %eax
+    'ff448620'                  # incl 64 - 8 * 4(%esi, %eax, 4)
+    'ebad')                     # jmp next
 
 AARCH64_LOOP = struct.pack(
     '<18I',
@@ -276,6 +337,60 @@ class Access:
             delay = max(1, int(delay * done /
                                (time.monotonic() - start) / rate))
         self.ram.write(MAILBOX + 12, struct.pack('<I', delay))
+
+
+class Clock:
+    """
+    A guest that measures its own pauses, in seconds.  Its time stands still
+    while the emulator has stopped it.
+
+    @start: offset of the pages in RAM
+    @pages: how many it touches, a power of two
+    """
+
+    BUCKETS = 256
+
+    def __init__(self, ram: Ram, start: int, pages: int):
+        self.ram = ram
+        self.unit = 0.0
+        ram.write(MAILBOX, struct.pack('<3I', start, pages - 1, 12))
+
+    @staticmethod
+    def args(directory: str) -> list[str]:
+        """What makes an emulator run it."""
+        path = os.path.join(directory, 'clock')
+        with open(path, 'wb') as f:
+            f.write(x86_rom(X86_CLOCK))
+        return ['-bios', path]
+
+    def calibrate(self, rate: int):
+        """
+        Measure the running guest, and let it touch at most @rate pages in a
+        second.
+        """
+        before = struct.unpack('<3I', self.ram.read(MAILBOX + 16, 12))
+        start = time.monotonic()
+        time.sleep(0.5)
+        after = struct.unpack('<3I', self.ram.read(MAILBOX + 16, 12))
+        passed = time.monotonic() - start
+        count, _, tsc = ((b - a) % (1 << 32) for a, b in zip(before, after))
+        self.unit = 64 * passed / tsc
+        shift = max(0, int(count / passed / rate).bit_length())
+        self.ram.write(MAILBOX + 8, struct.pack('<I', shift))
+
+    def reset(self):
+        self.ram.write(MAILBOX + 12, struct.pack('<I', 1))
+        wait_until(lambda: not self.ram.word(MAILBOX + 12, '<'), 10)
+
+    def longest(self) -> float:
+        return (self.ram.word(MAILBOX + 20, '<') - 8) * self.unit
+
+    def pauses(self) -> list[tuple[float, int]]:
+        """How many took at least that long, and less than the next."""
+        counts = struct.unpack(f'<{self.BUCKETS}I', self.ram.read(
+            MAILBOX + 64, 4 * self.BUCKETS))
+        return [(((8 + n % 8 << n // 8) - 8) * self.unit, count)
+                for n, count in enumerate(counts)]
 
 
 INIT = r'''#!/bin/sh

@@ -200,7 +200,7 @@ class Probe(threading.Thread):
 
         with Probe(vm) as probe:
             ...
-        probe.longest
+        probe.longest, or probe.answers: when each came, and how long it took
     """
 
     def __init__(self, vm: VM):
@@ -213,6 +213,7 @@ class Probe(threading.Thread):
         self.quit = threading.Event()
         self.longest = 0.0
         self.count = 0
+        self.answers = []
         self.query('qmp_capabilities')
 
     def query(self, command: str):
@@ -234,7 +235,9 @@ class Probe(threading.Thread):
                 # A probe that saw no answer has seen the longest wait.
                 self.longest = float('inf')
                 return
-            self.longest = max(self.longest, time.monotonic() - start)
+            end = time.monotonic()
+            self.answers.append((end, end - start))
+            self.longest = max(self.longest, end - start)
             self.count += 1
             time.sleep(0.002)
 

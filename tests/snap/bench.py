@@ -24,6 +24,11 @@ save, load
     the null writer), in seconds for each GB of RAM that is not zero.
     Cold means that the pages of the file were dropped from the host's page
     cache (posix_fadvise), and nothing else was; the null writer is never cold.
+stall
+    How long a guest and its monitor are kept waiting by saves; see
+    bench_stall.py.
+growth
+    Time and memory of the tool, by the RAM of the guest; see bench_growth.py.
 
 RAM is filled with regions of 4 MiB, in an order that --seed chooses; --mix has
 the shares of their kinds:
@@ -44,7 +49,9 @@ import time
 
 # pylint: disable=wrong-import-position
 import bench_postcopy
+from bench_growth import Growth
 from bench_image import image_options
+from bench_stall import Stall
 from snaptest.bench import (GIB, MIX, cell, check_room, median, mixture, say,
                             size, some_of, table)
 from snaptest.guests import MIB
@@ -145,7 +152,11 @@ class Phases:
 
 # The command line
 
-PARTS = {'save': Phases, 'load': Phases}
+PARTS = {'save': Phases, 'load': Phases, 'stall': Stall, 'growth': Growth}
+
+
+def sizes(text: str) -> list[int]:
+    return list(map(size, text.split(',')))
 
 
 def arguments() -> argparse.Namespace:
@@ -156,6 +167,9 @@ def arguments() -> argparse.Namespace:
                         help=f'some of {",".join(PARTS)} (default: save,load)')
     parser.add_argument('--size', type=size,
                         help='RAM of the guest, as in 4G (default: 2G)')
+    parser.add_argument('--sizes', type=sizes,
+                        help='RAM of the guests of "growth" '
+                             '(default: 1G,4G,16G)')
     parser.add_argument('--runs', type=int, help='rounds (default: 3)')
     parser.add_argument('--quick', action='store_true',
                         help='little RAM and one round, to see that it works')
@@ -175,8 +189,17 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     sizes_ = ('512M', '128M') if args.image_options else ('2G', '512M')
     args.size = args.size or size(sizes_[args.quick])
+    args.sizes = args.sizes or sizes('256M,512M,1G' if args.quick
+                                     else '1G,4G,16G')
     args.runs = args.runs or (1 if args.quick else 3)
     return args
+
+
+def needed(args: argparse.Namespace) -> int:
+    """How much RAM there is to be saved at a time."""
+    dense = [args.size, *([Growth.dense(max(args.sizes))]
+                          if 'growth' in args.parts else [])]
+    return max(dense)
 
 
 def main():
@@ -185,8 +208,8 @@ def main():
         return
     args = arguments()
     # For source and destination, and the page cache for warm loads
-    check_room(args.dir, memory=3 * args.size, shm=2 * args.size,
-               disk=2 * args.size)
+    ram = needed(args)
+    check_room(args.dir, memory=3 * ram, shm=2 * ram, disk=2 * ram)
     start = time.monotonic()
     record = {'size': args.size, 'runs': args.runs, 'seed': args.seed,
               'mix': args.mix, 'cpus': os.cpu_count(),

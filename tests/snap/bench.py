@@ -180,6 +180,9 @@ def arguments() -> argparse.Namespace:
                         help='where to save the files (default: %(default)s)')
     parser.add_argument('--json', metavar='FILE',
                         help='write all figures of all rounds to FILE')
+    parser.add_argument('--plot', metavar='PREFIX',
+                        help='draw the figures to PREFIX-*.svg; needs '
+                             '"scripts/install-deps plot"')
     parser.add_argument('--image-options', action='store_true',
                         help='measure creation options of the image instead, '
                              'with recorded streams')
@@ -207,6 +210,9 @@ def main():
         bench_postcopy.main([a for a in sys.argv[1:] if a != '--postcopy'])
         return
     args = arguments()
+    if args.plot:
+        # Rather now than after ten minutes
+        from snaptest import plot   # pylint: disable=import-outside-toplevel
     # For source and destination, and the page cache for warm loads
     ram = needed(args)
     check_room(args.dir, memory=3 * ram, shm=2 * ram, disk=2 * ram)
@@ -235,6 +241,8 @@ def main():
     if args.json:
         with open(args.json, 'w', encoding='utf-8') as f:
             json.dump(record, f, indent=1)
+    if args.plot:
+        plot.draw(record, args.plot)
 
 
 if __name__ == '__main__':

@@ -2,12 +2,14 @@
 # This work is licensed under the terms of the GNU GPL, version 2 or later.
 # See the COPYING file in the top-level directory.
 #
-"""Figures of what "bench.py --postcopy --json" has written; see draw()."""
+"""Figures of what "bench.py --json" has written; see draw()."""
 
 import json
 import sys
 
-from .bench import median
+from .bench import GIB, median
+from .guests import MIB
+from .peers import TITLES
 
 try:
     import matplotlib
@@ -67,11 +69,60 @@ def completion(results: dict, axes):
     bars(results, 'rate', 'MB/s until all is loaded', axes)
 
 
+def phases(results: dict, axes):
+    """The peers of each phase, with a color each."""
+    names = list(dict.fromkeys(name for peers in results.values()
+                               for name in peers))
+    colors = pyplot.get_cmap('tab20')
+    for ax, (phase, peers) in zip(axes.flat, results.items()):
+        ax.barh(list(peers), [median(runs, 'rate') for runs in peers.values()],
+                color=[colors(names.index(name)) for name in peers])
+        ax.invert_yaxis()
+        ax.set(title=TITLES[phase], xlabel='GB/s of RAM that is not zero')
+    for ax in axes.flat[len(results):]:
+        ax.remove()
+
+
+def growth(results: dict, axes):
+    """Time and RSS over the size of RAM."""
+    sizes = [result['size'] / GIB for result in results.values()]
+    for phase in next(iter(results.values()))['phases']:
+        runs = [result['phases'][phase] for result in results.values()]
+        times = [median(r, 'stable') or median(r, 'time') for r in runs]
+        rss = [median(r, 'rss') / MIB for r in runs]
+        for ax, values in zip(axes.flat, (times, rss)):
+            ax.plot(sizes, values, marker='.', label=TITLES[phase])
+    for ax, label in zip(axes.flat, ('time (s)', 'RSS of qemu-snap (MiB)')):
+        ax.set(xlabel='RAM of the guest (GiB)', ylabel=label, ylim=(0, None))
+        ax.legend()
+
+
+def stall(results: dict, axes):
+    """The longest pauses of guest and monitor; a group for each way."""
+    keys = {'longest': 'guest, longest', 'p99': 'guest, p99', 'qmp': 'QMP',
+            'qmp-end': 'QMP, at the end'}
+    for ax, (mode, ways) in zip(axes.flat, results.items()):
+        for n, (key, label) in enumerate(keys.items()):
+            values = [1e3 * (median(runs, key) or 0) for runs in ways.values()]
+            ax.barh([y + n / 5 for y in range(len(ways))], values, 1 / 5,
+                    label=label)
+        ax.set_yticks([y + 0.3 for y in range(len(ways))], list(ways))
+        ax.invert_yaxis()
+        ax.set(title=mode, xlabel='ms', xscale='log', xlim=(0.1, None))
+        ax.legend(loc='upper left', bbox_to_anchor=(1, 1))
+
+
+# Parts, and the rows and columns of their figures
+FIGURES = {run: (1, 1), completion: (1, 1), latency: (1, 1), requests: (1, 1),
+           phases: (2, 2), growth: (1, 2), stall: (3, 1)}
+
+
 def draw(record: dict, prefix: str):
     """Draw each part of @record to a file of its own, @prefix-PART.svg."""
-    for part in (run, completion, latency, requests):
+    for part, (rows, columns) in FIGURES.items():
         if part.__name__ in record:
-            figure, axes = pyplot.subplots(figsize=(8, 5))
+            figure, axes = pyplot.subplots(
+                rows, columns, figsize=(8 * columns, 5 * rows))
             part(record[part.__name__], axes)
             figure.tight_layout()
             figure.savefig(f'{prefix}-{part.__name__}.svg')

@@ -345,7 +345,7 @@ class Channels(Hostile):
 
     def test_bad_packet_while_others_wait(self):
         """The main channel waits at a sync for a channel that is silent."""
-        bad = self.channels[0] + head(magic=1)
+        bad = init(0) + head(magic=1)
         self.said(self.main, [bad, init(1)], 'channel 0', 'packet',
                   finish=False)
 

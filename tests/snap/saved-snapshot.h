@@ -62,12 +62,14 @@ static inline void fill_page(const Snapshot *s, uint8_t *buf, uint32_t seed)
 static inline int coroutine_fn try_send(Snapshot *s, uint64_t page,
                                         uint32_t seed, Error **errp)
 {
+    unsigned nb_pages = 1;
+
     s->model[page] = seed;
     if (seed == ZERO) {
         return snap_ram_writer_add_zero(s->ram, page, errp);
     }
-    fill_page(s, snap_ram_writer_place(s->ram, page), seed);
-    return snap_ram_writer_add(s->ram, page, errp);
+    fill_page(s, snap_ram_writer_place(s->ram, page, &nb_pages), seed);
+    return snap_ram_writer_add(s->ram, page, nb_pages, errp);
 }
 
 static inline void coroutine_fn send_page(Snapshot *s, uint64_t page,

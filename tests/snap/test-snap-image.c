@@ -297,9 +297,11 @@ static void coroutine_fn test_neighbours_come_later(Snapshot *s)
 /* A page full of zeroes that comes with data is a zero page. */
 static void coroutine_fn test_data_of_zeroes(Snapshot *s)
 {
-    memset(snap_ram_writer_place(s->ram, 3), 0,
+    unsigned nb_pages = 1;
+
+    memset(snap_ram_writer_place(s->ram, 3, &nb_pages), 0,
            snap_layout_page_size(&s->layout));
-    snap_ram_writer_add(s->ram, 3, &error_abort);
+    snap_ram_writer_add(s->ram, 3, nb_pages, &error_abort);
     s->model[3] = ZERO;
     commit(s);
     assert_snapshot(s);
@@ -418,8 +420,8 @@ static void coroutine_fn hold(Snapshot *s, Held *held, const uint64_t *pages,
 {
     held->pages = pages;
     qemu_iovec_init(&held->qiov, nb_pages);
-    held->nb_pages = snap_ram_writer_hold(s->ram, pages, nb_pages,
-                                          &held->qiov);
+    held->nb_pages = snap_ram_writer_place_several(s->ram, pages, nb_pages,
+                                                   &held->qiov);
     g_assert_cmpuint(held->nb_pages, >, 0);
     g_assert_cmpuint(held->nb_pages, <=, nb_pages);
     g_assert_cmpuint(held->qiov.size, ==,
@@ -438,7 +440,8 @@ static int coroutine_fn try_add_held(Snapshot *s, Held *held, uint32_t seed,
         s->model[held->pages[i]] = seed + i;
     }
     qemu_iovec_destroy(&held->qiov);
-    return snap_ram_writer_add_held(s->ram, held->pages, held->nb_pages, errp);
+    return snap_ram_writer_add_several(s->ram, held->pages, held->nb_pages,
+                                       errp);
 }
 
 static void coroutine_fn add_held(Snapshot *s, Held *held, uint32_t seed)
@@ -573,7 +576,7 @@ static void coroutine_fn test_hold_again(Snapshot *s)
     hold(s, &held, pages, 4);
     qemu_iovec_memset(&held.qiov, 0, 0, held.qiov.size);
     qemu_iovec_destroy(&held.qiov);
-    snap_ram_writer_add_held(s->ram, pages, 4, &error_abort);
+    snap_ram_writer_add_several(s->ram, pages, 4, &error_abort);
     for (unsigned i = 0; i < 4; i++) {
         s->model[pages[i]] = ZERO;
     }

@@ -8,7 +8,6 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
-#include "snap/input-channel.h"
 #include "snap/return-path.h"
 #include "snap-coroutine.h"
 #include "some-ram.h"
@@ -49,7 +48,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Result, result_free)
 typedef struct Fixture {
     SomeRAM ram;
     Result *res;
-    QEMUFile *file;
+    SnapInput *input;
     bool done;
 } Fixture;
 
@@ -126,7 +125,7 @@ static void note_event(Fixture *f, SnapReturnEvent *event)
 static void coroutine_fn read_all(void *opaque)
 {
     Fixture *f = opaque;
-    g_autoptr(SnapReturnPath) rp = snap_return_path_new(f->file,
+    g_autoptr(SnapReturnPath) rp = snap_return_path_new(f->input,
                                                         &f->ram.layout,
                                                         &f->ram.host_pages);
     SnapReturnEvent event = { };
@@ -143,16 +142,14 @@ static void coroutine_fn read_all(void *opaque)
     f->done = true;
 }
 
-/* A file to read from @fd, which it owns */
-static QEMUFile *input_file(int fd)
+/* An input from @fd, which it owns */
+static SnapInput *open_input(int fd)
 {
-    QIOChannel *inner = QIO_CHANNEL(qio_channel_file_new_fd(fd));
-    SnapInputChannel *channel = snap_input_channel_new(inner, fd);
-    QEMUFile *file = qemu_file_new_input(QIO_CHANNEL(channel));
+    QIOChannel *ioc = QIO_CHANNEL(qio_channel_file_new_fd(fd));
+    SnapInput *input = snap_input_new(ioc, fd);
 
-    object_unref(OBJECT(inner));
-    object_unref(OBJECT(channel));
-    return file;
+    object_unref(OBJECT(ioc));
+    return input;
 }
 
 /* Read @length bytes as a destination with such host pages sends them. */
@@ -168,9 +165,9 @@ static Result *read_bytes(const uint8_t *data, size_t length,
     g_assert_cmpint(pwrite(fd, data, length, 0), ==, length);
     fixture_init(&f, host_bits);
     f.res = result_new();
-    f.file = input_file(fd);
+    f.input = open_input(fd);
     run_in_coroutine(read_all, &f);
-    qemu_fclose(f.file);
+    snap_input_free(f.input);
     some_ram_destroy(&f.ram);
     return f.res;
 }
@@ -750,7 +747,7 @@ static void test_wait(void)
     g_assert_true(g_unix_set_fd_nonblocking(fds[0], true, NULL));
     fixture_init(&f, PAGE_BITS);
     f.res = res;
-    f.file = input_file(fds[0]);
+    f.input = open_input(fds[0]);
     qemu_coroutine_enter(qemu_coroutine_create(read_all, &f));
     for (size_t i = 0; i < b->len; i++) {
         g_assert_false(f.done);
@@ -763,7 +760,7 @@ static void test_wait(void)
     }
     g_assert_cmpstr(res->log->str, ==, one_of_each);
     g_assert_cmpint(res->ret, ==, 0);
-    qemu_fclose(f.file);
+    snap_input_free(f.input);
     some_ram_destroy(&f.ram);
 }
 

@@ -8,16 +8,16 @@
 #include "qemu/module.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
-#include "io/channel.h"
 #include "io/channel-buffer.h"
 #include "io/channel-file.h"
 #include "migration/qemu-file.h"
 #include "migration/ram.h"
 #include "migration/savevm.h"
-#include "snap/input-channel.h"
+#include "snap/input.h"
 #include "snap/stream-reader.h"
 #include "snap/stream-writer.h"
 #include "stream-bytes.h"
+#include "test-channel.h"
 
 #define PAGE_BITS   10
 #define PAGE        (1 << PAGE_BITS)
@@ -28,76 +28,12 @@
 
 #define COMPRESS_PAGE   0x100
 
-/* --- a channel that gives at most so many bytes a call --- */
-
-#define TYPE_TEST_CHANNEL "snap-test-channel"
-OBJECT_DECLARE_SIMPLE_TYPE(TestChannel, TEST_CHANNEL)
-
-struct TestChannel {
-    QIOChannel parent;
-    const uint8_t *data;
-    size_t size;
-    size_t chunk;
-    bool fails;     /* instead of the end of the file */
-    size_t grows;   /* bytes that are there once the end has been seen */
-};
-
-static ssize_t test_channel_readv(QIOChannel *ioc, const struct iovec *iov,
-                                  size_t niov, int **fds, size_t *nfds,
-                                  int flags, Error **errp)
-{
-    TestChannel *c = TEST_CHANNEL(ioc);
-    size_t length = MIN(MIN(iov->iov_len, c->chunk), c->size);
-
-    if (!c->size && c->fails) {
-        error_setg(errp, "Injected failure");
-        return -1;
-    }
-    if (length) {
-        memcpy(iov->iov_base, c->data, length);
-        c->data += length;
-        c->size -= length;
-    } else {
-        c->size = c->grows;
-        c->grows = 0;
-    }
-    return length;
-}
-
-static int test_channel_close(QIOChannel *ioc, Error **errp)
-{
-    return 0;
-}
-
-/* QEMU 10.1 made the data const. */
-static void test_channel_class_init(ObjectClass *klass,
-                                    typeof_field(TypeInfo, class_data) data)
-{
-    QIOChannelClass *k = QIO_CHANNEL_CLASS(klass);
-
-    k->io_readv = test_channel_readv;
-    k->io_close = test_channel_close;
-}
-
-static const TypeInfo test_channel_info = {
-    .parent = TYPE_QIO_CHANNEL,
-    .name = TYPE_TEST_CHANNEL,
-    .instance_size = sizeof(TestChannel),
-    .class_init = test_channel_class_init,
-};
-
-static void test_channel_register(void)
-{
-    type_register_static(&test_channel_info);
-}
-
-type_init(test_channel_register);
-
 /* --- reading a whole stream --- */
 
 /*
  * What a stream said: events as text, such as "page 0+400=aa" for a page full
- * of 0xaa at offset 0x400 of block 0, and the bytes that came along
+ * of 0xaa at offset 0x400 of block 0, and the bytes that came along.  Pages
+ * that were taken together are so many events; "0+400:3" tells of such a run.
  */
 typedef struct Result {
     GString *log;
@@ -108,6 +44,7 @@ typedef struct Result {
     size_t before_ram;
     SnapRAMSection section;
     GString *blocks;
+    GString *runs;
     bool flush;
     int ret;
     Error *err;
@@ -123,6 +60,7 @@ static Result *result_new(void)
     res->setup = g_byte_array_new();
     res->configuration = g_byte_array_new();
     res->blocks = g_string_new("");
+    res->runs = g_string_new("");
     return res;
 }
 
@@ -134,6 +72,7 @@ static void result_free(Result *res)
     g_byte_array_unref(res->setup);
     g_byte_array_unref(res->configuration);
     g_string_free(res->blocks, true);
+    g_string_free(res->runs, true);
     error_free(res->err);
     g_free(res);
 }
@@ -154,25 +93,38 @@ static void note_setup(Result *res, SnapStreamReader *reader)
     }
 }
 
-static int coroutine_fn note_page(Result *res, SnapStreamReader *reader,
-                                  const SnapEvent *event)
+/* Take a page, and those behind it, as many as come and there is room for. */
+static int coroutine_fn note_pages(Result *res, SnapStreamReader *reader,
+                                   const SnapEvent *event, unsigned room)
 {
+    static const uint8_t guard[16] = { 0xfe, 0xdc };
     size_t page = snap_layout_page_size(snap_stream_layout(reader));
-    g_autofree uint8_t *buf = g_malloc(page);
-    int ret = snap_stream_read_page(reader, buf, &res->err);
+    g_autofree uint8_t *buf = g_malloc(room * page + sizeof(guard));
+    unsigned nb_pages = room;
+    int ret;
 
-    if (!ret) {
-        for (size_t i = 1; i < page; i++) {
-            g_assert_cmpuint(buf[i], ==, buf[0]);
-        }
-        g_string_append_printf(res->log, "page %d+%" PRIx64 "=%02x ",
-                               event->block, event->offset, buf[0]);
+    memcpy(buf + room * page, guard, sizeof(guard));
+    ret = snap_stream_read_pages(reader, buf, &nb_pages, &res->err);
+    g_assert_cmpmem(buf + room * page, sizeof(guard), guard, sizeof(guard));
+    if (ret < 0) {
+        return ret;
     }
-    return ret;
+    g_assert_cmpuint(nb_pages, >, 0);
+    g_assert_cmpuint(nb_pages, <=, room);
+    for (unsigned i = 0; i < nb_pages; i++) {
+        uint8_t *p = buf + i * page;
+
+        g_assert_true(!memcmp(p, p + 1, page - 1));
+        g_string_append_printf(res->log, "page %d+%" PRIx64 "=%02x ",
+                               event->block, event->offset + i * page, *p);
+    }
+    g_string_append_printf(res->runs, "%d+%" PRIx64 ":%u ", event->block,
+                           event->offset, nb_pages);
+    return 0;
 }
 
 static int coroutine_fn note_event(Result *res, SnapStreamReader *reader,
-                                   const SnapEvent *event)
+                                   const SnapEvent *event, unsigned room)
 {
     static const char *const names[] = {
         [SNAP_EVENT_RAM_SETUP] = "setup ",
@@ -186,7 +138,7 @@ static int coroutine_fn note_event(Result *res, SnapStreamReader *reader,
 
     switch (event->type) {
     case SNAP_EVENT_PAGE:
-        return note_page(res, reader, event);
+        return note_pages(res, reader, event, room);
     case SNAP_EVENT_ZERO_PAGE:
         g_string_append_printf(res->log, "zero %d+%" PRIx64 " ",
                                event->block, event->offset);
@@ -214,9 +166,9 @@ static int coroutine_fn note_event(Result *res, SnapStreamReader *reader,
     }
 }
 
-static void coroutine_fn read_all(Result *res, QEMUFile *file)
+static void coroutine_fn read_all(Result *res, SnapInput *input, unsigned room)
 {
-    g_autoptr(SnapStreamReader) reader = snap_stream_reader_new(file,
+    g_autoptr(SnapStreamReader) reader = snap_stream_reader_new(input,
                                                                 PAGE_BITS);
     SnapEvent event = { };
     bool after_setup = false;
@@ -227,7 +179,7 @@ static void coroutine_fn read_all(Result *res, QEMUFile *file)
             res->section = *snap_stream_ram_section(reader);
         }
         if (!res->ret) {
-            res->ret = note_event(res, reader, &event);
+            res->ret = note_event(res, reader, &event, room);
         }
         after_setup = event.type == SNAP_EVENT_RAM_SETUP;
     } while (!res->ret && event.type != SNAP_EVENT_END);
@@ -239,8 +191,12 @@ static void coroutine_fn read_all(Result *res, QEMUFile *file)
     }
 }
 
+/* Room for more pages than are taken at a time */
+#define MUCH_ROOM   300
+
 typedef struct ReadJob {
-    QEMUFile *file;
+    SnapInput *input;
+    unsigned room;      /* for so many pages at a time */
     Result *res;
     bool done;
 } ReadJob;
@@ -249,14 +205,18 @@ static void coroutine_fn read_entry(void *opaque)
 {
     ReadJob *job = opaque;
 
-    read_all(job->res, job->file);
+    read_all(job->res, job->input, job->room);
     job->done = true;
 }
 
 /* Read all that @ioc gives; other threads may write to it. */
-static Result *read_channel(QIOChannel *ioc)
+static Result *read_channel(QIOChannel *ioc, int fd, unsigned room)
 {
-    ReadJob job = { .res = result_new(), .file = qemu_file_new_input(ioc) };
+    ReadJob job = {
+        .input = snap_input_new(ioc, fd),
+        .room = room,
+        .res = result_new(),
+    };
 
     qemu_coroutine_enter(qemu_coroutine_create(read_entry, &job));
     while (!job.done) {
@@ -264,19 +224,8 @@ static Result *read_channel(QIOChannel *ioc)
     }
     g_assert_cmpint(job.res->ret, <=, 0);
     g_assert((job.res->ret < 0) == (job.res->err != NULL));
-    qemu_fclose(job.file);
+    snap_input_free(job.input);
     return job.res;
-}
-
-static TestChannel *test_channel_new(const uint8_t *data, size_t size,
-                                     size_t chunk)
-{
-    TestChannel *channel = TEST_CHANNEL(object_new(TYPE_TEST_CHANNEL));
-
-    channel->data = data;
-    channel->size = size;
-    channel->chunk = chunk;
-    return channel;
 }
 
 /* Read @size bytes from a channel that gives them @chunk at a time. */
@@ -287,7 +236,7 @@ static Result *read_bytes(const uint8_t *data, size_t size, size_t chunk,
     Result *res;
 
     channel->fails = fails;
-    res = read_channel(QIO_CHANNEL(channel));
+    res = read_channel(QIO_CHANNEL(channel), -1, MUCH_ROOM);
     object_unref(OBJECT(channel));
     return res;
 }
@@ -303,7 +252,7 @@ static const char *outcome(const Result *res)
     return res->err ? error_get_pretty(res->err) : res->log->str;
 }
 
-static const size_t chunks[] = { SIZE_MAX, 4 * KiB, 7, 1 };
+static const size_t chunks[] = { SIZE_MAX, 5000, 4097, 4096, 4095, 7, 1 };
 
 static Result *read_stream(const GByteArray *b)
 {
@@ -1090,25 +1039,22 @@ static void *source_run(void *opaque)
 
 static Result *read_source(Source *source)
 {
-    g_autoptr(QIOChannelFile) inner = NULL;
-    SnapInputChannel *input;
+    g_autoptr(QIOChannelFile) ioc = NULL;
     Result *res;
     GThread *thread;
     int fds[2];
 
     g_unix_open_pipe(fds, FD_CLOEXEC, NULL);
     g_unix_set_fd_nonblocking(fds[0], true, NULL);
-    inner = qio_channel_file_new_fd(fds[0]);
-    input = snap_input_channel_new(QIO_CHANNEL(inner), fds[0]);
+    ioc = qio_channel_file_new_fd(fds[0]);
     source->fd = fds[1];
 
     thread = g_thread_new("source", source_run, source);
-    res = read_channel(QIO_CHANNEL(input));
+    res = read_channel(QIO_CHANNEL(ioc), fds[0], MUCH_ROOM);
     g_thread_join(thread);
     if (!source->closes) {
         close(fds[1]);
     }
-    object_unref(OBJECT(input));
     return res;
 }
 
@@ -1329,19 +1275,16 @@ static void test_growing(void)
 
     for (size_t size = 0; size < b->len; size += 7) {
         TestChannel *channel = test_channel_new(b->data, size, SIZE_MAX);
-        SnapInputChannel *input = snap_input_channel_new(QIO_CHANNEL(channel),
-                                                         -1);
         g_autoptr(Result) res = NULL;
 
         channel->grows = b->len - size;
-        res = read_channel(QIO_CHANNEL(input));
+        res = read_channel(QIO_CHANNEL(channel), -1, MUCH_ROOM);
         if (size != eof_of(b) &&
             !says(res, size ? "early" : "No migration stream")) {
             g_test_message("cut at %zu: %s", size, outcome(res));
             g_test_fail();
         }
         g_assert_cmpuint(channel->size, ==, b->len - size);
-        object_unref(OBJECT(input));
         object_unref(OBJECT(channel));
     }
 }
@@ -2274,15 +2217,26 @@ static void test_write_return_path(void)
 
 #define MANY    600
 
-static QEMUFile *pipe_file(int fd, bool output)
+static QIOChannel *pipe_channel(int fd)
 {
     QIOChannel *ioc = QIO_CHANNEL(qio_channel_file_new_fd(fd));
-    QEMUFile *file = output ? qemu_file_new_output(ioc)
-                            : qemu_file_new_input(ioc);
 
     qio_channel_set_blocking(ioc, false, &error_abort);
-    object_unref(OBJECT(ioc));
-    return file;
+    return ioc;
+}
+
+static QEMUFile *pipe_output(int fd)
+{
+    g_autoptr(QIOChannel) ioc = pipe_channel(fd);
+
+    return qemu_file_new_output(ioc);
+}
+
+static SnapInput *pipe_input(int fd)
+{
+    g_autoptr(QIOChannel) ioc = pipe_channel(fd);
+
+    return snap_input_new(ioc, fd);
 }
 
 static void coroutine_fn write_many(WriteJob *job, SnapStreamWriter *writer)
@@ -2326,14 +2280,14 @@ static void test_round_trip(void)
 {
     g_autoptr(Result) res = result_new();
     g_autofree char *log = log_many();
-    ReadJob read_job = { .res = res };
+    ReadJob read_job = { .room = MUCH_ROOM, .res = res };
     WriteJob write_job;
     int fds[2];
 
     g_unix_open_pipe(fds, FD_CLOEXEC, NULL);
     write_job_init(&write_job, write_many, true);
-    write_job.file = pipe_file(fds[1], true);
-    read_job.file = pipe_file(fds[0], false);
+    write_job.file = pipe_output(fds[1]);
+    read_job.input = pipe_input(fds[0]);
 
     qemu_coroutine_enter(qemu_coroutine_create(write_entry, &write_job));
     g_assert_false(write_job.done);
@@ -2345,7 +2299,7 @@ static void test_round_trip(void)
     while (!read_job.done) {
         main_loop_wait(false);
     }
-    qemu_fclose(read_job.file);
+    snap_input_free(read_job.input);
 
     g_assert_cmpint(write_job.ret, ==, 0);
     g_assert_cmpint(res->ret, ==, 0);
@@ -2364,7 +2318,7 @@ static void test_write_broken_pipe(void)
     g_unix_open_pipe(fds, FD_CLOEXEC, NULL);
     close(fds[0]);
     write_job_init(&job, write_parts, true);
-    job.file = pipe_file(fds[1], true);
+    job.file = pipe_output(fds[1]);
     qemu_coroutine_enter(qemu_coroutine_create(write_entry, &job));
 
     g_assert_true(job.done);

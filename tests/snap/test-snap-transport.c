@@ -13,7 +13,6 @@
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "qemu/units.h"
-#include "snap/input-channel.h"
 #include "snap/transport.h"
 
 static char *fd_uri(int fd)
@@ -60,8 +59,10 @@ static void assert_refused(const char *uri, const char *why)
     error_free(err);
 }
 
+/* A value that is written to @output, or read from @input */
 typedef struct Exchange {
-    QEMUFile *file;
+    SnapInput *input;
+    QEMUFile *output;
     uint32_t value;
     bool done;
 } Exchange;
@@ -70,7 +71,7 @@ static void coroutine_fn co_read(void *opaque)
 {
     Exchange *x = opaque;
 
-    x->value = qemu_get_be32(x->file);
+    x->value = snap_input_get_be32(x->input);
     x->done = true;
 }
 
@@ -78,8 +79,8 @@ static void coroutine_fn co_write(void *opaque)
 {
     Exchange *x = opaque;
 
-    qemu_put_be32(x->file, x->value);
-    g_assert_cmpint(qemu_fflush(x->file), ==, 0);
+    qemu_put_be32(x->output, x->value);
+    g_assert_cmpint(qemu_fflush(x->output), ==, 0);
     x->done = true;
 }
 
@@ -111,7 +112,7 @@ static uint32_t read_be32(int fd)
 
 static void assert_reads(SnapTransport *transport, int peer)
 {
-    Exchange x = { .file = snap_transport_input(transport) };
+    Exchange x = { .input = snap_transport_input(transport) };
 
     write_be32(peer, 0x12345678);
     start(&x, co_read);
@@ -122,7 +123,7 @@ static void assert_reads(SnapTransport *transport, int peer)
 static void assert_writes(SnapTransport *transport, int peer)
 {
     Exchange x = {
-        .file = snap_transport_output(transport), .value = 0x87654321,
+        .output = snap_transport_output(transport), .value = 0x87654321,
     };
 
     start(&x, co_write);
@@ -163,7 +164,7 @@ static void test_wait_in_coroutine(void)
 
     make_pipe(fds);
     transport = open_fd(fds[0]);
-    x.file = snap_transport_input(transport);
+    x.input = snap_transport_input(transport);
     start(&x, co_read);
     g_assert_false(x.done);
     aio_poll(qemu_get_aio_context(), false);
@@ -177,29 +178,26 @@ static void test_wait_in_coroutine(void)
 static void check_patience(int fds[2])
 {
     g_autoptr(SnapTransport) transport = open_fd(fds[0]);
-    Exchange x = { .file = snap_transport_input(transport) };
-    QIOChannel *ioc = qemu_file_get_ioc(x.file);
-    SnapInputChannel *channel = snap_input_channel_cast(ioc);
+    Exchange x = { .input = snap_transport_input(transport) };
 
-    g_assert_nonnull(channel);
-    snap_input_channel_set_patience(channel, 1);
+    snap_input_set_patience(x.input, 1);
     assert_reads(transport, fds[1]);
-    g_assert_false(snap_input_channel_ended(channel));
+    g_assert_false(snap_input_ended(x.input));
 
-    snap_input_channel_set_patience(channel, -1);
+    snap_input_set_patience(x.input, -1);
     start(&x, co_read);
     g_assert_false(x.done);
     write_be32(fds[1], 3);
     finish(&x);
     g_assert_cmphex(x.value, ==, 3);
-    g_assert_false(snap_input_channel_ended(channel));
+    g_assert_false(snap_input_ended(x.input));
 
-    snap_input_channel_set_patience(channel, 1);
+    snap_input_set_patience(x.input, 1);
     x.done = false;
     start(&x, co_read);
     g_assert_true(x.done);
-    g_assert_cmpint(qemu_file_get_error(x.file), ==, -EIO);
-    g_assert_true(snap_input_channel_ended(channel));
+    g_assert_cmpint(snap_input_error(x.input, NULL), ==, -EIO);
+    g_assert_true(snap_input_ended(x.input));
 }
 
 /* Silence is the end where that was asked for. */
@@ -250,7 +248,7 @@ static void test_socket_write_while_reading(void)
 
     make_socket_pair(fds);
     transport = open_fd(fds[0]);
-    x.file = snap_transport_input(transport);
+    x.input = snap_transport_input(transport);
     start(&x, co_read);
     assert_writes(transport, fds[1]);
     write_be32(fds[1], 2);
@@ -705,7 +703,7 @@ static void test_urgent(UnixFixture *f, gconstpointer data)
     Urgent u;
 
     urgent_begin(&u, f);
-    x.file = u.file;
+    x.output = u.file;
     start(&x, co_write);
     finish(&x);
     g_assert_cmphex(read_be32(u.urgent_fd), ==, 0x11223344);
@@ -721,8 +719,8 @@ static void coroutine_fn co_write_much(void *opaque)
     Exchange *x = opaque;
     g_autofree uint8_t *data = g_malloc0(4 * MiB);
 
-    qemu_put_buffer(x->file, data, 4 * MiB);
-    g_assert_cmpint(qemu_fflush(x->file), ==, 0);
+    qemu_put_buffer(x->output, data, 4 * MiB);
+    g_assert_cmpint(qemu_fflush(x->output), ==, 0);
     x->done = true;
 }
 
@@ -735,7 +733,7 @@ static void test_urgent_waits_in_coroutine(UnixFixture *f, gconstpointer data)
     Urgent u;
 
     urgent_begin(&u, f);
-    x.file = u.file;
+    x.output = u.file;
     start(&x, co_write_much);
     g_assert_false(x.done);
     assert_writes(u.transport, u.main_fd);
@@ -863,6 +861,11 @@ static int add_connection(Listener *l, UnixFixture *f)
     return l->fds[l->nb_fds++];
 }
 
+static GPtrArray *accept_channels(SnapTransport *transport)
+{
+    return snap_transport_accept_channels(transport, &error_abort);
+}
+
 static uint32_t take_be32(QIOChannel *ioc)
 {
     uint32_t value;
@@ -893,7 +896,7 @@ static void test_no_channels(UnixFixture *f, gconstpointer data)
     Listener l;
 
     listener_begin(&l, f);
-    g_assert_cmpuint(snap_transport_accept_channels(l.transport)->len, ==, 0);
+    g_assert_cmpuint(accept_channels(l.transport)->len, ==, 0);
     assert_no_path(f);
     assert_reads(l.transport, l.main_fd);
     assert_writes(l.transport, l.main_fd);
@@ -910,7 +913,7 @@ static void test_channels(UnixFixture *f, gconstpointer data)
     for (unsigned i = 0; i < NB_CHANNELS; i++) {
         write_be32(add_connection(&l, f), i);
     }
-    channels = snap_transport_accept_channels(l.transport);
+    channels = accept_channels(l.transport);
     assert_no_path(f);
     g_assert_cmpuint(channels->len, ==, NB_CHANNELS);
     for (unsigned i = 0; i < NB_CHANNELS; i++) {
@@ -939,7 +942,7 @@ static void test_channels_silent(UnixFixture *f, gconstpointer data)
             write_be32(fd, i);
         }
     }
-    channels = snap_transport_accept_channels(l.transport);
+    channels = accept_channels(l.transport);
     g_assert_cmpuint(channels->len, ==, 3);
     for (unsigned i = 0; i < channels->len; i++) {
         g_assert_cmpuint(take_be32(g_ptr_array_index(channels, i)), ==,
@@ -963,7 +966,7 @@ static void test_channels_closed(UnixFixture *f, gconstpointer data)
     close(unix_connect(f));
     write_be32(add_connection(&l, f), 1);
     close(unix_connect(f));
-    channels = snap_transport_accept_channels(l.transport);
+    channels = accept_channels(l.transport);
     g_assert_cmpuint(channels->len, ==, 1);
     listener_end(&l);
 }
@@ -1005,7 +1008,7 @@ static void test_channels_close(UnixFixture *f, gconstpointer data)
     for (unsigned i = 0; i < 3; i++) {
         write_be32(add_connection(&l, f), i);
     }
-    snap_transport_accept_channels(l.transport);
+    accept_channels(l.transport);
     snap_transport_close(l.transport);
     l.transport = NULL;
     for (unsigned i = 0; i < 3; i++) {
@@ -1021,7 +1024,7 @@ static void test_channels_of_connection(UnixFixture *f, gconstpointer data)
     SnapTransport *transport = snap_transport_open(f->uri, false,
                                                    &error_abort);
 
-    g_assert_cmpuint(snap_transport_accept_channels(transport)->len, ==, 0);
+    g_assert_cmpuint(accept_channels(transport)->len, ==, 0);
     g_assert_cmpint(access(f->path, F_OK), ==, 0);
     snap_transport_close(transport);
     g_assert_cmpint(access(f->path, F_OK), ==, 0);
@@ -1032,7 +1035,7 @@ static void check_no_channels(SnapTransport *transport, int peer)
 {
     Error *err = NULL;
 
-    g_assert_cmpuint(snap_transport_accept_channels(transport)->len, ==, 0);
+    g_assert_cmpuint(accept_channels(transport)->len, ==, 0);
     g_assert_null(snap_transport_open_channels(transport, 1, &err));
     g_assert_nonnull(strstr(error_get_pretty(err), "--uri=unix:PATH"));
     error_free(err);

@@ -72,6 +72,16 @@ SnapTarget *snap_target_open(const SnapTargetOptions *options, uint64_t size,
 BlockBackend *snap_target_blk(SnapTarget *target);
 
 /**
+ * snap_target_sync: bring a new file to stable storage
+ *
+ * To follow each flush of the disk that counts: the block layer does not flush
+ * a file that nobody can use yet.  Does nothing for an existing target.
+ *
+ * Returns: 0 or -errno
+ */
+int coroutine_fn snap_target_sync(SnapTarget *target);
+
+/**
  * snap_target_commit: let a new file take the place of the old one, durably
  *
  * What was written must be on stable storage.  May be undone until

@@ -36,6 +36,13 @@ uint64_t snap_image_writer_size(const SnapLayout *layout);
 SnapImageWriter *snap_image_writer_new(BlockBackend *blk,
                                        const SnapLayout *layout,
                                        const SnapRAMSection *section);
+
+/* What brings to stable storage what the disk was flushed to: 0 or -errno */
+typedef int coroutine_fn SnapSyncFunc(void *opaque);
+
+/* Let @func follow each flush of the disk. */
+void snap_image_writer_set_sync(SnapImageWriter *writer, SnapSyncFunc *func,
+                                void *opaque);
 void snap_image_writer_free(SnapImageWriter *writer);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapImageWriter, snap_image_writer_free)
 

@@ -25,6 +25,15 @@ typedef struct SnapReplace SnapReplace;
  */
 SnapReplace *snap_replace_begin(const char *path, Error **errp);
 
+/**
+ * snap_replace_sync: bring the temporary's content to stable storage
+ *
+ * May be called from a thread of its own.
+ *
+ * Returns: 0 or -errno
+ */
+int snap_replace_sync(const SnapReplace *replace);
+
 /* Path of the temporary. */
 const char *snap_replace_path(const SnapReplace *replace);
 

@@ -10,8 +10,10 @@
 #include "block/block.h"
 #include "block/block_int.h"
 #include "block/qdict.h"
+#include "block/thread-pool.h"
 #include "qobject/qdict.h"
 #include "snap/blockdev.h"
+#include "snap/create.h"
 #include "snap/replace.h"
 #include "trace.h"
 
@@ -21,6 +23,7 @@
 struct SnapTarget {
     BlockBackend *blk;
     SnapReplace *replace;       /* NULL for an existing target */
+    bool unflushed;             /* the block layer does not flush the file */
     bool confirmed;
 };
 
@@ -174,9 +177,7 @@ BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
 static bool create_file(SnapTarget *target, const SnapTargetOptions *options,
                         uint64_t size, Error **errp)
 {
-    g_autofree char *create_options = g_strdup(options->create_options);
     const char *path = snap_blockdev_local_path(&options->image);
-    Error *err = NULL;
 
     if (!path) {
         error_setg(errp, "Only a local file can be created: "
@@ -187,13 +188,9 @@ static bool create_file(SnapTarget *target, const SnapTargetOptions *options,
     if (!target->replace) {
         return false;
     }
-    bdrv_img_create(snap_replace_path(target->replace), options->image.format,
-                    NULL, NULL, create_options, size, 0, true, &err);
-    if (err) {
-        error_propagate_prepend(errp, err, "Could not create: ");
-        return false;
-    }
-    return true;
+    return snap_create_image(snap_replace_path(target->replace),
+                             options->image.format, options->create_options,
+                             size, errp);
 }
 
 /* What an encrypted image was created with is needed to open it, too. */
@@ -241,17 +238,31 @@ static bool grows(const char *format)
     return !strcmp(format, "qcow2");
 }
 
+/* Whether the user leaves it to us when to flush. */
+static bool may_flush_late(const char *cache)
+{
+    return !cache || !strcmp(cache, "none") || !strcmp(cache, "writeback");
+}
+
 /*
  * How to open the file that was made.  A file that grows with each write makes
  * direct I/O wait (ext4 extends it before the request is submitted), so it is
  * made longer well ahead; snap_target_commit() cuts it off again.
+ *
+ * While an image is incomplete, the order of what reaches storage does not
+ * matter.  qcow2 flushes for it, and lets all writes wait meanwhile; what counts
+ * is snap_target_sync().
  */
-static QDict *new_file_options(const SnapTarget *target,
+static QDict *new_file_options(SnapTarget *target,
                                const SnapTargetOptions *options, Error **errp)
 {
     g_autoptr(QDict) dict = qdict_new();
     const char *path = snap_replace_path(target->replace);
 
+    if (may_flush_late(options->image.cache)) {
+        qdict_put_str(dict, "file.cache.no-flush", "on");
+        target->unflushed = true;
+    }
     if (!collect_secrets(options->create_options, dict, errp)) {
         return NULL;
     }
@@ -307,6 +318,17 @@ SnapTarget *snap_target_open(const SnapTargetOptions *options, uint64_t size,
 BlockBackend *snap_target_blk(SnapTarget *target)
 {
     return target->blk;
+}
+
+static int sync_file(void *opaque)
+{
+    return snap_replace_sync(opaque);
+}
+
+int coroutine_fn snap_target_sync(SnapTarget *target)
+{
+    return target->unflushed ? thread_pool_submit_co(sync_file,
+                                                     target->replace) : 0;
 }
 
 /* Cut off what the file was made longer than its format needs. */
@@ -378,6 +400,9 @@ void snap_target_close(SnapTarget *target)
     if (!target->blk || !target->confirmed || !target->replace ||
         !complete_when_flushed(target->blk)) {
         blk_unref(target->blk);
+        if (target->unflushed && target->confirmed) {
+            snap_replace_sync(target->replace);
+        }
     }
     snap_target_abandon(target);
     g_free(target);

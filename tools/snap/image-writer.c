@@ -30,6 +30,8 @@ struct SnapImageWriter {
     const SnapRAMSection *section;
     SnapTable *page_table;
     SnapTable *arrivals;
+    SnapSyncFunc *sync;         /* NULL where a flush is enough */
+    void *sync_opaque;
 
     /* device state: the bytes since the last whole chunk are in @chunk */
     uint8_t *chunk;
@@ -95,6 +97,13 @@ SnapImageWriter *snap_image_writer_new(BlockBackend *blk,
     return w;
 }
 
+void snap_image_writer_set_sync(SnapImageWriter *w, SnapSyncFunc *func,
+                                void *opaque)
+{
+    w->sync = func;
+    w->sync_opaque = opaque;
+}
+
 void snap_image_writer_free(SnapImageWriter *w)
 {
     if (!w) {
@@ -121,6 +130,9 @@ static int coroutine_fn flush(SnapImageWriter *w, Error **errp)
 {
     int ret = blk_co_flush(w->blk);
 
+    if (!ret && w->sync) {
+        ret = w->sync(w->sync_opaque);
+    }
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not flush the image");
     }

@@ -607,6 +607,11 @@ SnapReplace *snap_replace_begin(const char *path, Error **errp)
     return g_steal_pointer(&replace);
 }
 
+int snap_replace_sync(const SnapReplace *replace)
+{
+    return qemu_fdatasync(replace->fd) < 0 ? -errno : 0;
+}
+
 const char *snap_replace_path(const SnapReplace *replace)
 {
     return replace->temporary;

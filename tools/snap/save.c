@@ -490,6 +490,11 @@ static void abandon(SnapSave *s, Error **errp)
     }
 }
 
+static int coroutine_fn sync_target(void *opaque)
+{
+    return snap_target_sync(opaque);
+}
+
 /* Make everything that needs the size of RAM. */
 static int open_target(SnapSave *s, Error **errp)
 {
@@ -516,6 +521,7 @@ static int open_target(SnapSave *s, Error **errp)
     }
     s->image = snap_image_writer_new(snap_target_blk(s->target), layout,
                                      snap_stream_ram_section(s->reader));
+    snap_image_writer_set_sync(s->image, sync_target, s->target);
     s->ram = snap_ram_writer_new(snap_target_blk(s->target), layout,
                                  snap_image_writer_page_table(s->image),
                                  channels->len ? NULL :

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Creating an empty image
+ */
+
+#ifndef SNAP_CREATE_H
+#define SNAP_CREATE_H
+
+/**
+ * snap_create_image: make an empty image of a file
+ * @path: an empty file that exists
+ * @format: block driver
+ * @options: creation options, as qemu-img -o; NULL for the defaults
+ * @size: of the virtual disk, in bytes
+ *
+ * Without options, nothing waits for storage: block drivers flush a new image
+ * several times, while the source of a save, and under a background snapshot its
+ * guest, waits to be read from.  Nothing of the image is durable then.  Call
+ * outside a coroutine.
+ *
+ * Returns: false with @errp set
+ */
+bool snap_create_image(const char *path, const char *format,
+                       const char *options, uint64_t size, Error **errp);
+
+#endif /* SNAP_CREATE_H */

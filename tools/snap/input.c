@@ -26,6 +26,7 @@ struct SnapInput {
 
     int patience;
     size_t limit;               /* of one read of the channel, in bytes */
+    int64_t nap_ns;
 
     /* what was read ahead */
     uint8_t *buffer;
@@ -84,9 +85,14 @@ static size_t coroutine_fn read_channel(SnapInput *in, struct iovec *iov,
     if (in->ended || in->err) {
         return 0;
     }
-    do {
+    ret = qio_channel_readv(in->ioc, iov, niov, &in->err);
+    if (ret == QIO_CHANNEL_ERR_BLOCK && in->nap_ns && in->patience < 0) {
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, in->nap_ns);
         ret = qio_channel_readv(in->ioc, iov, niov, &in->err);
-    } while (ret == QIO_CHANNEL_ERR_BLOCK && wait_for_bytes(in));
+    }
+    while (ret == QIO_CHANNEL_ERR_BLOCK && wait_for_bytes(in)) {
+        ret = qio_channel_readv(in->ioc, iov, niov, &in->err);
+    }
     if (ret == 0 || ret == QIO_CHANNEL_ERR_BLOCK) {
         in->ended = true;
     }
@@ -267,4 +273,9 @@ void snap_input_set_patience(SnapInput *in, int ms)
 void snap_input_set_limit(SnapInput *in, size_t bytes)
 {
     in->limit = bytes;
+}
+
+void snap_input_set_nap(SnapInput *in, int64_t ns)
+{
+    in->nap_ns = ns;
 }

@@ -4,11 +4,19 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/timer.h"
 #include "qemu/units.h"
 #include "snap/pace.h"
 #include "trace.h"
 
 #define WIDEST (1 * MiB)
+
+/*
+ * A background snapshot writes one page at a time.  A pipe as wide as that does
+ * not become full in so short a time.
+ */
+#define WIDE    (512 * KiB)
+#define NAP_NS  (100 * SCALE_US)
 
 /* What is read from a pipe as narrow as that is to be little, too. */
 #define NARROW          (64 * KiB)
@@ -25,10 +33,12 @@ static int resize(SnapPace *pace, int size)
     int ret = snap_transport_resize_input(pace->transport, size);
 
     if (ret >= 0) {
+        SnapInput *input = snap_transport_input(pace->transport);
+
         pace->size = ret;
+        snap_input_set_nap(input, pace->size >= WIDE ? NAP_NS : 0);
         if (pace->size <= NARROW) {
-            snap_input_set_limit(snap_transport_input(pace->transport),
-                                 READ_AT_A_TIME);
+            snap_input_set_limit(input, READ_AT_A_TIME);
         }
         trace_snap_pace_resize(pace->size);
     }

@@ -11,6 +11,7 @@
 #include "qemu/cutils.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
+#include "qemu/timer.h"
 #include "snap/input.h"
 #include "snap-coroutine.h"
 #include "test-channel.h"
@@ -929,6 +930,55 @@ static void coroutine_fn test_patience_for_ever(Pair *p)
     g_thread_join(thread);
 }
 
+/* More comes at a time than is written at a time. */
+static void coroutine_fn test_nap(Pair *p)
+{
+    uint8_t data[200];
+    struct iovec iov[] = { { data, 10 }, { data + 10, 190 } };
+    GThread *thread;
+    size_t got;
+
+    p->piece = 10;
+    p->pause_ms = 1;
+    p->nb_pieces = 10;
+    snap_input_set_nap(p->input, 200 * SCALE_MS);
+    thread = g_thread_new("writer", writer_run, p);
+    got = snap_input_read_ahead(p->input, iov, 2);
+    g_assert_cmpuint(got, >, 10);
+    assert_pair_bytes(data, 0, got);
+    snap_input_read(p->input, data, 100 - got);
+    assert_pair_bytes(data, got, 100 - got);
+    assert_good(p->input);
+    g_assert_cmphex(snap_input_get_byte(p->input), ==, 0);
+    assert_ended(p->input);
+    g_thread_join(thread);
+}
+
+/* Who comes later than that is waited for all the same. */
+static void coroutine_fn test_nap_and_wait(Pair *p)
+{
+    snap_input_set_nap(p->input, 100 * SCALE_US);
+    test_wait(p);
+}
+
+/* None where bytes are there, nor where patience is limited */
+static void coroutine_fn test_no_nap(Pair *p)
+{
+    int64_t begin = g_get_monotonic_time();
+
+    snap_input_set_nap(p->input, INT64_C(10) * NANOSECONDS_PER_SECOND);
+    pair_write(p, 0, 3);
+    for (unsigned i = 0; i < 3; i++) {
+        g_assert_cmphex(snap_input_get_byte(p->input), ==, pair_byte(i));
+    }
+    pair_write(p, 3, 1);
+    g_assert_cmphex(snap_input_get_byte(p->input), ==, pair_byte(3));
+    snap_input_set_patience(p->input, 1);
+    g_assert_cmphex(snap_input_get_byte(p->input), ==, 0);
+    assert_ended(p->input);
+    g_assert_cmpint(g_get_monotonic_time() - begin, <, 5 * G_USEC_PER_SEC);
+}
+
 /* --- the tests --- */
 
 /**
@@ -996,6 +1046,9 @@ static const PairTest pair_tests[] = {
     { "patience/buffered", test_patience_buffered, PIPE },
     { "patience/in-time", test_patience_in_time, EITHER },
     { "patience/for-ever", test_patience_for_ever, PIPE },
+    { "nap", test_nap, PIPE },
+    { "nap/wait", test_nap_and_wait, EITHER },
+    { "nap/none", test_no_nap, EITHER },
 };
 
 typedef struct TestRun {

@@ -14,9 +14,9 @@
  * @size: of the virtual disk, in bytes
  *
  * Without options, nothing waits for storage: block drivers flush a new image
- * several times, while the source of a save, and under a background snapshot its
- * guest, waits to be read from.  Nothing of the image is durable then.  Call
- * outside a coroutine.
+ * several times, while the source of a save, and under a background snapshot
+ * its guest, waits to be read from.  Nothing of the image is durable then.
+ * Call outside a coroutine.
  *
  * Returns: false with @errp set
  */

@@ -44,21 +44,22 @@ void coroutine_fn snap_input_read(SnapInput *input, void *buf, size_t length);
 
 /**
  * snap_input_read_ahead: read to @iov, and on as far as bytes are there
- * @iov: changed; the first element is filled whatever it takes, the others only
- *       with what can be had at the same time
+ * @iov: the first element is filled whatever it takes, the others only with
+ *       what can be had at the same time
  *
  * Returns: bytes read, less than the first element only behind an error or the
  * end
  */
-size_t coroutine_fn snap_input_read_ahead(SnapInput *input, struct iovec *iov,
+size_t coroutine_fn snap_input_read_ahead(SnapInput *input,
+                                          const struct iovec *iov,
                                           unsigned niov);
 
 /**
  * snap_input_unread: hand bytes back, to be read again
  * @iov: the bytes
  * @skip: bytes of @iov to leave out at the beginning
- * @length: how many to hand back, SNAP_INPUT_MAX_BACK at most; they must be what
- *          was read last
+ * @length: how many to hand back, SNAP_INPUT_MAX_BACK at most; they must be
+ *          what was read last
  */
 void snap_input_unread(SnapInput *input, const struct iovec *iov,
                        unsigned niov, size_t skip, size_t length);

@@ -58,8 +58,8 @@ int snap_multifd_receiver_status(const SnapMultifdReceiver *receiver,
  *
  * Waits until nothing is under way.
  *
- * Returns: 0 or -errno with @errp set where a channel has failed, or has brought
- * something behind the last synchronization point
+ * Returns: 0 or -errno with @errp set where a channel has failed, or has
+ * brought something behind the last synchronization point
  */
 int coroutine_fn snap_multifd_receiver_end(SnapMultifdReceiver *receiver,
                                            Error **errp);

@@ -35,12 +35,13 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapRAMWriter, snap_ram_writer_free)
 /**
  * snap_ram_writer_place: where to put the data of pages that follow each other
  * @page: number of the first one
- * @nb_pages: how many are wanted, not 0; returns for how many there is room,
- *            which may be written to: nothing was placed there yet
+ * @nb_pages: how many are wanted, not 0; returns for how many there is room
  *
  * They are to be filled, from the first one on, and handed to
- * snap_ram_writer_add().  Several coroutines may do so at a time, with different
- * pages.  May wait for a free buffer, or for others to add what they have placed.
+ * snap_ram_writer_add().  All of the room may be written to: nothing was added
+ * behind the first page.  Several coroutines may do so at a time, but each with
+ * one page only, and different ones.  May wait for a free buffer, or for others
+ * to add what they have placed.
  *
  * Returns: the room
  */
@@ -59,8 +60,8 @@ int coroutine_fn snap_ram_writer_add(SnapRAMWriter *writer, uint64_t page,
                                      unsigned nb_pages, Error **errp);
 
 /**
- * snap_ram_writer_place_several, snap_ram_writer_add_several: the same for pages
- * in any order
+ * snap_ram_writer_place_several, snap_ram_writer_add_several: the same for
+ * pages in any order, by several coroutines at a time
  * @pages: page numbers
  * @nb_pages: not 0
  * @qiov: gets the places; neighbours are one element

@@ -19,8 +19,8 @@ typedef struct SnapStreamReader SnapStreamReader;
  * SnapEventType: what the stream said
  *
  * @SNAP_EVENT_RAM_SETUP: RAM's START section has told its blocks; layout and
- *                        configuration are known from here on, and from the next
- *                        event on, whether sections have footers
+ *                        configuration are known from here on, and from the
+ *                        next event on, whether sections have footers
  * @SNAP_EVENT_PAGE: a page with data, to be taken with
  *                   snap_stream_read_pages() before the next event
  * @SNAP_EVENT_ZERO_PAGE: a page that is zero
@@ -137,9 +137,9 @@ const SnapRAMSection *snap_stream_ram_section(const SnapStreamReader *reader);
  * snap_stream_multifd_flush: whether RAM's START section has such a point
  *
  * Valid after SNAP_EVENT_RAM_SETUP, and true for all sources with multifd but
- * those with the migration property multifd-flush-after-each-section, as machine
- * types before 8.2 have it: there each SNAP_EVENT_RAM_EOS is one, and the end
- * of START.
+ * those with the migration property multifd-flush-after-each-section, as
+ * machine types before 8.2 have it: there each SNAP_EVENT_RAM_EOS is one, and
+ * the end of START.
  */
 bool snap_stream_multifd_flush(const SnapStreamReader *reader);
 

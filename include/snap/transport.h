@@ -23,8 +23,8 @@ typedef struct SnapTransport SnapTransport;
  * and snap_transport_close() puts back what was there, since descriptors that
  * were inherited share the flag with their other holders (stdout may be the
  * same pipe as stderr).  A listening socket is reachable by its owner only; its
- * path is removed by snap_transport_accept_channels(), or at the end.  Waits for
- * the connection.  Call outside a coroutine, with SIGPIPE ignored.
+ * path is removed by snap_transport_accept_channels(), or at the end.  Waits
+ * for the connection.  Call outside a coroutine, with SIGPIPE ignored.
  *
  * Returns: the transport, NULL with @errp set
  */
@@ -75,8 +75,8 @@ QEMUFile *snap_transport_open_urgent(SnapTransport *transport, Error **errp);
  * section is over (migration/ram.c:ram_save_setup).  Once a transport; does not
  * wait.
  *
- * Returns: the channels, not blocking, each a QIOChannel; owned by the transport.
- * NULL with @errp set
+ * Returns: the channels, not blocking, each a QIOChannel; owned by the
+ * transport.  NULL with @errp set
  */
 GPtrArray *snap_transport_accept_channels(SnapTransport *transport,
                                           Error **errp);

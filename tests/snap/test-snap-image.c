@@ -857,31 +857,6 @@ static void coroutine_fn test_run_room(Snapshot *s)
     assert_snapshot(s);
 }
 
-/* A place is given once: another reader would write over what is read there. */
-static void coroutine_fn test_run_not_over_placed(Snapshot *s)
-{
-    const uint64_t pages[] = { 5, 6 };
-    unsigned one = 1, room = UINT_MAX;
-    uint8_t *data, *other;
-    Held held;
-
-    data = place(s, 15, &one);
-    fill_page(s, data, DATA);
-    hold(s, &held, pages, 2);
-    other = place(s, 3, &room);
-    g_assert_cmpuint(room, <=, 2);
-    fill_and_add(s, other, 3, 1, DATA + 1);
-    add_held(s, &held, DATA + 10);
-    room = UINT_MAX;
-    other = place(s, 12, &room);
-    g_assert_cmpuint(room, <=, 3);
-    fill_and_add(s, other, 12, 1, DATA + 2);
-    s->model[15] = DATA;
-    snap_ram_writer_add(s->ram, 15, 1, &error_abort);
-    commit(s);
-    assert_snapshot(s);
-}
-
 /* Dirty room between pages, and where there are zero pages */
 static void coroutine_fn test_run_garbage(Snapshot *s)
 {
@@ -2114,7 +2089,6 @@ static const Test tests[] = {
     { "run/in-order/1k", test_run_in_order, .page_bits = 10 },
     { "run/in-order/64k", test_run_in_order, "raw", .page_bits = 16 },
     { "run/room", test_run_room },
-    { "run/not-over-placed", test_run_not_over_placed },
     { "run/garbage", test_run_garbage },
     { "run/garbage/qcow2", test_run_garbage, "qcow2" },
     { "run/garbage/1k", test_run_garbage, .page_bits = 10 },

@@ -250,8 +250,8 @@ static bool may_flush_late(const char *cache)
  * made longer well ahead; snap_target_commit() cuts it off again.
  *
  * While an image is incomplete, the order of what reaches storage does not
- * matter.  qcow2 flushes for it, and lets all writes wait meanwhile; what counts
- * is snap_target_sync().
+ * matter.  qcow2 flushes for it, and lets all writes wait meanwhile; what
+ * counts is snap_target_sync().
  */
 static QDict *new_file_options(SnapTarget *target,
                                const SnapTargetOptions *options, Error **errp)

@@ -131,7 +131,7 @@ static void coroutine_fn fill(SnapInput *in, size_t length)
     }
 }
 
-static size_t take(SnapInput *in, struct iovec *iov, unsigned niov)
+static size_t take(SnapInput *in, const struct iovec *iov, unsigned niov)
 {
     size_t n = iov_from_buf(iov, niov, 0, in->buffer + in->pos,
                             in->end - in->pos);
@@ -140,7 +140,8 @@ static size_t take(SnapInput *in, struct iovec *iov, unsigned niov)
     return n;
 }
 
-size_t coroutine_fn snap_input_read_ahead(SnapInput *in, struct iovec *iov,
+size_t coroutine_fn snap_input_read_ahead(SnapInput *in,
+                                          const struct iovec *iov,
                                           unsigned niov)
 {
     struct iovec offer[MAX_IOV + 1];

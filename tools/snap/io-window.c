@@ -4,10 +4,15 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/madvise.h"
 #include "qemu/memalign.h"
+#include "qemu/units.h"
 #include "block/reqlist.h"
 #include "snap/io-window.h"
 #include "trace.h"
+
+/* Where hugepages are of another size, nothing is lost. */
+#define HUGE_PAGE (2 * MiB)
 
 typedef struct Request Request;
 
@@ -34,6 +39,7 @@ struct SnapIOWindow {
     /* constant */
     BlockBackend *blk;
     size_t buffer_size;
+    uint8_t *memory;                /* of all buffers */
     Request *requests;
     unsigned nb_requests;
 
@@ -44,6 +50,19 @@ struct SnapIOWindow {
     CoQueue waiting;                /* the caller, for any request to finish */
 };
 
+/*
+ * Most of what is done with the buffers is to run through them once, and that
+ * is mostly waiting for memory: huge pages take a part of it away.
+ */
+static uint8_t *alloc_buffers(BlockBackend *blk, size_t size)
+{
+    size_t align = MAX(HUGE_PAGE, bdrv_opt_mem_align(blk_bs(blk)));
+    uint8_t *memory = qemu_memalign(align, size);
+
+    qemu_madvise(memory, size, QEMU_MADV_HUGEPAGE);
+    return memory;
+}
+
 SnapIOWindow *snap_io_window_new(BlockBackend *blk, unsigned nb_buffers,
                                  size_t buffer_size)
 {
@@ -51,6 +70,7 @@ SnapIOWindow *snap_io_window_new(BlockBackend *blk, unsigned nb_buffers,
 
     w->blk = blk;
     w->buffer_size = buffer_size;
+    w->memory = alloc_buffers(blk, nb_buffers * buffer_size);
     w->requests = g_new0(Request, nb_buffers);
     w->nb_requests = nb_buffers;
     QSIMPLEQ_INIT(&w->free_requests);
@@ -61,7 +81,7 @@ SnapIOWindow *snap_io_window_new(BlockBackend *blk, unsigned nb_buffers,
         Request *request = &w->requests[i];
 
         request->window = w;
-        request->buffer.data = blk_blockalign(blk, buffer_size);
+        request->buffer.data = w->memory + i * buffer_size;
         QSIMPLEQ_INSERT_TAIL(&w->free_requests, request, next);
     }
     return w;
@@ -73,9 +93,7 @@ void snap_io_window_free(SnapIOWindow *w)
         return;
     }
     assert(!w->in_flight);
-    for (unsigned i = 0; i < w->nb_requests; i++) {
-        qemu_vfree(w->requests[i].buffer.data);
-    }
+    qemu_vfree(w->memory);
     g_free(w->requests);
     g_free(w);
 }

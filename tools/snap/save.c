@@ -167,7 +167,8 @@ static int coroutine_fn save_pages(SnapSave *s, const SnapEvent *event,
     if (event->type == SNAP_EVENT_ZERO_PAGE) {
         ret = snap_ram_writer_add_zero(s->ram, page, errp);
     } else {
-        unsigned nb_pages = UINT_MAX;
+        /* Other channels may place pages as well. */
+        unsigned nb_pages = s->multifd ? 1 : UINT_MAX;
         void *buf = snap_ram_writer_place(s->ram, page, &nb_pages);
 
         s->reading = true;

@@ -75,7 +75,8 @@ struct SnapStreamReader {
     bool ram_paged;         /* the first PART or END of RAM has begun */
     int block;              /* block of the last record, -1 for none */
     uint64_t offset;        /* and offset of its page, the last of a run */
-    bool in_order;          /* it was the page behind the one before */
+    bool after_page;        /* it had data */
+    bool in_order;          /* its page is behind another one with data */
 
     /* sections other than RAM, as they came */
     GByteArray *setup;
@@ -560,7 +561,8 @@ static int coroutine_fn finish_ram_start(SnapStreamReader *r, Error **errp)
 {
     r->start_open = false;
     r->where = "RAM's START section";
-    r->section.footers = snap_input_peek_byte(r->input) == QEMU_VM_SECTION_FOOTER;
+    r->section.footers = snap_input_peek_byte(r->input) ==
+                         QEMU_VM_SECTION_FOOTER;
     return r->section.footers ? read_footer(r, r->section.id, errp) :
                                 check_input(r, errp);
 }
@@ -626,8 +628,9 @@ static int coroutine_fn parse_record(SnapStreamReader *r, SnapEvent *event,
     }
     event->block = r->block;
     event->offset = word & ~mask;
-    r->in_order = (flags & RAM_SAVE_FLAG_CONTINUE) &&
+    r->in_order = (flags & RAM_SAVE_FLAG_CONTINUE) && r->after_page &&
                   event->offset == r->offset + mask + 1;
+    r->after_page = flags & RAM_SAVE_FLAG_PAGE;
     r->offset = event->offset;
     if (flags & RAM_SAVE_FLAG_PAGE) {
         event->type = SNAP_EVENT_PAGE;
@@ -1024,7 +1027,8 @@ static int coroutine_fn parse_devices(SnapStreamReader *r, SnapEvent *event,
         uint8_t value = byte;
 
         if (byte < 0) {
-            if (!snap_input_ended(r->input) || !snap_device_end_is_eof(&r->end)) {
+            if (!snap_input_ended(r->input) ||
+                !snap_device_end_is_eof(&r->end)) {
                 return check_input(r, errp);
             }
             r->description_length = 0;

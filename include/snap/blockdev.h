@@ -13,10 +13,9 @@
  * @filename: file name, or options where @image_opts
  * @format: block driver; NULL to probe
  * @image_opts: @filename is a list of options, as qemu-img --image-opts
- * @cache: cache mode, as qemu-img -t; NULL for "none" to write, where the file
- *         system has direct I/O, and "writeback" otherwise
- * @aio: "threads", "native", "io_uring"; NULL for "io_uring" to read, where the
- *       host has that, and QEMU's default otherwise
+ * @cache: cache mode, as qemu-img -t; NULL for what fits, and is possible
+ * @aio: "threads", "native", "io_uring"; NULL likewise
+ * @bulk: all of it is going to be read
  * @force_share: open also what others have open for writing
  */
 typedef struct SnapImageOptions {
@@ -25,6 +24,7 @@ typedef struct SnapImageOptions {
     bool image_opts;
     const char *cache;
     const char *aio;
+    bool bulk;
     bool force_share;
 } SnapImageOptions;
 

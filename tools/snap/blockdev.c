@@ -14,6 +14,7 @@
 #include "qobject/qdict.h"
 #include "snap/blockdev.h"
 #include "snap/create.h"
+#include "snap/page-cache.h"
 #include "snap/replace.h"
 #include "trace.h"
 
@@ -120,27 +121,6 @@ static BlockBackend *open_with_modes(const OpenRequest *request,
     return blk;
 }
 
-/*
- * Open with the modes that were given, or else the best ones that there are.
- * What is written bypasses the page cache, and threads take the work of
- * submitting it off the one that reads the stream; what is read may be in the
- * page cache, where a thread would only take time.
- */
-static BlockBackend *open_blk(const OpenRequest *request, Error **errp)
-{
-    const char *cache = request->options->cache;
-    const char *aio = request->options->aio;
-    bool writable = request->flags & BDRV_O_RDWR;
-    BlockBackend *blk = NULL;
-
-    if (writable && !cache) {
-        blk = open_with_modes(request, "none", aio, NULL);
-    } else if (!writable && !aio) {
-        blk = open_with_modes(request, cache ?: "writeback", "io_uring", NULL);
-    }
-    return blk ?: open_with_modes(request, cache ?: "writeback", aio, errp);
-}
-
 const char *snap_blockdev_local_path(const SnapImageOptions *options)
 {
     const char *filename = options->filename;
@@ -152,6 +132,49 @@ const char *snap_blockdev_local_path(const SnapImageOptions *options)
         return filename;
     }
     return path_has_protocol(filename) ? NULL : filename;
+}
+
+/*
+ * What is written, or read as a whole, bypasses the page cache, unless that has
+ * it already.
+ */
+static const char *choose_cache(const OpenRequest *request)
+{
+    const char *path = snap_blockdev_local_path(request->options);
+
+    if (request->flags & BDRV_O_RDWR) {
+        return "none";
+    }
+    return request->options->bulk && !(path && snap_page_cache_has(path)) ?
+           "none" : "writeback";
+}
+
+/*
+ * Threads take work off the one that has the stream: to submit what is written,
+ * to copy from the page cache what is read as a whole.  Otherwise they only take
+ * time.
+ */
+static const char *choose_aio(const OpenRequest *request, const char *cache)
+{
+    bool direct = !strcmp(cache, "none") || !strcmp(cache, "directsync");
+
+    return (request->flags & BDRV_O_RDWR) ||
+           (request->options->bulk && !direct) ? NULL : "io_uring";
+}
+
+/* Open with the modes that were given, else the best ones that are possible. */
+static BlockBackend *open_blk(const OpenRequest *request, Error **errp)
+{
+    const SnapImageOptions *options = request->options;
+    const char *cache = options->cache ?: choose_cache(request);
+    const char *aio = options->aio ?: choose_aio(request, cache);
+    BlockBackend *blk = open_with_modes(request, cache, aio, NULL);
+
+    if (!blk && !options->aio) {
+        blk = open_with_modes(request, cache, NULL, NULL);
+    }
+    return blk ?: open_with_modes(request, options->cache ?: "writeback",
+                                  options->aio, errp);
 }
 
 BlockBackend *snap_blockdev_open(const SnapImageOptions *options,

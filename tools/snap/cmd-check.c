@@ -75,6 +75,7 @@ int snap_cmd_check(const SnapCmdOptions *options)
     CheckTask task = { };
     Error *err = NULL;
 
+    image_options.bulk = true;
     task.blk = snap_blockdev_open(&image_options, false, &err);
     if (task.blk) {
         snap_task_run(check, &task, NULL, &err);

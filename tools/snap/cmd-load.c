@@ -30,6 +30,7 @@ static void load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
     BlockBackend *blk;
     SnapLoad *l;
 
+    image_options.bulk = !options->by_postcopy;
     postcopy.working_set = working_set;
     postcopy.host_pages = (char **)options->host_pages->pdata;
     if (postcopy.record && !working_set) {

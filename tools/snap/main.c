@@ -170,10 +170,8 @@ static void help(void)
         printf("  %-6s %s\n", verbs[i].name, verbs[i].help);
     }
     printf("\nOptions:\n"
-"  -t, --cache=MODE          cache mode, as qemu-img -t (default: none to write,\n"
-"                            where there is direct I/O, writeback otherwise)\n"
-"  --aio=MODE                threads, native, or io_uring (default: io_uring to\n"
-"                            read, where there is that, threads otherwise)\n"
+"  -t, --cache=MODE          cache mode, as qemu-img -t (default: what fits)\n"
+"  --aio=MODE                threads, native, or io_uring (default: what fits)\n"
 "  --image-opts              FILE is a list of image options\n"
 "  --object OBJDEF           QEMU user-creatable object (e.g. a secret)\n"
 "  -T, --trace TRACE         tracing options\n"

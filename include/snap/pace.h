@@ -17,13 +17,15 @@
  * SnapPace: state of the pipe
  * @transport: not owned
  * @size: capacity of the pipe in bytes, 0 for no pipe
- * @narrow: the end is near
+ * @most: what the capacity is to come down to
+ * @blind: pages do not tell the end
  * @patience: calls to come before a busy pipe is tried again
  */
 typedef struct SnapPace {
     SnapTransport *transport;
     int size;
-    bool narrow;
+    int most;
+    bool blind;
     unsigned patience;
 } SnapPace;
 
@@ -39,11 +41,14 @@ void snap_pace_init(SnapPace *pace, SnapTransport *transport);
 void snap_pace_pages(SnapPace *pace, uint64_t missing);
 
 /**
- * snap_pace_end_is_near: the device state may come at any time
+ * snap_pace_blind: the device state may come at any time
  *
- * Because RAM's last section has begun, or because the pages that are missing
- * do not tell the end: they come again, or never come.
+ * Because the pages that are missing do not tell the end: they come again, or
+ * never come.
  */
-void snap_pace_end_is_near(SnapPace *pace);
+void snap_pace_blind(SnapPace *pace);
+
+/* RAM's last section begins, behind which comes the device state. */
+void snap_pace_final(SnapPace *pace);
 
 #endif /* SNAP_PACE_H */

@@ -162,7 +162,7 @@ static const char *choose_aio(const OpenRequest *request, const char *cache)
            (request->options->bulk && !direct) ? NULL : "io_uring";
 }
 
-/* Open with the modes that were given, else the best ones that are possible. */
+/* Open with the modes that were given, else the best that are possible. */
 static BlockBackend *open_blk(const OpenRequest *request, Error **errp)
 {
     const SnapImageOptions *options = request->options;

@@ -20,7 +20,17 @@
 
 /* What is read from a pipe as narrow as that is to be little, too. */
 #define NARROW          (64 * KiB)
-#define READ_AT_A_TIME  (8 * KiB)
+#define MAX_READ        (8 * KiB)
+#define MIN_READ        (4 * KiB)
+
+/*
+ * How wide the pipe may be where nothing tells when the device state comes, and
+ * behind the beginning of RAM's last section.  With 8 KiB there are still three
+ * times as many bytes a second as with 4 KiB, with 16 KiB almost as many as
+ * with more; the state of the smallest machines takes 18 KiB.
+ */
+#define BLIND_SIZE      (16 * KiB)
+#define BLIND_END_SIZE  (8 * KiB)
 
 /* Calls until a busy pipe is tried again. */
 #define PATIENCE 7
@@ -38,7 +48,8 @@ static int resize(SnapPace *pace, int size)
         pace->size = ret;
         snap_input_set_nap(input, pace->size >= WIDE ? NAP_NS : 0);
         if (pace->size <= NARROW) {
-            snap_input_set_limit(input, READ_AT_A_TIME);
+            snap_input_set_limit(input, MIN(MAX(pace->size / 4, MIN_READ),
+                                            MAX_READ));
         }
         trace_snap_pace_resize(pace->size);
     }
@@ -50,6 +61,7 @@ void snap_pace_init(SnapPace *pace, SnapTransport *transport)
     *pace = (SnapPace) {
         .transport = transport,
         .size = snap_transport_input_size(transport),
+        .most = INT_MAX,
     };
     if (pace->size) {
         /* Where that is too much for the user, what is there must do. */
@@ -85,7 +97,7 @@ static void narrow(SnapPace *pace, uint64_t pending)
         pace->patience--;
         return;
     }
-    while (pending <= pace->size && halve(pace)) {
+    while ((pending <= pace->size || pace->size > pace->most) && halve(pace)) {
         /* as far as it goes */
     }
     if (pending > pace->size && pending <= pace->size + ahead) {
@@ -94,14 +106,28 @@ static void narrow(SnapPace *pace, uint64_t pending)
     }
 }
 
-void snap_pace_end_is_near(SnapPace *pace)
+/* The pipe is to hold @most bytes from now on. */
+static void limit(SnapPace *pace, int most)
 {
-    pace->narrow = true;
+    pace->most = most;
     pace->patience = 0;
-    narrow(pace, 0);
+    narrow(pace, UINT64_MAX);
+}
+
+void snap_pace_blind(SnapPace *pace)
+{
+    pace->blind = true;
+    limit(pace, BLIND_SIZE);
+}
+
+void snap_pace_final(SnapPace *pace)
+{
+    if (pace->blind) {
+        limit(pace, BLIND_END_SIZE);
+    }
 }
 
 void snap_pace_pages(SnapPace *pace, uint64_t missing)
 {
-    narrow(pace, pace->narrow ? 0 : missing * SMALLEST_RECORD);
+    narrow(pace, pace->blind ? UINT64_MAX : missing * SMALLEST_RECORD);
 }

@@ -139,10 +139,13 @@ static void pace(SnapSave *s, uint64_t missing)
 {
     size_t before_ram;
 
-    if (!s->pace.narrow &&
+    if (!s->pace.blind &&
         (snap_ram_writer_repeated(s->ram) ||
          snap_stream_setup(s->reader, &before_ram)->len)) {
-        snap_pace_end_is_near(&s->pace);
+        snap_pace_blind(&s->pace);
+        if (s->ram_end) {
+            snap_pace_final(&s->pace);
+        }
     } else {
         snap_pace_pages(&s->pace, missing);
     }
@@ -354,7 +357,7 @@ static int coroutine_fn handle(SnapSave *s, const SnapEvent *event,
     case SNAP_EVENT_RAM_FINAL:
         s->ram_end = true;
         if (!s->return_path) {
-            snap_pace_end_is_near(&s->pace);
+            snap_pace_final(&s->pace);
         }
         return 0;
     case SNAP_EVENT_MULTIFD_FLUSH:

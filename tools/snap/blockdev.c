@@ -151,8 +151,8 @@ static const char *choose_cache(const OpenRequest *request)
 
 /*
  * Threads take work off the one that has the stream: to submit what is written,
- * to copy from the page cache what is read as a whole.  Otherwise they only take
- * time.
+ * to copy from the page cache what is read as a whole.  Otherwise they only
+ * take time.
  */
 static const char *choose_aio(const OpenRequest *request, const char *cache)
 {

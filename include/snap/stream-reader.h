@@ -28,7 +28,7 @@ typedef struct SnapStreamReader SnapStreamReader;
  *                        RAM (never in a background snapshot)
  * @SNAP_EVENT_MULTIFD_FLUSH: a point where the channels of multifd wait for
  *                            each other
- * @SNAP_EVENT_RAM_EOS: a section of RAM is over
+ * @SNAP_EVENT_RAM_EOS: a section of RAM is over, but for its footer
  * @SNAP_EVENT_OPEN_RETURN_PATH: the source wants an answer when all is done
  * @SNAP_EVENT_PING: the source wants a PONG with @value
  * @SNAP_EVENT_DEVICES: device state begins; RAM is over

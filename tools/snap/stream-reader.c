@@ -71,7 +71,8 @@ struct SnapStreamReader {
     Phase phase;
     const char *where;      /* part of the stream, for messages */
     bool ram_started;       /* RAM's START section has told all of RAM */
-    bool start_open;        /* ... but it may have a footer */
+    bool section_open;      /* a section of RAM is over but for its footer */
+    bool footers_known;     /* whether there are footers */
     bool ram_paged;         /* the first PART or END of RAM has begun */
     int block;              /* block of the last record, -1 for none */
     uint64_t offset;        /* and offset of its page, the last of a run */
@@ -549,20 +550,22 @@ static int coroutine_fn parse_ram_start(SnapStreamReader *r, uint32_t id,
     r->section = (SnapRAMSection) { .id = id, .instance = instance };
     r->before_ram = r->setup->len;
     r->ram_started = true;
-    r->start_open = true;
+    r->section_open = true;
     return 0;
 }
 
 /*
- * What is behind the last record of RAM's START section.  A source with multifd
+ * What is behind the last record of a section of RAM.  A source with multifd
  * may not send it before its channels are read from.
  */
-static int coroutine_fn finish_ram_start(SnapStreamReader *r, Error **errp)
+static int coroutine_fn finish_ram_section(SnapStreamReader *r, Error **errp)
 {
-    r->start_open = false;
-    r->where = "RAM's START section";
-    r->section.footers = snap_input_peek_byte(r->input) ==
-                         QEMU_VM_SECTION_FOOTER;
+    r->section_open = false;
+    if (!r->footers_known) {
+        r->footers_known = true;
+        r->section.footers = snap_input_peek_byte(r->input) ==
+                             QEMU_VM_SECTION_FOOTER;
+    }
     return r->section.footers ? read_footer(r, r->section.id, errp) :
                                 check_input(r, errp);
 }
@@ -611,8 +614,9 @@ static int coroutine_fn parse_record(SnapStreamReader *r, SnapEvent *event,
     }
     if (word == RAM_SAVE_FLAG_EOS) {
         r->phase = PHASE_SECTIONS;
+        r->section_open = true;
         event->type = SNAP_EVENT_RAM_EOS;
-        return r->section.footers ? read_footer(r, r->section.id, errp) : 0;
+        return 0;
     }
     if (word == RAM_SAVE_FLAG_MULTIFD_FLUSH) {
         event->type = SNAP_EVENT_MULTIFD_FLUSH;
@@ -1143,8 +1147,8 @@ int coroutine_fn snap_stream_next(SnapStreamReader *r, SnapEvent *event,
     if (r->phase == PHASE_HEADER) {
         ret = parse_header(r, errp);
         r->phase = PHASE_SECTIONS;
-    } else if (r->start_open) {
-        ret = finish_ram_start(r, errp);
+    } else if (r->section_open) {
+        ret = finish_ram_section(r, errp);
     }
     while (!ret && r->phase == PHASE_SECTIONS && !event_set) {
         ret = parse_section(r, event, &event_set, errp);

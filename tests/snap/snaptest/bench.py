@@ -42,6 +42,12 @@ def sync(path: str) -> float:
     return time.monotonic() - start
 
 
+def fill_cache(path: str):
+    with open(path, 'rb', buffering=0) as f:
+        while f.read(MIB):
+            pass
+
+
 def drop_cache(path: str):
     fd = os.open(path, os.O_RDONLY)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)

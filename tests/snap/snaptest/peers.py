@@ -13,8 +13,8 @@ import time
 from typing import Callable, Iterator, NamedTuple
 
 from . import env
-from .bench import (MACHINE, PYTHON, REGION, TIMEOUT, cont, drop_cache, fill,
-                    launch, remove, set_migration, sync)
+from .bench import (MACHINE, PYTHON, REGION, TIMEOUT, cont, drop_cache,
+                    fill, fill_cache, launch, remove, set_migration, sync)
 from .guests import Loop
 from .machine import VM
 from .ram import Ram
@@ -278,6 +278,8 @@ class Measure:
             set_migration(vm, peer.caps, peer.params)
             if cold:
                 drop_cache(path)
+            else:
+                fill_cache(path)
             return self.migrate(vm, 'load', peer, path)
         finally:
             vm.kill()

@@ -15,7 +15,7 @@ import unittest
 
 from snaptest.multifd import (DATA_SIZE, FLUSH, LIMIT, SYNC, MultifdBuilder,
                               MultifdTest, Sender, head, init, packet)
-from snaptest.streams import PAGE as PAGE_FLAG, PART, RAM_ID, name8
+from snaptest.streams import EOS, PAGE as PAGE_FLAG, PART, RAM_ID, name8
 from snaptest.tool import MIB, PAGE, pattern, sample
 
 BATCH = DATA_SIZE // PAGE
@@ -169,6 +169,38 @@ class Saves(MultifdTest):
         builder.packet(1, 'pc.ram', pages(range(5), 1), number=3)
         builder.device('cpu', b'state')
         self.save_multifd(builder)
+
+    def test_late_footers(self):
+        """A source sends footers when its channels have been read from."""
+        for flush in (True, False):
+            with self.subTest(flush):
+                builder = MultifdBuilder([('pc.ram', 8 * MIB)], 2, flush)
+                for i in range(2):
+                    builder.packet(i, 'pc.ram', pages(range(128 * i,
+                                                            128 * i + 128)))
+                builder.end_round()
+                for i in range(4, 14):
+                    builder.packet(i % 2, 'pc.ram', pages(range(128 * i,
+                                                                128 * i + 128)))
+                builder.device('cpu', b'state')
+                main, channels = builder.streams()
+                eos = struct.pack('>Q', EOS)
+                start = main.index(eos) + len(eos)
+                part = main.index(eos, start + 1) + len(eos)
+                process, source = self.begin(2)
+                left = source.begin(channels)
+                source.main.sendall(main[:start])
+                source.main.sendall(main[start:part])
+                # More than a socket holds is behind the point
+                senders = [Sender(connection, data) for connection, data
+                           in zip(source.channels, left)]
+                for sender in senders:
+                    sender.join(LIMIT)
+                    self.assertFalse(sender.is_alive())
+                source.main.sendall(main[part:])
+                source.close()
+                self.end(process)
+                self.assert_saved(builder)
 
     def test_nothing(self):
         """No page at all"""

@@ -111,11 +111,12 @@ void snap_input_set_patience(SnapInput *input, int ms);
 void snap_input_set_limit(SnapInput *input, size_t bytes);
 
 /**
- * snap_input_set_nap: let bytes gather in a channel that has none
+ * snap_input_set_nap: let bytes gather in a channel that has had few
  * @ns: how long, in nanoseconds; 0 for not at all, as at the beginning
  *
- * Who writes little at a time wakes up whoever waits for it each time, which
- * costs both of them more than the bytes do.
+ * Who writes little at a time wakes up whoever waits for it each time, or waits
+ * for who reads at the same time; and who reads gets bytes that are still in the
+ * other CPU's cache.  All of it costs more than the bytes do.
  */
 void snap_input_set_nap(SnapInput *input, int64_t ns);
 

@@ -16,6 +16,9 @@
 #define READ_SIZE   (64 * KiB)
 #define BUFFER_SIZE (SNAP_INPUT_MAX_BACK + READ_SIZE)
 
+/* A read that brings less came too early. */
+#define LITTLE (64 * KiB)
+
 /* Elements of a vector that the system takes at a time, and some less. */
 #define MAX_IOV 256
 
@@ -27,6 +30,7 @@ struct SnapInput {
     int patience;
     size_t limit;               /* of one read of the channel, in bytes */
     int64_t nap_ns;
+    size_t last;                /* what the last read has brought, in bytes */
 
     /* what was read ahead */
     uint8_t *buffer;
@@ -46,6 +50,7 @@ SnapInput *snap_input_new(QIOChannel *ioc, int fd)
     in->fd = fd;
     in->patience = -1;
     in->limit = SIZE_MAX;
+    in->last = SIZE_MAX;
     in->buffer = g_malloc(BUFFER_SIZE);
     return in;
 }
@@ -85,14 +90,13 @@ static size_t coroutine_fn read_channel(SnapInput *in, struct iovec *iov,
     if (in->ended || in->err) {
         return 0;
     }
-    ret = qio_channel_readv(in->ioc, iov, niov, &in->err);
-    if (ret == QIO_CHANNEL_ERR_BLOCK && in->nap_ns && in->patience < 0) {
+    if (in->nap_ns && in->last < LITTLE && in->patience < 0) {
         qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, in->nap_ns);
-        ret = qio_channel_readv(in->ioc, iov, niov, &in->err);
     }
-    while (ret == QIO_CHANNEL_ERR_BLOCK && wait_for_bytes(in)) {
+    do {
         ret = qio_channel_readv(in->ioc, iov, niov, &in->err);
-    }
+    } while (ret == QIO_CHANNEL_ERR_BLOCK && wait_for_bytes(in));
+    in->last = MAX(ret, 0);
     if (ret == 0 || ret == QIO_CHANNEL_ERR_BLOCK) {
         in->ended = true;
     }

@@ -16,7 +16,7 @@
  * not become full in so short a time.
  */
 #define WIDE    (512 * KiB)
-#define NAP_NS  (100 * SCALE_US)
+#define NAP_NS  (200 * SCALE_US)
 
 /* What is read from a pipe as narrow as that is to be little, too. */
 #define NARROW          (64 * KiB)

@@ -115,8 +115,8 @@ void snap_input_set_limit(SnapInput *input, size_t bytes);
  * @ns: how long, in nanoseconds; 0 for not at all, as at the beginning
  *
  * Who writes little at a time wakes up whoever waits for it each time, or waits
- * for who reads at the same time; and who reads gets bytes that are still in the
- * other CPU's cache.  All of it costs more than the bytes do.
+ * for who reads at the same time; and who reads gets bytes that are still in
+ * the other CPU's cache.  All of it costs more than the bytes do.
  */
 void snap_input_set_nap(SnapInput *input, int64_t ns);
 

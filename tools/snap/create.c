@@ -44,11 +44,11 @@ static int copy_range(int from, int to, off_t offset, off_t length)
         ssize_t n = RETRY_ON_EINTR(pread(from, buf, MIN(length, COPY_SIZE),
                                          offset));
 
+        if (n > 0) {
+            n = RETRY_ON_EINTR(pwrite(to, buf, n, offset));
+        }
         if (n <= 0) {
             return n < 0 ? -errno : -EIO;
-        }
-        if (RETRY_ON_EINTR(pwrite(to, buf, n, offset)) != n) {
-            return -errno;
         }
         offset += n;
         length -= n;

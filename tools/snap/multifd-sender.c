@@ -165,6 +165,7 @@ static void add_page(Channel *c, const SnapRAMPiece *piece, unsigned i)
         piece->offset + ((uint64_t)i << page_bits);
     if ((uint8_t *)last->iov_base + last->iov_len == data) {
         last->iov_len += (size_t)1 << page_bits;
+        c->qiov.size += (size_t)1 << page_bits;
     } else {
         qemu_iovec_add(&c->qiov, data, (size_t)1 << page_bits);
     }

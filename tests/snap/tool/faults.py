@@ -61,8 +61,12 @@ class SaveTest(ToolTest):
     def is_open(self, process) -> bool:
         """Whether the process has some file in the directory"""
         fds = f'/proc/{process.pid}/fd'
-        return any(os.readlink(f'{fds}/{fd}').startswith(self.dir)
-                   for fd in os.listdir(fds))
+        for fd in os.listdir(fds):
+            # What is listed may be closed by now
+            with contextlib.suppress(FileNotFoundError):
+                if os.readlink(f'{fds}/{fd}').startswith(self.dir):
+                    return True
+        return False
 
     def end(self, process, data: bytes = b'', status: int = 0) -> str:
         out, err = process.communicate(data, TIMEOUT)

@@ -17,6 +17,7 @@
  * @aio: "threads", "native", "io_uring"; NULL likewise
  * @bulk: all of it is going to be read
  * @force_share: open also what others have open for writing
+ * @backing_chain: follow what the image refers to, if it does
  */
 typedef struct SnapImageOptions {
     const char *filename;
@@ -26,6 +27,7 @@ typedef struct SnapImageOptions {
     const char *aio;
     bool bulk;
     bool force_share;
+    bool backing_chain;
 } SnapImageOptions;
 
 /* The local path that an image's name stands for, NULL for anything else. */

@@ -15,6 +15,7 @@
 #include "snap/blockdev.h"
 #include "snap/create.h"
 #include "snap/page-cache.h"
+#include "snap/references.h"
 #include "snap/replace.h"
 #include "trace.h"
 
@@ -177,6 +178,35 @@ static BlockBackend *open_blk(const OpenRequest *request, Error **errp)
                                   options->aio, errp);
 }
 
+/*
+ * See that the image refers to nothing else, without opening what it refers to;
+ * options that name it say that the user wants it.
+ */
+static bool refuse_references(const OpenRequest *request, Error **errp)
+{
+    OpenRequest inspection = *request;
+    g_autoptr(QDict) dict = collect_options(request, errp);
+    BlockBackend *blk;
+    bool none;
+
+    if (!dict) {
+        return false;
+    }
+    if (snap_references_given(dict)) {
+        return true;
+    }
+    inspection.flags = BDRV_O_NO_BACKING | BDRV_O_NO_IO;
+    blk = open_with_modes(&inspection, "writeback", NULL, errp);
+    if (!blk) {
+        return false;
+    }
+    bdrv_graph_rdlock_main_loop();
+    none = snap_references_none(blk_bs(blk), errp);
+    bdrv_graph_rdunlock_main_loop();
+    blk_unref(blk);
+    return none;
+}
+
 BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
                                  bool writable, Error **errp)
 {
@@ -192,6 +222,9 @@ BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
     if (path && stat(path, &st) == 0 &&
         !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
         error_setg(errp, "Neither a regular file nor a block device");
+        return NULL;
+    }
+    if (!options->backing_chain && !refuse_references(&request, errp)) {
         return NULL;
     }
     return open_blk(&request, errp);

@@ -30,6 +30,8 @@ static void save(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
     SnapSave *s;
 
     save_options.target.image.format = options->create_format;
+    /* An image to write to is the user's own. */
+    save_options.target.image.backing_chain = true;
     transport = snap_transport_open(options->uri, true, errp);
     if (!transport) {
         return;

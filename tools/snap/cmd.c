@@ -21,6 +21,7 @@ SnapImageOptions snap_cmd_image_options(const SnapCmdOptions *options)
         .cache = options->cache,
         .aio = options->aio,
         .force_share = options->force_share,
+        .backing_chain = options->backing_chain,
     };
 }
 

@@ -23,8 +23,8 @@
  * @multifd: channels of a load, where @multifd.nb_channels is not 0
  * @host_pages: array of char *, all that were given
  * @working_set: as given, NULL where not
- * @image_opts, @existing, @force_share, @quiet, @progress, @json,
- * @by_postcopy: switches
+ * @image_opts, @existing, @force_share, @backing_chain, @quiet, @progress,
+ * @json, @by_postcopy: switches
  * @for_postcopy: something was given that only a load by postcopy can have
  */
 typedef struct SnapCmdOptions {
@@ -45,6 +45,7 @@ typedef struct SnapCmdOptions {
     bool image_opts;
     bool existing;
     bool force_share;
+    bool backing_chain;
     bool quiet;
     bool progress;
     bool json;

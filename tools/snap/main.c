@@ -66,6 +66,7 @@ enum {
     OPTION_HOST_PAGE_SIZE,
     OPTION_MULTIFD_CHANNELS,
     OPTION_UUID,
+    OPTION_BACKING_CHAIN,
 };
 
 typedef struct Verb {
@@ -119,6 +120,7 @@ static const struct option long_options[] = {
     { "host-page-size", required_argument, NULL, OPTION_HOST_PAGE_SIZE },
     { "multifd-channels", required_argument, NULL, OPTION_MULTIFD_CHANNELS },
     { "uuid", required_argument, NULL, OPTION_UUID },
+    { "backing-chain", no_argument, NULL, OPTION_BACKING_CHAIN },
     { NULL, 0, NULL, 0 },
 };
 
@@ -133,6 +135,7 @@ static unsigned option_verbs(int option)
     case OPTION_TARGET_PAGE_SIZE:
         return VERB_SAVE;
     case 'f':
+    case OPTION_BACKING_CHAIN:
         return VERB_READ | VERB_EMBED;
     case 'U':
         return VERB_READ;
@@ -208,6 +211,7 @@ static void help(void)
 "  --working-set=FILE        the working set (default: beside the image)\n"
 "load, info, check, embed:\n"
 "  -f FMT                    format of the image (default: probed)\n"
+"  --backing-chain           follow the image's backing file and data file\n"
 "load, info, check:\n"
 "  -U, --force-share         open the image also while others write to it\n"
 "info, check:\n"
@@ -414,6 +418,9 @@ static void parse_option(SnapCmdOptions *options, int option)
         break;
     case OPTION_OBJECT:
         user_creatable_process_cmdline(optarg);
+        break;
+    case OPTION_BACKING_CHAIN:
+        options->backing_chain = true;
         break;
     case OPTION_IMAGE_OPTS:
         options->image_opts = true;

@@ -86,6 +86,10 @@ class NoSnapshot(ToolTest):
                  'qcow2', self.path('overlay'))
         os.unlink(self.path('base'))
         self.refuse('overlay', self.path('base'))
+        for verb in ('load', 'info', 'check'):
+            self.refused(verb, '--backing-chain', self.path('overlay'),
+                         causes=['backing file', self.path('base'),
+                                 'no such file'])
 
     def test_cut_image(self):
         """What a full disk or a broken copy leaves of an image."""
@@ -111,6 +115,98 @@ class NoSnapshot(ToolTest):
                                     loaded.startswith(result.stdout))
                     self.assertGreater(self.tool('check', cut).returncode, 0)
         self.assertLess(len(result.stdout), len(loaded) + 1)
+
+
+class References(ToolTest):
+    """Other files that an image names are the user's business."""
+
+    def setUp(self):
+        super().setUp()
+        self.data = sample().build()
+        self.save(self.data)
+        self.size = str(json.loads(self.img(
+            'info', '--output=json', self.image).stdout)['virtual-size'])
+
+    def overlay(self, backing: str, name: str = 'overlay',
+                fmt: str = 'qcow2') -> str:
+        self.img('create', '-f', 'qcow2', '-u', '-b', backing, '-F', fmt,
+                 self.path(name), self.size)
+        return self.path(name)
+
+    def data_file(self, name: str = 'data') -> str:
+        """An image that has its data in another file"""
+        image = self.path('outside')
+        self.img('create', '-f', 'qcow2', '-o', f'data_file={self.path(name)}',
+                 image, self.size)
+        self.img('convert', '-n', '-O', 'qcow2', self.image, image)
+        return image
+
+    def not_followed(self, image: str, *causes: str, options=()):
+        for verb in ('load', 'info', 'check', 'embed'):
+            with self.subTest(verb):
+                self.refused(verb, image, *options, timeout=10,
+                             causes=['refers to', '--backing-chain', *causes])
+
+    def test_backing_file(self):
+        overlay = self.overlay(self.image)
+        self.not_followed(overlay, f"backing file '{self.image}'")
+        self.assertEqual(self.load(overlay, '--backing-chain'), self.load())
+
+    def test_chain(self):
+        overlay = self.overlay(self.overlay(self.image, 'middle'))
+        self.not_followed(overlay, self.path('middle'))
+        self.assertEqual(self.load(overlay, '--backing-chain'), self.load())
+
+    def test_data_file(self):
+        image = self.data_file()
+        self.not_followed(image, f"data file '{self.path('data')}'")
+        self.assertEqual(self.load(image, '--backing-chain'), self.load())
+
+    def test_not_even_opened(self):
+        """Who opens a FIFO waits for its writer."""
+        os.mkfifo(self.path('fifo'))
+        self.not_followed(self.overlay(self.path('fifo'), fmt='raw'), 'fifo')
+        image = self.data_file()
+        os.unlink(self.path('data'))
+        os.mkfifo(self.path('data'))
+        self.not_followed(image, 'data')
+
+    def test_names(self):
+        """Pseudo-protocols, networks, and what a terminal should not see"""
+        for name in ('json:{"driver": "null-co"}', 'nbd://192.0.2.1/x',
+                     'fat:/etc', '/etc/passwd', 'missing', '\x1b[31m'):
+            error = ''
+            overlay = self.overlay(name, fmt='raw')
+            for verb in ('load', 'info', 'check'):
+                error += self.refused(verb, overlay, timeout=10,
+                                      causes=['backing file'])
+            self.assertNotIn('\x1b', error)
+
+    def test_below_filter(self):
+        self.overlay(self.image)
+        self.refused('load', '--image-opts', '--object',
+                     'throttle-group,id=g', 'driver=throttle,'
+                     'throttle-group=g,file.driver=qcow2,file.file.filename=' +
+                     self.path('overlay'), causes=['refers to', self.image])
+
+    def test_given(self):
+        """Image options that name the file say that it is wanted."""
+        options = f'driver=qcow2,file.filename={self.overlay("nowhere")},'
+        self.assertEqual(
+            self.load(options + f'backing.file.filename={self.image},'
+                      'backing.driver=qcow2', '--image-opts'), self.load())
+        image = self.data_file()
+        self.assertEqual(
+            self.load(f'driver=qcow2,file.filename={image},'
+                      f'data-file.filename={self.path("data")},'
+                      'data-file.driver=file', '--image-opts'), self.load())
+
+    def test_save_over(self):
+        """What is written to is the user's own."""
+        overlay = self.overlay(self.image)
+        self.save(self.data, overlay, '-n')
+        self.not_followed(overlay)
+        self.succeeds('check', '--backing-chain', overlay)
 
 
 class Damaged(ToolTest):

@@ -298,7 +298,8 @@ class Converted(ToolTest):
     def test_overlay(self):
         self.img('create', '-f', 'qcow2', '-b', self.image, '-F', 'qcow2',
                  self.path('overlay'))
-        self.assertEqual(self.load(self.path('overlay')), self.loaded)
+        self.assertEqual(self.load(self.path('overlay'), '--backing-chain'),
+                         self.loaded)
         self.convert('-O', 'qcow2', source='overlay', to='flat')
 
     def test_qemu_img(self):

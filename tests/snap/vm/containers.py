@@ -83,7 +83,7 @@ class Containers(SnapTest):
         overlay = self.path('overlay')
         self.img('create', '-f', 'qcow2', '-b', self.image, '-F', 'qcow2',
                  overlay)
-        self.verify(overlay)
+        self.verify(overlay, '--backing-chain')
 
     def test_over_snapshot(self):
         """Zero pages hide what an older snapshot below has at their place."""
@@ -94,7 +94,7 @@ class Containers(SnapTest):
         self.img('create', '-f', 'qcow2', '-b', self.image, '-F', 'qcow2',
                  overlay)
         self.save(self.src, overlay, '-n')
-        self.verify(overlay)
+        self.verify(overlay, '--backing-chain')
 
     def test_cache_and_aio(self):
         for options in (['--cache=none', '--aio=native'],

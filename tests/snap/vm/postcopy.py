@@ -159,7 +159,7 @@ class Containers(PostcopyTest):
         src = self.snapshot(mib=32)
         self.img('create', '-f', 'qcow2', '-b', self.image, '-F', 'qcow2',
                  self.path('overlay'))
-        self.verify(src, self.path('overlay'))
+        self.verify(src, self.path('overlay'), '--backing-chain')
 
     def test_cache_and_aio(self):
         src = self.snapshot(mib=32)

@@ -22,11 +22,14 @@
  * @blk: the virtual disk, not owned
  * @header: its header, checked
  * @layout: its RAM blocks
+ * @verify_pages: compare pages with their hashes; may be changed until the
+ *                first is read
  */
 typedef struct SnapImage {
     BlockBackend *blk;
     SnapHeader header;
     SnapLayout layout;
+    bool verify_pages;
 } SnapImage;
 
 /**
@@ -92,16 +95,13 @@ QDict *coroutine_fn snap_image_metadata(SnapImage *image, Error **errp);
 GArray *coroutine_fn snap_image_working_set(SnapImage *image, Error **errp);
 
 /**
- * snap_image_embed: put a working set into the image, durably
- * @image: whose disk is open for writing; its header is brought up to date
- * @data: as of snap_working_set_encode()
+ * snap_image_sound_arrivals: check the arrival list
+ * @nb: filled in with the number of entries before the first damage
  *
- * The header is written last, so that whatever breaks in leaves the image as
- * it was before, or has it complete.
- *
- * Returns: 0 or -errno with @errp set
+ * Returns: 0 where there is no damage; -errno with @errp set, -EBADMSG where
+ * the list is damaged
  */
-int coroutine_fn snap_image_embed(SnapImage *image, const GByteArray *data,
-                                  Error **errp);
+int coroutine_fn snap_image_sound_arrivals(SnapImage *image, uint64_t *nb,
+                                           Error **errp);
 
 #endif /* SNAP_IMAGE_H */

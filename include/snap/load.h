@@ -17,11 +17,13 @@ typedef struct SnapLoad SnapLoad;
 /**
  * SnapLoadOptions: how to load
  * @progress: show progress on stderr
+ * @no_verify: do not compare pages with their hashes
  * @postcopy: let the guest run first; NULL for all RAM first (precopy)
  * @multifd: send a precopy over several channels; NULL for one
  */
 typedef struct SnapLoadOptions {
     bool progress;
+    bool no_verify;
     const SnapPostcopyOptions *postcopy;
     const SnapMultifdOptions *multifd;
 } SnapLoadOptions;
@@ -38,8 +40,8 @@ SnapLoad *snap_load_new(BlockBackend *blk, SnapTransport *transport,
  * @stats: filled in, also on failure
  *
  * Runs the main loop until all is done.  Every page is compared with its hash
- * before it is sent, and the device state with its checksum before anything
- * is sent.
+ * before it is sent, unless @no_verify, and the device state with its checksum
+ * before anything is sent.
  *
  * Returns: 0 when the stream was delivered whole; -errno with @errp set
  */

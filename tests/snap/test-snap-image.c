@@ -11,7 +11,7 @@
 #include "qemu/main-loop.h"
 #include "qobject/qlist.h"
 #include "snap/check.h"
-#include "snap/image.h"
+#include "snap/image-update.h"
 #include "snap/info.h"
 #include "snap/ram-reader.h"
 #include "snap/working-set.h"
@@ -136,7 +136,7 @@ static void coroutine_fn assert_sound(Snapshot *s)
     check(s, &result);
     g_assert_cmpuint(result.pages_checked, ==, stored);
     g_assert_cmpuint(result.pages_corrupt, ==, 0);
-    g_assert_cmpuint(result.parts_corrupt, ==, 0);
+    g_assert_cmpuint(result.corrupt_parts, ==, 0);
     g_assert_null(result.first);
 }
 
@@ -1409,7 +1409,7 @@ static void coroutine_fn assert_damage(Snapshot *s, bool pages)
 
     check(s, &result);
     g_assert_cmpint(result.pages_corrupt > 0, ==, pages);
-    g_assert_cmpint(result.parts_corrupt > 0, ==, !pages);
+    g_assert_cmpint(result.corrupt_parts > 0, ==, !pages);
     g_assert_nonnull(result.first);
     error_free(result.first);
 }

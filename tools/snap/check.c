@@ -5,21 +5,25 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "block/block_int.h"
+#include "block/coroutines.h"
 #include "snap/check.h"
+#include "snap/image-update.h"
 #include "snap/ram-reader.h"
-
-/* Enough for tables that are walked in order. */
-#define TABLE_CHUNKS 1
 
 /* RAM is read in pieces of this size. */
 #define PIECE_SIZE (1 * MiB)
 
-/* Count damage, and keep the first. */
-static void note(SnapCheckResult *result, unsigned nb, uint64_t *counter,
-                 Error *err)
+/* Keep the first damage that was found. */
+static void note(SnapCheckResult *result, Error *err)
 {
-    *counter += MAX(nb, 1);
     error_propagate(&result->first, err);
+}
+
+static void note_part(SnapCheckResult *result, SnapPart part, Error *err)
+{
+    result->corrupt_parts |= 1u << part;
+    note(result, err);
 }
 
 static void coroutine_fn check_part(SnapImage *image, SnapPart part,
@@ -34,27 +38,18 @@ static void coroutine_fn check_part(SnapImage *image, SnapPart part,
         data = snap_image_read_part(image, part, &err);
     }
     if (err) {
-        note(result, 1, &result->parts_corrupt, err);
+        note_part(result, part, err);
     }
 }
 
 static void coroutine_fn check_arrivals(SnapImage *image,
                                         SnapCheckResult *result)
 {
-    g_autoptr(SnapTable) arrivals = snap_image_arrivals(image, TABLE_CHUNKS);
+    Error *err = NULL;
+    uint64_t nb;
 
-    for (uint64_t i = 0; i < image->header.nb_arrivals; i++) {
-        Error *err = NULL;
-        uint64_t page;
-
-        if (!snap_table_get(arrivals, i, &page, &err) &&
-            page >= image->layout.nb_pages) {
-            error_setg(&err, "The snapshot's arrival list is corrupt");
-        }
-        if (err) {
-            note(result, 1, &result->parts_corrupt, err);
-            return;
-        }
+    if (snap_image_sound_arrivals(image, &nb, &err) < 0) {
+        note_part(result, SNAP_PART_ARRIVALS, err);
     }
 }
 
@@ -66,7 +61,7 @@ static void coroutine_fn check_working_set(SnapImage *image,
 
     pages = snap_image_working_set(image, &err);
     if (err) {
-        note(result, 1, &result->parts_corrupt, err);
+        note_part(result, SNAP_PART_WORKING_SET, err);
     }
 }
 
@@ -93,11 +88,57 @@ static void coroutine_fn check_ram(SnapImage *image, SnapCheckResult *result)
         } else if (ret < 0) {
             unsigned nb = snap_ram_reader_corrupt_pages(reader);
 
-            note(result, nb, nb ? &result->pages_corrupt :
-                                  &result->parts_corrupt, err);
+            result->pages_corrupt += nb;
+            if (nb) {
+                note(result, err);
+            } else {
+                note_part(result, SNAP_PART_PAGE_TABLE, err);
+            }
         }
     } while (ret > 0 || snap_ram_reader_corrupt_pages(reader));
     snap_ram_reader_abort(reader);
+}
+
+/* Whether the container says of itself that it is not what it should be. */
+static bool GRAPH_RDLOCK is_marked_corrupt(BlockDriverState *bs)
+{
+    g_autoptr(ImageInfoSpecific) info = bdrv_get_specific_info(bs, NULL);
+
+    return info && info->type == IMAGE_INFO_SPECIFIC_KIND_QCOW2 &&
+           info->u.qcow2.data->corrupt;
+}
+
+static void coroutine_fn check_container(SnapImage *image,
+                                         SnapCheckResult *result)
+{
+    BlockDriverState *bs = blk_bs(image->blk);
+    BdrvCheckResult *container = &result->container;
+    Error *err = NULL;
+    int ret;
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        ret = bdrv_co_check(bs, container, 0);
+        container->corruptions += is_marked_corrupt(bs);
+    }
+    if (ret == -ENOTSUP) {
+        return;
+    }
+    if (ret < 0 || container->check_errors) {
+        container->check_errors = MAX(container->check_errors, 1);
+        error_setg_errno(&err, ret < 0 ? -ret : EIO,
+                         "Could not check the container");
+    } else if (container->corruptions) {
+        error_setg(&err, "The container is corrupt");
+    }
+    if (err) {
+        note(result, err);
+    }
+}
+
+void snap_check_result_destroy(SnapCheckResult *result)
+{
+    error_free(result->first);
+    *result = (SnapCheckResult) { };
 }
 
 void coroutine_fn snap_check(SnapImage *image, SnapCheckResult *result)
@@ -114,4 +155,42 @@ void coroutine_fn snap_check(SnapImage *image, SnapCheckResult *result)
     check_working_set(image, result);
     check_arrivals(image, result);
     check_ram(image, result);
+    check_container(image, result);
+}
+
+bool snap_check_can_repair(const SnapCheckResult *result)
+{
+    return (result->corrupt_parts || result->container.leaks) &&
+           !(result->corrupt_parts & ~SNAP_IMAGE_HINTS) &&
+           !result->pages_corrupt && !result->container.corruptions &&
+           !result->container.check_errors;
+}
+
+static int coroutine_fn free_leaks(SnapImage *image, Error **errp)
+{
+    BdrvCheckResult result = { };
+    int ret;
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        ret = bdrv_co_check(blk_bs(image->blk), &result, BDRV_FIX_LEAKS);
+    }
+    ret = ret < 0 ? ret : blk_co_flush(image->blk);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not free the leaked clusters");
+    }
+    return ret;
+}
+
+int coroutine_fn snap_check_repair(SnapImage *image,
+                                   const SnapCheckResult *found, Error **errp)
+{
+    int ret = 0;
+
+    if (found->corrupt_parts) {
+        ret = snap_image_drop(image, found->corrupt_parts, errp);
+    }
+    if (!ret && found->container.leaks) {
+        ret = free_leaks(image, errp);
+    }
+    return ret;
 }

@@ -5,7 +5,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "snap/image.h"
+#include "snap/image-update.h"
 #include "snap/task.h"
 #include "snap/working-set.h"
 #include "cmd.h"

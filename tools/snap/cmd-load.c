@@ -22,6 +22,7 @@ static void load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
     SnapPostcopyOptions postcopy = options->postcopy;
     SnapLoadOptions load_options = {
         .progress = options->progress && !options->quiet,
+        .no_verify = options->no_verify,
         .postcopy = options->by_postcopy ? &postcopy : NULL,
         .multifd = options->multifd.nb_channels ? &options->multifd : NULL,
     };

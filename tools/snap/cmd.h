@@ -24,7 +24,7 @@
  * @host_pages: array of char *, all that were given
  * @working_set: as given, NULL where not
  * @image_opts, @existing, @force_share, @backing_chain, @quiet, @progress,
- * @json, @by_postcopy: switches
+ * @json, @by_postcopy, @no_verify, @repair: switches
  * @for_postcopy: something was given that only a load by postcopy can have
  */
 typedef struct SnapCmdOptions {
@@ -51,6 +51,8 @@ typedef struct SnapCmdOptions {
     bool json;
     bool by_postcopy;
     bool for_postcopy;
+    bool no_verify;
+    bool repair;
 } SnapCmdOptions;
 
 /* The verbs. Each reports its errors and returns the exit status. */

@@ -6,7 +6,6 @@
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
 #include "qemu/memalign.h"
-#include "qemu/range.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "qobject/qjson.h"
@@ -74,6 +73,7 @@ SnapImage *coroutine_fn snap_image_open(BlockBackend *blk, Error **errp)
     g_autoptr(SnapImage) image = g_new0(SnapImage, 1);
 
     image->blk = blk;
+    image->verify_pages = true;
     if (read_header(image, errp) < 0 || read_block_table(image, errp) < 0) {
         return NULL;
     }
@@ -242,90 +242,23 @@ GArray *coroutine_fn snap_image_working_set(SnapImage *image, Error **errp)
                                           &image->header, errp) : NULL;
 }
 
-/* Lowest place behind RAM that @length bytes fit without touching a part. */
-static uint64_t find_place(const SnapImage *image, uint64_t length)
+int coroutine_fn snap_image_sound_arrivals(SnapImage *image, uint64_t *nb,
+                                           Error **errp)
 {
-    uint64_t place = image->layout.ram_end;
-    bool moved;
+    /* They are read in order. */
+    g_autoptr(SnapTable) arrivals = snap_image_arrivals(image, 1);
 
-    do {
-        moved = false;
-        for (unsigned i = 0; i < SNAP_PART__MAX; i++) {
-            const SnapPartInfo *info = &image->header.parts[i];
+    for (*nb = 0; *nb < image->header.nb_arrivals; ++*nb) {
+        uint64_t page;
+        int ret = snap_table_get(arrivals, *nb, &page, errp);
 
-            if (info->length &&
-                ranges_overlap(place, length, info->offset, info->length)) {
-                place = ROUND_UP(info->offset + info->length,
-                                 SNAP_PART_ALIGN);
-                moved = true;
-            }
+        if (!ret && page >= image->layout.nb_pages) {
+            part_corrupt(SNAP_PART_ARRIVALS, errp);
+            ret = -EBADMSG;
         }
-    } while (moved);
-    return place;
-}
-
-static int coroutine_fn write_and_flush(SnapImage *image, uint64_t offset,
-                                        const void *data, size_t length,
-                                        Error **errp)
-{
-    uint8_t *buf = blk_blockalign(image->blk, length);
-    int ret;
-
-    memcpy(buf, data, length);
-    ret = blk_co_pwrite(image->blk, offset, length, buf, 0);
-    if (ret >= 0) {
-        ret = blk_co_flush(image->blk);
+        if (ret < 0) {
+            return ret;
+        }
     }
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "Could not write the image");
-    }
-    qemu_vfree(buf);
-    return MIN(ret, 0);
-}
-
-static int coroutine_fn grow_to(SnapImage *image, uint64_t size, Error **errp)
-{
-    int64_t have = blk_co_getlength(image->blk);
-
-    if (have < 0) {
-        error_setg_errno(errp, -have, "Could not get the image's size");
-        return have;
-    }
-    return have >= size ? 0 :
-           blk_co_truncate(image->blk, ROUND_UP(size, SNAP_BLOCK_ALIGN), false,
-                           PREALLOC_MODE_OFF, 0, errp);
-}
-
-int coroutine_fn snap_image_embed(SnapImage *image, const GByteArray *data,
-                                  Error **errp)
-{
-    SnapHeader header = image->header;
-    uint64_t place = find_place(image, data->len);
-    uint8_t buf[SNAP_HEADER_SIZE];
-    int ret;
-
-    trace_snap_image_embed(place, data->len);
-    if (header.compatible & ~SNAP_COMPATIBLE_WORKING_SET) {
-        error_setg(errp, "The snapshot uses features that would be lost (0x%"
-                   PRIx64 ")", header.compatible);
-        return -ENOTSUP;
-    }
-    ret = grow_to(image, place + data->len, errp);
-    if (!ret) {
-        ret = write_and_flush(image, place, data->data, data->len, errp);
-    }
-    if (ret < 0) {
-        return ret;
-    }
-    header.compatible |= SNAP_COMPATIBLE_WORKING_SET;
-    header.parts[SNAP_PART_WORKING_SET] = (SnapPartInfo) {
-        .offset = place,
-        .length = data->len,
-    };
-    snap_header_encode(&header, buf);
-    ret = write_and_flush(image, 0, buf, sizeof(buf), errp);
-    if (!ret) {
-        image->header = header;
-    }
-    return ret;
+    return 0;
 }

@@ -240,6 +240,7 @@ static int coroutine_fn load(void *opaque, Error **errp)
     if (!l->image) {
         return -EIO;
     }
+    l->image->verify_pages = !l->options->no_verify;
     l->writer = snap_stream_writer_new(snap_transport_output(l->transport),
                                        &l->image->layout,
                                        &l->image->header.section);

@@ -67,6 +67,8 @@ enum {
     OPTION_MULTIFD_CHANNELS,
     OPTION_UUID,
     OPTION_BACKING_CHAIN,
+    OPTION_NO_VERIFY,
+    OPTION_REPAIR,
 };
 
 typedef struct Verb {
@@ -121,6 +123,8 @@ static const struct option long_options[] = {
     { "multifd-channels", required_argument, NULL, OPTION_MULTIFD_CHANNELS },
     { "uuid", required_argument, NULL, OPTION_UUID },
     { "backing-chain", no_argument, NULL, OPTION_BACKING_CHAIN },
+    { "no-verify", no_argument, NULL, OPTION_NO_VERIFY },
+    { "repair", no_argument, NULL, OPTION_REPAIR },
     { NULL, 0, NULL, 0 },
 };
 
@@ -150,7 +154,10 @@ static unsigned option_verbs(int option)
     case OPTION_HOST_PAGE_SIZE:
     case OPTION_MULTIFD_CHANNELS:
     case OPTION_UUID:
+    case OPTION_NO_VERIFY:
         return VERB_LOAD;
+    case OPTION_REPAIR:
+        return VERB_CHECK;
     case OPTION_WORKING_SET:
         return VERB_LOAD | VERB_EMBED;
     case 'p':
@@ -207,6 +214,7 @@ static void help(void)
 "                            huge pages of the destination\n"
 "  --multifd-channels=N      further channels to the destination's socket\n"
 "  --uuid=UUID               of the virtual machine, for multifd\n"
+"  --no-verify               do not compare pages with their hashes\n"
 "load, embed:\n"
 "  --working-set=FILE        the working set (default: beside the image)\n"
 "load, info, check, embed:\n"
@@ -216,6 +224,8 @@ static void help(void)
 "  -U, --force-share         open the image also while others write to it\n"
 "info, check:\n"
 "  --output=human|json       (default: human)\n"
+"check:\n"
+"  --repair                  mend what can be mended without loss\n"
 "\n" QEMU_HELP_BOTTOM "\n");
 }
 
@@ -371,9 +381,43 @@ static void accumulate_options(SnapCmdOptions *options, const char *arg)
     g_free(before);
 }
 
+/* Returns: whether it was one of the options without an argument */
+static bool parse_switch(SnapCmdOptions *options, int option)
+{
+    switch (option) {
+    case 'n':
+        options->existing = true;
+        return true;
+    case 'U':
+        options->force_share = true;
+        return true;
+    case 'q':
+        options->quiet = true;
+        return true;
+    case 'p':
+        options->progress = true;
+        return true;
+    case OPTION_IMAGE_OPTS:
+        options->image_opts = true;
+        return true;
+    case OPTION_BACKING_CHAIN:
+        options->backing_chain = true;
+        return true;
+    case OPTION_NO_VERIFY:
+        options->no_verify = true;
+        return true;
+    case OPTION_REPAIR:
+        options->repair = true;
+        return true;
+    default:
+        return false;
+    }
+}
+
 static void parse_option(SnapCmdOptions *options, int option)
 {
-    if (parse_postcopy_option(options, option)) {
+    if (parse_postcopy_option(options, option) ||
+        parse_switch(options, option)) {
         return;
     }
     switch (option) {
@@ -401,29 +445,11 @@ static void parse_option(SnapCmdOptions *options, int option)
     case 'O':
         options->create_format = optarg;
         break;
-    case 'n':
-        options->existing = true;
-        break;
     case 'o':
         accumulate_options(options, optarg);
         break;
-    case 'U':
-        options->force_share = true;
-        break;
-    case 'q':
-        options->quiet = true;
-        break;
-    case 'p':
-        options->progress = true;
-        break;
     case OPTION_OBJECT:
         user_creatable_process_cmdline(optarg);
-        break;
-    case OPTION_BACKING_CHAIN:
-        options->backing_chain = true;
-        break;
-    case OPTION_IMAGE_OPTS:
-        options->image_opts = true;
         break;
     case OPTION_OUTPUT:
         options->json = parse_output(optarg);

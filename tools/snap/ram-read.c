@@ -78,7 +78,16 @@ int coroutine_fn snap_ram_read_start(SnapRAMSource *source, SnapRAMRead *read,
     return 0;
 }
 
-/* Count the stored pages that are not what their hashes say. */
+/* Whether the data of a page is what its entry says. */
+static bool is_right(const SnapImage *image, uint64_t entry,
+                     const uint8_t *data)
+{
+    return !image->verify_pages ||
+           snap_page_entry(data, snap_layout_page_size(&image->layout)) ==
+           entry;
+}
+
+/* Count the stored pages that are damaged: without @data, all of them. */
 static unsigned verify(const SnapRAMSource *source, const SnapRAMRead *read,
                        const uint8_t *data, unsigned *first_corrupt)
 {
@@ -87,8 +96,8 @@ static unsigned verify(const SnapRAMSource *source, const SnapRAMRead *read,
 
     for (unsigned i = read->first_stored; i < read->nb_pages; i++) {
         if (snap_page_is_stored(read->entries[i]) &&
-            (!data || snap_page_entry(data + i * page_size, page_size) !=
-                      read->entries[i])) {
+            !(data && is_right(source->image, read->entries[i],
+                               data + i * page_size))) {
             *first_corrupt = nb_corrupt++ ? *first_corrupt : i;
         }
     }

@@ -108,8 +108,9 @@ static void test_empty_set(void)
 static void test_repeated_page(void)
 {
     g_autoptr(GArray) pages = some_pages(3);
+    g_autoptr(GArray) again = some_pages(2);
 
-    g_array_append_vals(pages, pages->data, 2);
+    g_array_append_vals(pages, again->data, again->len);
     check_round_trip(pages, &header);
 }
 

@@ -561,6 +561,7 @@ int main(int argc, char **argv)
         .host_pages = g_ptr_array_new(),
     };
     const Verb *verb;
+    int status;
 
     g_ptr_array_add(options.host_pages, NULL);
     /* A reader that went away is an error of write(2). */
@@ -582,5 +583,8 @@ int main(int argc, char **argv)
     trace_init_file();
     qemu_set_log(LOG_TRACE, &error_fatal);
 
-    return verb->func(&options);
+    status = verb->func(&options);
+    g_ptr_array_unref(options.host_pages);
+    g_free(options.create_options);
+    return status;
 }

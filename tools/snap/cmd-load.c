@@ -54,7 +54,7 @@ static void load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
     interrupt = snap_interrupt_new(on_interrupt, l);
     snap_load_run(l, stats, errp);
     if (!snap_load_is_idle(l)) {
-        snap_transport_abandon(transport);
+        snap_cmd_abandon(transport);
         return;
     }
     snap_load_free(l);

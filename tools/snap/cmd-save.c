@@ -39,7 +39,7 @@ static void save(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
     s = snap_save_new(&save_options, transport);
     interrupt = snap_interrupt_new(on_interrupt, s);
     if (snap_save_run(s, stats, errp) < 0) {
-        snap_transport_abandon(transport);
+        snap_cmd_abandon(transport);
         return;
     }
     snap_save_free(s);

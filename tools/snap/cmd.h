@@ -10,6 +10,7 @@
 #include "snap/multifd-sender.h"
 #include "snap/postcopy.h"
 #include "snap/stats.h"
+#include "snap/transport.h"
 
 /**
  * SnapCmdOptions: the command line
@@ -72,6 +73,15 @@ SnapImageOptions snap_cmd_image_options(const SnapCmdOptions *options);
  * no local file that one could lie beside
  */
 char *snap_cmd_working_set(const SnapCmdOptions *options);
+
+/**
+ * snap_cmd_abandon: leave a save or load as it is, because the process ends
+ * @transport: its channel; nothing but the flags of descriptors is put back
+ *
+ * Where a coroutine was interrupted, it still refers to everything, so nothing
+ * can be freed.
+ */
+void snap_cmd_abandon(SnapTransport *transport);
 
 /* Report an error in one line, with the image's name ahead, and free it. */
 void snap_cmd_error(const SnapCmdOptions *options, Error *err);

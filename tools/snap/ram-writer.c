@@ -379,6 +379,15 @@ static int coroutine_fn enter(SnapRAMWriter *w, uint64_t page, uint64_t entry,
     return ret < 0 ? ret : write_status(w, errp);
 }
 
+/* The buffer that @page was placed in: it is held, and so still open. */
+static OpenBuffer *held_buffer(SnapRAMWriter *w, uint64_t page)
+{
+    OpenBuffer *open = find_open(w, page);
+
+    assert(open && open->holders);
+    return open;
+}
+
 static void coroutine_fn release(SnapRAMWriter *w, OpenBuffer *open)
 {
     open->holders--;
@@ -387,7 +396,7 @@ static void coroutine_fn release(SnapRAMWriter *w, OpenBuffer *open)
 
 void coroutine_fn snap_ram_writer_cancel(SnapRAMWriter *w, uint64_t page)
 {
-    release(w, find_open(w, page));
+    release(w, held_buffer(w, page));
 }
 
 static int coroutine_fn add(SnapRAMWriter *w, OpenBuffer *open, uint64_t page,
@@ -404,7 +413,7 @@ static int coroutine_fn add(SnapRAMWriter *w, OpenBuffer *open, uint64_t page,
 int coroutine_fn snap_ram_writer_add(SnapRAMWriter *w, uint64_t page,
                                      unsigned nb_pages, Error **errp)
 {
-    OpenBuffer *open = find_open(w, page);
+    OpenBuffer *open = held_buffer(w, page);
     int ret = 0;
 
     for (unsigned i = 0; i < nb_pages && !ret; i++) {
@@ -418,7 +427,7 @@ int coroutine_fn snap_ram_writer_add_several(SnapRAMWriter *w,
                                              const uint64_t *pages,
                                              unsigned nb_pages, Error **errp)
 {
-    OpenBuffer *open = find_open(w, pages[0]);
+    OpenBuffer *open = held_buffer(w, pages[0]);
     int ret = 0;
 
     for (unsigned i = 0; i < nb_pages && !ret; i++) {

@@ -15,7 +15,7 @@ export MESON
 mandir = $(DESTDIR)$(PREFIX)/share/man/man1
 with_env = . $(abspath $(BUILD))/snap-env.sh &&
 
-.PHONY: all check demo bench man manual install clean distclean help deps test-deps docs-deps
+.PHONY: all check check-sanitizers demo bench man manual install clean distclean help deps test-deps docs-deps
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) --quiet
@@ -35,6 +35,13 @@ docs-deps: deps
 
 check: test-deps all
 	@scripts/run-tests $(BUILD) $(TESTS)
+
+# In a build of its own
+check-sanitizers: test-deps
+	@$(MAKE) --no-print-directory all BUILD=$(BUILD)-asan \
+	    MESON_ARGS='-Dqemu_configure=--enable-asan,--enable-ubsan $(MESON_ARGS)'
+	@TIMEOUT_MULTIPLIER=$${TIMEOUT_MULTIPLIER:-10} \
+	    scripts/run-tests $(BUILD)-asan $(TESTS)
 
 demo: test-deps all
 	@$(with_env) $(PYTHON) tests/snap/demo.py $(ARGS)
@@ -58,7 +65,7 @@ install: all
 	    install -D -m 644 $(BUILD)/qemu-snap.1 $(mandir)/qemu-snap.1; fi
 
 clean:
-	rm -rf $(BUILD)
+	rm -rf $(BUILD) $(BUILD)-asan
 
 # What was fetched goes as well, so the next build gets the newest QEMU
 distclean: clean
@@ -67,12 +74,14 @@ distclean: clean
 help:
 	@echo 'make            build $(BUILD)/qemu-snap'
 	@echo 'make check      ... and run the tests; TESTS="--suite unit" for some of them'
+	@echo 'make check-sanitizers'
+	@echo '                ... with AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make demo       ... and show it with a Linux guest'
 	@echo 'make bench      ... and measure it beside its peers'
 	@echo 'make man        build the man page'
 	@echo 'make manual     build all of QEMU'"'"'s manual with it, as HTML'
 	@echo 'make install    install to PREFIX ($(PREFIX)), below DESTDIR'
-	@echo 'make clean      remove $(BUILD)'
+	@echo 'make clean      remove $(BUILD) and $(BUILD)-asan'
 	@echo 'make distclean  ... and all that was fetched'
 	@echo
 	@echo 'QEMU_TREE=/path/to/qemu builds in that tree, instead of Debian'"'"'s source'

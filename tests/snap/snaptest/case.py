@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import unittest
 
-from . import env
+from . import env, sanitizers
 from .guests import MIB, Loop
 from .machine import VM, wait_until
 from .postcopy import PUSHED, Load
@@ -25,6 +25,7 @@ class SnapTest(unittest.TestCase):
     """A test with directories, virtual machines and the tool."""
 
     def setUp(self):
+        sanitizers.watch(self)
         # Kept short: the paths of sockets are bounded.
         self.dir = self.directory(os.environ.get('TMPDIR', '/var/tmp'))
         self.shm = self.directory('/dev/shm')

@@ -7,6 +7,7 @@
 import hashlib
 import json
 import os
+import resource
 import shutil
 import stat
 import subprocess
@@ -14,7 +15,7 @@ import tempfile
 import time
 import unittest
 
-from . import env
+from . import env, sanitizers
 from .decode import Stream
 from .streams import StreamBuilder
 
@@ -58,10 +59,22 @@ def small() -> bytes:
     return builder.build()
 
 
+def memory_limit(size: int) -> dict:
+    """
+    Arguments of a process that may not have more memory.  AddressSanitizer
+    reserves terabytes of addresses, so there each allocation is limited.
+    """
+    if sanitizers.is_sanitized():
+        return {'env': sanitizers.limit_allocations(size)}
+    return {'preexec_fn': lambda: resource.setrlimit(resource.RLIMIT_AS,
+                                                     (size, size))}
+
+
 class ToolTest(unittest.TestCase):
     """A test with a directory of its own"""
 
     def setUp(self):
+        sanitizers.watch(self)
         tmp = tempfile.TemporaryDirectory(
             prefix='snap-', dir=os.environ.get('TMPDIR', '/var/tmp'))
         self.addCleanup(tmp.cleanup)

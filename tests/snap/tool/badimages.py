@@ -9,13 +9,13 @@ import ctypes
 import json
 import os
 import random
-import resource
 import struct
 import unittest
 
 from snaptest.decode import Stream
 from snaptest.streams import StreamBuilder
-from snaptest.tool import REFUSAL, MIB, PAGE, ToolTest, pattern, sample, small
+from snaptest.tool import (REFUSAL, MIB, PAGE, ToolTest, memory_limit, pattern,
+                           sample, small)
 
 HEADER_SIZE = 512
 PARTS = 104         # be64 offset, length and checksum each
@@ -240,9 +240,7 @@ class Damaged(ToolTest):
         The image loads all of it, fails before the destination can believe
         that it has all, and check knows as well.
         """
-        limit = 2 << 30
-        limits = {'preexec_fn': lambda: resource.setrlimit(
-            resource.RLIMIT_AS, (limit, limit))}
+        limits = memory_limit(2 << 30)
         load = self.tool('load', self.image, **limits)
         check = self.tool('check', '--output=json', self.image, **limits)
         info = self.tool('info', '--output=json', self.image, **limits)

@@ -21,7 +21,8 @@ class Options(ToolTest):
         path = os.path.dirname(env('QEMU_SNAP')) + ':' + os.environ['PATH']
         result = subprocess.run(['/bin/sh', '-c', line], input=stdin,
                                 cwd=self.dir, capture_output=True, check=False,
-                                timeout=TIMEOUT, env={'PATH': path})
+                                timeout=TIMEOUT,
+                                env=dict(os.environ, PATH=path))
         self.assertEqual((result.returncode, result.stderr), (0, b''))
         return result.stdout
 

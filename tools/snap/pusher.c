@@ -308,15 +308,23 @@ static void coroutine_fn fetch_done(SnapPusher *p, SnapFetch *fetch,
     snap_demand_put(p->demand, fetch);
 }
 
-/* Answer together what is ready; at most @nb fetches, into @done. */
+/*
+ * Answer together what is ready; at most @nb fetches, into @done.
+ *
+ * Returns: how many were taken, also those that need no answer any more;
+ * -errno with @errp set
+ */
 static int coroutine_fn put_ready(SnapPusher *p, SnapStreamWriter *writer,
                                   SnapFetch **done, unsigned *nb, Error **errp)
 {
     unsigned max = *nb;
     SnapFetch *fetch;
+    int nb_taken;
 
-    for (*nb = 0; *nb < max &&
-                  (fetch = snap_demand_take(p->demand, SNAP_PUSH_ASKED));) {
+    *nb = 0;
+    for (nb_taken = 0; *nb < max &&
+                       (fetch = snap_demand_take(p->demand, SNAP_PUSH_ASKED));
+         nb_taken++) {
         unsigned pos = 0;
         uint64_t left = 0;
         int ret = fetch->ret;
@@ -342,10 +350,10 @@ static int coroutine_fn put_ready(SnapPusher *p, SnapStreamWriter *writer,
         }
         done[(*nb)++] = fetch;
     }
-    return 0;
+    return nb_taken;
 }
 
-/* Returns: how many fetches were answered, -errno with @errp set */
+/* Returns: how many fetches are over, -errno with @errp set */
 static int coroutine_fn send_asked(SnapPusher *p, SnapStreamWriter *writer,
                                    Error **errp)
 {
@@ -357,13 +365,13 @@ static int coroutine_fn send_asked(SnapPusher *p, SnapStreamWriter *writer,
     if (nb) {
         int flush_ret = snap_stream_flush(writer, ret < 0 ? NULL : errp);
 
-        ret = ret < 0 ? ret : flush_ret;
+        ret = ret >= 0 && flush_ret < 0 ? flush_ret : ret;
     }
     now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     for (unsigned i = 0; i < nb; i++) {
         fetch_done(p, done[i], now_ns);
     }
-    return ret < 0 ? ret : nb;
+    return ret;
 }
 
 static void coroutine_fn urgent_entry(void *opaque)

@@ -518,6 +518,22 @@ class Requests(PostcopyTest):
         stats = self.completes(peer)
         self.assertEqual(stats['requests'], len(self.all))
 
+    def test_pushed_meanwhile(self):
+        """The last page is pushed while it is read because it is asked for."""
+        builder = StreamBuilder([('ram', 40 * PAGE)])
+        for i in range(40):
+            builder.page('ram', i * PAGE, pattern(i))
+        self.take(builder, '-O', 'raw')
+        # Storage that is so slow that a read is behind all that is pushed
+        self.image = ('driver=raw,file.driver=throttle,file.throttle-group=t,'
+                      f'file.file.driver=file,file.file.filename={self.image}')
+        peer = self.connect('--object', 'throttle-group,id=t,x-iops-total=4',
+                            '-r', '1M', '--image-opts')
+        peer.until_arrived(32)
+        peer.request('ram', 39 * PAGE)
+        stats = self.completes(peer)
+        self.assertEqual(stats['requests-on-the-way'], 1)
+
     def test_goes_on_by_itself(self):
         """The end comes with the last page that was missing."""
         peer = self.connect('--push=none')

@@ -69,9 +69,12 @@ typedef struct SnapLayout {
 void snap_layout_init(SnapLayout *layout, unsigned page_bits);
 void snap_layout_destroy(SnapLayout *layout);
 
+/* Whether a terminal does nothing but show @name: names go into messages. */
+bool snap_name_is_printable(const char *name, size_t length);
+
 /**
  * snap_layout_add: append a RAM block
- * @name: idstr, 1 to 255 bytes, not used by a block before
+ * @name: idstr, 1 to 255 printable characters, not used by a block before
  * @length: used length in bytes
  * @page_size: announced page size in bytes or 0
  *

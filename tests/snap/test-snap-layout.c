@@ -193,6 +193,22 @@ static void test_name_bounds(void)
     snap_layout_destroy(&layout);
 }
 
+/* What a terminal would act on */
+static void test_unprintable_name(void)
+{
+    static const char *const names[] = {
+        "\033[2J", "a\nb", "\x7f", "\x9b" "2J", "\xff", "\t",
+    };
+    SnapLayout layout;
+
+    snap_layout_init(&layout, PAGE_BITS);
+    for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+        assert_refused(&layout, names[i], PAGE, 0);
+    }
+    add(&layout, "/rom@etc/acpi/tables ~", PAGE);
+    snap_layout_destroy(&layout);
+}
+
 static void test_name_twice(void)
 {
     SnapLayout layout;
@@ -265,6 +281,7 @@ static const struct {
     { "page-size-is-kept", test_page_size_is_kept },
     { "page-bits-bounds", test_page_bits_bounds },
     { "name-bounds", test_name_bounds },
+    { "refused/unprintable-name", test_unprintable_name },
     { "refused/name-twice", test_name_twice },
     { "refused/bad-length", test_bad_length },
     { "refused/too-much-ram", test_too_much_ram },

@@ -1912,7 +1912,18 @@ static void test_unknown_subsection(void)
     check_refused(b, "configuration/novelty");
 }
 
-static void check_capability(const char *name)
+/* Nothing that a terminal would act on gets there. */
+static void test_escaped_subsection(void)
+{
+    g_autoptr(GByteArray) b = g_byte_array_new();
+
+    put_header(b);
+    put_subsection(b, "configuration/\033[2J\n");
+    put_be32(b, 1);
+    check_refused(b, "configuration/\\033[2J\\n");
+}
+
+static void check_capability(const char *name, const char *message)
 {
     g_autoptr(GByteArray) b = g_byte_array_new();
 
@@ -1924,13 +1935,14 @@ static void check_capability(const char *name)
     put_parts(b);
     put_devices(b);
     put_end(b);
-    check_refused(b, name);
+    check_refused(b, message);
 }
 
 static void test_capabilities(void)
 {
-    check_capability("x-ignore-shared");
-    check_capability("mapped-ram");
+    check_capability("x-ignore-shared", "x-ignore-shared");
+    check_capability("mapped-ram", "mapped-ram");
+    check_capability("\033]0;x\a\n", "\\033]0;x\\007\\n");
 }
 
 static void test_no_capability(void)
@@ -1968,6 +1980,18 @@ static void test_unknown_command(void)
 
     put_command(b, 7, "\0\0\0\0", 4);
     check_refused(b, "7");
+}
+
+/* Most are no event, so the caller would have no say in an endless number. */
+static void test_too_many_commands(void)
+{
+    g_autoptr(GByteArray) b = g_byte_array_new();
+
+    put_header(b);
+    for (unsigned i = 0; i < 1025; i++) {
+        put_command(b, SNAP_CMD_POSTCOPY_ADVISE, NULL, 0);
+    }
+    check_refused(b, "Too many commands");
 }
 
 static void test_offset_beyond_block(void)
@@ -2910,6 +2934,8 @@ static const Test tests[] = {
     { "refused/unknown-flags", test_unknown_flags },
     { "refused/iterable-device", test_iterable_device },
     { "refused/unknown-subsection", test_unknown_subsection },
+    { "refused/escaped-subsection", test_escaped_subsection },
+    { "refused/too-many-commands", test_too_many_commands },
     { "refused/capabilities", test_capabilities },
     { "refused/page-bits", test_page_bits_bounds },
     { "refused/unknown-command", test_unknown_command },

@@ -8,6 +8,7 @@
 #include "qapi/qapi-builtin-types.h"
 #include "migration/savevm.h"
 #include "snap/device-sections.h"
+#include "snap/layout.h"
 
 /* u8 type, be32 id */
 #define SHORT_HEAD_SIZE     5
@@ -30,7 +31,7 @@
 
 static int name_plausible(const uint8_t *data, size_t size)
 {
-    size_t length, i;
+    size_t length;
 
     if (size < NAME_OFFSET) {
         return -1;
@@ -39,10 +40,9 @@ static int name_plausible(const uint8_t *data, size_t size)
     if (!length) {
         return 0;
     }
-    for (i = 0; i < MIN(length, size - NAME_OFFSET); i++) {
-        if (!g_ascii_isprint(data[NAME_OFFSET + i])) {
-            return 0;
-        }
+    if (!snap_name_is_printable((const char *)data + NAME_OFFSET,
+                                MIN(length, size - NAME_OFFSET))) {
+        return 0;
     }
     return size < NAME_OFFSET + length + IDENTITY_SIZE ? -1 : 1;
 }
@@ -165,19 +165,15 @@ static size_t command_size(const uint8_t *data, size_t size)
 static char *parse_run_state(const SnapDeviceSection *section)
 {
     const char *state = (const char *)section->payload + RUNSTATE_OFFSET;
-    size_t length, i;
+    size_t length;
 
     if (section->length < RUNSTATE_OFFSET + RUNSTATE_SIZE) {
         return NULL;
     }
     length = strnlen(state, RUNSTATE_SIZE);
-    if (!length || length == RUNSTATE_SIZE) {
+    if (!length || length == RUNSTATE_SIZE ||
+        !snap_name_is_printable(state, length)) {
         return NULL;
-    }
-    for (i = 0; i < length; i++) {
-        if (!g_ascii_isprint(state[i])) {
-            return NULL;
-        }
     }
     return g_strndup(state, length);
 }

@@ -26,13 +26,24 @@ void snap_layout_destroy(SnapLayout *layout)
     *layout = (SnapLayout) { };
 }
 
+bool snap_name_is_printable(const char *name, size_t length)
+{
+    for (size_t i = 0; i < length; i++) {
+        if (!g_ascii_isprint(name[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool check_block(const SnapLayout *layout, const char *name,
                         uint64_t length, uint64_t page_size, Error **errp)
 {
     uint64_t target_page = snap_layout_page_size(layout);
     size_t name_length = strlen(name);
 
-    if (name_length == 0 || name_length > SNAP_BLOCK_NAME_MAX) {
+    if (name_length == 0 || name_length > SNAP_BLOCK_NAME_MAX ||
+        !snap_name_is_printable(name, name_length)) {
         error_setg(errp, "RAM block with an invalid name");
     } else if (snap_layout_find(layout, name, 0) >= 0) {
         error_setg(errp, "RAM block '%s' appears twice", name);

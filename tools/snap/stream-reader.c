@@ -44,6 +44,9 @@
 /* Machine type names are far shorter (migration/savevm.c bounds nothing). */
 #define MAX_MACHINE_NAME 255
 
+/* A source sends a handful; most are no event for the caller, who would wait. */
+#define MAX_COMMANDS 1024
+
 typedef enum Phase {
     PHASE_HEADER,           /* nothing read yet */
     PHASE_SECTIONS,         /* between sections, before device state */
@@ -66,6 +69,7 @@ struct SnapStreamReader {
     GHashTable *iterable;   /* ids of iterable sections other than RAM */
     bool return_path;
     bool multifd_flush;
+    unsigned nb_commands;
 
     /* where the parser stands */
     Phase phase;
@@ -237,6 +241,16 @@ static int coroutine_fn read_configuration(SnapStreamReader *r, size_t length,
     return ret;
 }
 
+/* The name at @data, which the configuration ends with; fit for messages. */
+static char *last_name(const SnapStreamReader *r, const uint8_t *data)
+{
+    const GByteArray *array = r->configuration;
+    g_autofree char *name = g_strndup((const char *)data,
+                                      array->data + array->len - data);
+
+    return g_strescape(name, NULL);
+}
+
 static int coroutine_fn parse_page_bits(SnapStreamReader *r, Error **errp)
 {
     const uint8_t *p;
@@ -279,8 +293,7 @@ static int coroutine_fn parse_capabilities(SnapStreamReader *r, Error **errp)
     if (ret < 0) {
         return ret;
     }
-    name = g_strndup((const char *)p,
-                     r->configuration->data + r->configuration->len - p);
+    name = last_name(r, p);
     error_setg(errp, "Migration capability '%s' is not supported: "
                "switch it off for the save", name);
     return -ENOTSUP;
@@ -300,8 +313,7 @@ static int coroutine_fn parse_subsection(SnapStreamReader *r, Error **errp)
     if (ret < 0) {
         return ret;
     }
-    name = g_strndup((const char *)p,
-                     r->configuration->data + r->configuration->len - p);
+    name = last_name(r, p);
     ret = read_configuration(r, 4, &p, errp); /* version */
     if (ret < 0) {
         return ret;
@@ -382,17 +394,6 @@ static int coroutine_fn parse_header(SnapStreamReader *r, Error **errp)
 
 /* --- RAM --- */
 
-/* Names go into messages. */
-static bool is_printable(const char *name, size_t length)
-{
-    for (size_t i = 0; i < length; i++) {
-        if (!qemu_isprint(name[i])) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static int coroutine_fn read_name(SnapStreamReader *r, char name[256],
                                   Error **errp)
 {
@@ -402,7 +403,7 @@ static int coroutine_fn read_name(SnapStreamReader *r, char name[256],
     snap_input_read(r->input, (uint8_t *)name, length);
     name[length] = '\0';
     ret = check_input(r, errp);
-    if (!ret && (length == 0 || !is_printable(name, length))) {
+    if (!ret && (length == 0 || !snap_name_is_printable(name, length))) {
         error_setg(errp, "Invalid name in %s of the migration stream",
                    r->where);
         ret = -EINVAL;
@@ -882,6 +883,10 @@ static int coroutine_fn parse_command(SnapStreamReader *r, SnapEvent *event,
     uint8_t data[16];
     int ret;
 
+    if (r->nb_commands++ == MAX_COMMANDS) {
+        error_setg(errp, "Too many commands in the migration stream");
+        return -EINVAL;
+    }
     if (length > sizeof(data)) {
         ret = check_input(r, errp);
         if (!ret) {
@@ -1066,8 +1071,8 @@ static bool coroutine_fn stream_is_over(SnapStreamReader *r)
     return snap_input_ended(r->input);
 }
 
-static int coroutine_fn parse_description(SnapStreamReader *r,
-                                          SnapEvent *event, Error **errp)
+static void coroutine_fn parse_description(SnapStreamReader *r,
+                                           SnapEvent *event)
 {
     static const uint8_t begin[] = { '{', '"' };
     GByteArray *array = r->description;
@@ -1098,7 +1103,7 @@ static int coroutine_fn parse_description(SnapStreamReader *r,
         event->type = SNAP_EVENT_END;
         event->data = array->data;
         event->length = array->len;
-        return 0;
+        return;
     }
 
     /* It only looked like the end: what was read is device state. */
@@ -1109,7 +1114,6 @@ static int coroutine_fn parse_description(SnapStreamReader *r,
     r->replay_pos = 0;
     r->phase = PHASE_DEVICES;
     event->type = SNAP_EVENT_DEVICE_RESUMED;
-    return 0;
 }
 
 /* --- the parser --- */
@@ -1128,7 +1132,8 @@ static int coroutine_fn parse_event(SnapStreamReader *r, SnapEvent *event,
         event->length = r->description_length;
         return 0;
     case PHASE_DESCRIPTION:
-        return parse_description(r, event, errp);
+        parse_description(r, event);
+        return 0;
     default:
         g_assert_not_reached();
     }

@@ -29,9 +29,14 @@ typedef struct SnapPageMap {
     unsigned long *asked;
 } SnapPageMap;
 
-/* @layout, @host_pages: must outlive @map */
-void snap_page_map_init(SnapPageMap *map, const SnapLayout *layout,
-                        const SnapHostPages *host_pages);
+/**
+ * snap_page_map_init: nothing is sent, planned or asked for
+ * @layout, @host_pages: must outlive @map
+ *
+ * Returns: whether there was memory for it; else @errp is set
+ */
+bool snap_page_map_init(SnapPageMap *map, const SnapLayout *layout,
+                        const SnapHostPages *host_pages, Error **errp);
 void snap_page_map_destroy(SnapPageMap *map);
 
 /**

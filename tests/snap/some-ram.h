@@ -65,7 +65,8 @@ static inline void some_ram_init(SomeRAM *ram, unsigned host_bits)
     for (unsigned i = 0; i < NB_BLOCKS; i++) {
         ram->host_pages.bits[i] = i == RAM ? host_bits : PAGE_BITS;
     }
-    snap_page_map_init(&ram->map, &ram->layout, &ram->host_pages);
+    snap_page_map_init(&ram->map, &ram->layout, &ram->host_pages,
+                       &error_abort);
 }
 
 static inline void some_ram_destroy(SomeRAM *ram)

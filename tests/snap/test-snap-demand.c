@@ -865,7 +865,7 @@ static void coroutine_fn save_and_ask_too_many(void *opaque)
 
     commit(s);
     image = snap_image_open(s->blk, &error_abort);
-    snap_page_map_init(&map, &s->layout, &host_pages);
+    snap_page_map_init(&map, &s->layout, &host_pages, &error_abort);
     ask_too_many(image, &map);
     snap_page_map_destroy(&map);
 }

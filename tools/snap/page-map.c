@@ -4,19 +4,27 @@
  */
 
 #include "qemu/osdep.h"
+#include "qapi/error.h"
 #include "qemu/bitmap.h"
 #include "snap/page-map.h"
 
-void snap_page_map_init(SnapPageMap *map, const SnapLayout *layout,
-                        const SnapHostPages *host_pages)
+bool snap_page_map_init(SnapPageMap *map, const SnapLayout *layout,
+                        const SnapHostPages *host_pages, Error **errp)
 {
     *map = (SnapPageMap) {
         .layout = layout,
         .host_pages = host_pages,
-        .sent = bitmap_new(layout->nb_pages),
-        .planned = bitmap_new(layout->nb_pages),
-        .asked = bitmap_new(layout->nb_pages),
+        .sent = bitmap_try_new(layout->nb_pages),
+        .planned = bitmap_try_new(layout->nb_pages),
+        .asked = bitmap_try_new(layout->nb_pages),
     };
+    if (!map->sent || !map->planned || !map->asked) {
+        error_setg(errp, "Not enough memory for the map of %" PRIu64 " pages",
+                   layout->nb_pages);
+        snap_page_map_destroy(map);
+        return false;
+    }
+    return true;
 }
 
 void snap_page_map_destroy(SnapPageMap *map)

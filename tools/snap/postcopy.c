@@ -122,9 +122,9 @@ SnapPostcopy *snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
                    "read from the destination");
     } else if (snap_host_pages_init(&pc->host_pages, layout,
                                     options->host_pages, errp) &&
+               snap_page_map_init(&pc->map, layout, &pc->host_pages, errp) &&
                (!options->preempt || open_urgent(pc, errp))) {
         pc->rp = snap_return_path_new(input, layout, &pc->host_pages);
-        snap_page_map_init(&pc->map, layout, &pc->host_pages);
         pc->pusher = snap_pusher_new(sender->image, &pc->map, transport,
                                      pc->writer, pc->urgent, &options->push,
                                      sender->stats, progress);

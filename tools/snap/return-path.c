@@ -212,7 +212,12 @@ static int coroutine_fn read_bitmap(SnapReturnPath *rp, SnapReturnEvent *event,
                    "not %" PRIu64, block->name, size, expected);
         return -EINVAL;
     }
-    bitmap = g_malloc(size);
+    bitmap = g_try_malloc(size);
+    if (!bitmap) {
+        error_setg(errp, "Not enough memory for the bitmap of RAM block '%s'",
+                   block->name);
+        return -ENOMEM;
+    }
     snap_input_read(rp->input, bitmap, size);
     if (snap_input_get_be64(rp->input) != BITMAP_ENDING &&
         !snap_input_error(rp->input, NULL)) {

@@ -68,4 +68,5 @@ def limit_allocations(size: int) -> dict:
     """The environment of a process that may not allocate more at a time"""
     options = os.environ['ASAN_OPTIONS']
     return dict(os.environ, ASAN_OPTIONS=options +
-                f':max_allocation_size_mb={size >> 20}')
+                f':max_allocation_size_mb={size >> 20}'
+                ':allocator_may_return_null=1')

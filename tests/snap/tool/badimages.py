@@ -442,6 +442,65 @@ class Damaged(ToolTest):
             self.patch(part['offset'], old)
 
 
+class Claims(ToolTest):
+    """A small image that claims as much RAM as an image may"""
+
+    RAM = 64 << 40
+    LIMIT = 2 << 30     # of memory, which one bit a page does not fit
+
+    def setUp(self):
+        super().setUp()
+        self.save(small(), self.path('raw'), '-O', 'raw')
+        parts = self.info(self.path('raw'))['parts']
+        with open(self.path('raw'), 'rb') as f:
+            header = bytearray(f.read(HEADER_SIZE))
+            f.seek(parts['block table']['offset'])
+            blocks = f.read(parts['block table']['length'])
+            f.seek(parts['configuration']['offset'])
+            configuration = f.read(parts['configuration']['length'])
+            f.seek(parts['device state']['offset'])
+            devices = f.read(parts['device state']['length'])
+        blocks = blocks[:4] + struct.pack('>4Q', self.RAM, 0, 0, 0)
+        header[PARTS:-8] = bytes(len(header) - PARTS - 8)
+        header[80:88] = struct.pack('>Q', self.RAM // 1024)
+        table = -(-self.RAM // 1024 // 8191) * 65536
+        at = self.RAM + 2 * MIB
+        struct.pack_into('>2Q', header, PARTS, at, table)
+        data = []
+        for part, content in ((BLOCK_TABLE, blocks), (DEVICES, devices),
+                              (CONFIGURATION, configuration)):
+            place = at + table + part * 65536
+            struct.pack_into('>2Q8s', header, PARTS + 24 * part, place,
+                             len(content), checksum(content))
+            data.append((place, content))
+        header[504:] = checksum(bytes(header[:504]))
+        self.img('create', '-f', 'qcow2', '-o', 'cluster_size=2M', self.image,
+                 str(at + table + MIB))
+        for place, content in [*data, (0, bytes(header))]:
+            with open(self.path('part'), 'wb') as f:
+                f.write(content.ljust(65536, b'\0'))
+            self.io(self.image, f'write -s {self.path("part")} {place} 64k')
+
+    def test_memory(self):
+        """There is no abort, and no memory for what does not come."""
+        limits = memory_limit(self.LIMIT)
+        result = self.tool('info', '--output=json', self.image, **limits)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(json.loads(result.stdout)['ram-blocks'][0]['size'],
+                         self.RAM)
+        self.refused('check', self.image, causes=['page table'], **limits)
+        self.refused('load', self.image, stdout=None, causes=['page table'],
+                     **limits)
+        self.refused('load', '--postcopy', self.image, causes=['memory'],
+                     **limits)
+
+    def test_save(self):
+        builder = StreamBuilder([('ram', self.RAM)], page_bits=10)
+        builder.page('ram', 0, bytes(1024))
+        self.refused('save', self.path('new'), stdin=builder.build(),
+                     causes=['memory'], **memory_limit(self.LIMIT))
+
+
 class Info(ToolTest):
 
     def test_json(self):

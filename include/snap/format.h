@@ -24,7 +24,7 @@
 #define SNAP_VMDESC_TRAILER 8
 /* At most so many entries are in the arrival list. */
 #define SNAP_MAX_ARRIVALS   (256 * KiB)
-#define SNAP_MAX_METADATA   (1 * MiB)
+#define SNAP_MAX_METADATA   (64 * KiB)
 /* What a working set may have of pages, and of bytes. */
 #define SNAP_MAX_WORKING_SET       (256 * KiB)
 #define SNAP_WORKING_SET_HEAD      40

@@ -1,6 +1,7 @@
 # A thin front for meson: "make help" lists the targets.
 
 BUILD ?= build
+FUZZ_BUILD ?= $(BUILD)-fuzz
 PREFIX ?= /usr/local
 MESON ?= /usr/bin/meson
 PYTHON = /usr/bin/python3
@@ -10,18 +11,25 @@ QEMU_TREE ?=
 MESON_ARGS ?=
 # Of "make check", for example --suite unit, or a test's name
 TESTS ?=
+# How long "make fuzz" runs each fuzzer, and which ones
+SECONDS ?= 600
+FUZZERS ?=
 
 export MESON
 mandir = $(DESTDIR)$(PREFIX)/share/man/man1
 with_env = . $(abspath $(BUILD))/snap-env.sh &&
 
-.PHONY: all check check-sanitizers demo bench man manual install clean distclean help deps test-deps docs-deps
+.PHONY: all check check-sanitizers fuzz demo bench man manual install clean \
+        distclean help deps test-deps docs-deps fuzz-deps
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) --quiet
 
 $(BUILD)/build.ninja: | deps
 	@$(MESON) setup $(if $(QEMU_TREE),-Dqemu_tree=$(abspath $(QEMU_TREE))) $(MESON_ARGS) $(BUILD)
+
+$(FUZZ_BUILD)/build.ninja: | fuzz-deps
+	@$(MESON) setup $(if $(QEMU_TREE),-Dqemu_tree=$(abspath $(QEMU_TREE))) -Dfuzz=true $(FUZZ_BUILD)
 
 deps:
 	@scripts/install-deps build
@@ -33,8 +41,17 @@ test-deps: deps
 docs-deps: deps
 	@scripts/install-deps docs
 
-check: test-deps all
-	@scripts/run-tests $(BUILD) $(TESTS)
+fuzz-deps: deps
+	@scripts/install-deps fuzz
+
+# Fuzzers have a build of their own
+check: test-deps all $(if $(TESTS),,$(FUZZ_BUILD)/build.ninja)
+	@scripts/run-tests $(if $(TESTS),,--and $(FUZZ_BUILD)) $(BUILD) $(TESTS)
+
+fuzz: $(FUZZ_BUILD)/build.ninja
+	@ninja -C $(FUZZ_BUILD) --quiet test-programs.stamp
+	@. $(abspath $(FUZZ_BUILD))/snap-env.sh && $(PYTHON) tests/snap/fuzz/run.py \
+	    --seconds $(SECONDS) --work $(abspath $(FUZZ_BUILD))/corpus $(FUZZERS)
 
 # In a build of its own
 check-sanitizers: test-deps
@@ -65,7 +82,7 @@ install: all
 	    install -D -m 644 $(BUILD)/qemu-snap.1 $(mandir)/qemu-snap.1; fi
 
 clean:
-	rm -rf $(BUILD) $(BUILD)-asan
+	rm -rf $(BUILD) $(BUILD)-asan $(FUZZ_BUILD)
 
 # What was fetched goes as well, so the next build gets the newest QEMU
 distclean: clean
@@ -76,12 +93,14 @@ help:
 	@echo 'make check      ... and run the tests; TESTS="--suite unit" for some of them'
 	@echo 'make check-sanitizers'
 	@echo '                ... with AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make fuzz       run the fuzzers for SECONDS ($(SECONDS)) each; FUZZERS="save" for'
+	@echo '                one of them; they go on from what $(FUZZ_BUILD)/corpus has'
 	@echo 'make demo       ... and show it with a Linux guest'
 	@echo 'make bench      ... and measure it beside its peers'
 	@echo 'make man        build the man page'
 	@echo 'make manual     build all of QEMU'"'"'s manual with it, as HTML'
 	@echo 'make install    install to PREFIX ($(PREFIX)), below DESTDIR'
-	@echo 'make clean      remove $(BUILD) and $(BUILD)-asan'
+	@echo 'make clean      remove $(BUILD), $(BUILD)-asan and $(FUZZ_BUILD)'
 	@echo 'make distclean  ... and all that was fetched'
 	@echo
 	@echo 'QEMU_TREE=/path/to/qemu builds in that tree, instead of Debian'"'"'s source'

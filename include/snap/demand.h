@@ -88,6 +88,9 @@ int coroutine_fn snap_demand_ask(SnapDemand *demand, int block,
 SnapFetch *snap_demand_take(SnapDemand *demand, SnapPushReason reason);
 void coroutine_fn snap_demand_put(SnapDemand *demand, SnapFetch *fetch);
 
+/* The same where nothing is to be read any more. */
+void snap_demand_drop(SnapDemand *demand, SnapFetch *fetch);
+
 /* Whether nothing is asked for that was not taken and given back. */
 bool snap_demand_is_idle(const SnapDemand *demand);
 

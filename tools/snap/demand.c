@@ -316,6 +316,12 @@ void coroutine_fn snap_demand_put(SnapDemand *d, SnapFetch *fetch)
     start_reading(d, queue);
 }
 
+void snap_demand_drop(SnapDemand *d, SnapFetch *fetch)
+{
+    queue_of(d, fetch->run.reason)->nb_reading--;
+    fetch_free(d, fetch);
+}
+
 bool snap_demand_is_idle(const SnapDemand *d)
 {
     return !d->asked.nb_waiting && !d->asked.nb_reading &&

@@ -128,7 +128,11 @@ void snap_pusher_free(SnapPusher *p)
     if (!p) {
         return;
     }
-    assert(!p->nb_running && !p->around);
+    assert(!p->nb_running);
+    if (p->around) {
+        /* Whoever it was sent to went away. */
+        snap_demand_drop(p->demand, p->around);
+    }
     snap_ram_reader_free(p->background);
     snap_push_plan_free(p->plan);
     snap_demand_free(p->demand);

@@ -50,9 +50,9 @@ class Options(ToolTest):
     def test_abbreviations(self):
         data = sample().build()
         self.shell('qemu-snap --image-s=2M --ca=none --ai=native save image '
-                   '--rep report --target-page=4k', data)
+                   '--repo report --target-page=4k', data)
         self.assert_same_stream(data, self.shell(
-            'qemu-snap --ca none --rep=report load image'))
+            'qemu-snap --ca none --repo=report load image'))
         self.assertIn(b'"complete": true', self.shell(
             'qemu-snap info --outp=json --forc image'))
 

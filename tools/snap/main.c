@@ -414,6 +414,12 @@ static bool parse_switch(SnapCmdOptions *options, int option)
     }
 }
 
+static void G_NORETURN exit_with_hint(void)
+{
+    error_printf("Try 'qemu-snap --help' for more information\n");
+    exit(EXIT_FAILURE);
+}
+
 static void parse_option(SnapCmdOptions *options, int option)
 {
     if (parse_postcopy_option(options, option) ||
@@ -475,8 +481,7 @@ static void parse_option(SnapCmdOptions *options, int option)
         options->page_bits = parse_page_bits(optarg);
         break;
     default:
-        error_printf("Try 'qemu-snap --help' for more information\n");
-        exit(EXIT_FAILURE);
+        exit_with_hint();
     }
 }
 
@@ -503,7 +508,7 @@ static void settle_postcopy(SnapCmdOptions *options)
     options->by_postcopy |= postcopy->resume;
     if (options->for_postcopy && !options->by_postcopy) {
         error_report("An option was given that needs --postcopy or --resume");
-        parse_option(options, '?');
+        exit_with_hint();
     }
     if (options->by_postcopy && options->multifd.nb_channels) {
         error_report("--multifd-channels cannot be used with --postcopy or "
@@ -531,16 +536,16 @@ static const Verb *parse_command_line(int argc, char **argv,
     if (argc - optind != 2) {
         error_report(argc == optind ? "A verb is missing" :
                      "Expecting a verb and one image");
-        parse_option(options, '?');
+        exit_with_hint();
     }
     verb = find_verb(argv[optind]);
     if (!verb) {
         error_report("Unknown verb '%s'", argv[optind]);
-        parse_option(options, '?');
+        exit_with_hint();
     }
     if (!(verb->mask & allowed)) {
         error_report("An option was given that is not for '%s'", verb->name);
-        parse_option(options, '?');
+        exit_with_hint();
     }
     settle_postcopy(options);
     options->filename = argv[optind + 1];
@@ -565,7 +570,7 @@ int main(int argc, char **argv)
 
     g_ptr_array_add(options.host_pages, NULL);
     /* A reader that went away is an error of write(2). */
-    signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGPIPE, SIG_IGN);
 
     error_init(argv[0]);
     module_call_init(MODULE_INIT_TRACE);

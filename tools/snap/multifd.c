@@ -5,6 +5,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
+#include "qemu/cutils.h"
 #include "qapi/error.h"
 #include "snap/multifd.h"
 #include "trace.h"
@@ -86,9 +87,12 @@ int snap_multifd_decode_init(const uint8_t buf[SNAP_MULTIFD_INIT_SIZE],
 bool snap_multifd_flushes_each_section(const char *machine)
 {
     const char *version = strrchr(machine, '-');
+    const char *dot, *end;
     unsigned major, minor;
 
-    return version && sscanf(version, "-%u.%u", &major, &minor) == 2 &&
+    return version &&
+           qemu_strtoui(version + 1, &dot, 10, &major) == 0 && *dot == '.' &&
+           qemu_strtoui(dot + 1, &end, 10, &minor) == 0 &&
            (major < 8 || (major == 8 && minor < 2));
 }
 

@@ -107,7 +107,7 @@ static int coroutine_fn open_return_path(SnapSave *s, Error **errp)
     return 0;
 }
 
-static int coroutine_fn answer(SnapSave *s, int ret, Error **errp)
+static int answer(int ret, Error **errp)
 {
     trace_snap_save_answer(ret);
     if (ret < 0) {
@@ -123,8 +123,8 @@ static int coroutine_fn pong(SnapSave *s, uint32_t value, Error **errp)
                    "return path");
         return -EINVAL;
     }
-    return answer(s, snap_return_path_pong(snap_transport_output(s->transport),
-                                           value), errp);
+    return answer(snap_return_path_pong(snap_transport_output(s->transport),
+                                        value), errp);
 }
 
 /* --- RAM --- */
@@ -473,8 +473,8 @@ static int coroutine_fn shut(void *opaque, Error **errp)
 {
     SnapSave *s = opaque;
 
-    return answer(s, snap_return_path_shut(snap_transport_output(s->transport),
-                                           s->over ? 0 : 1), errp);
+    return answer(snap_return_path_shut(snap_transport_output(s->transport),
+                                        s->over ? 0 : 1), errp);
 }
 
 static int coroutine_fn undo(void *opaque, Error **errp)

@@ -198,6 +198,8 @@ static bool remove_leftover(SnapReplace *replace, Error **errp)
  */
 static int try_create_temporary(SnapReplace *replace, Error **errp)
 {
+    int ret;
+
     replace->fd = open(replace->temporary,
                        O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
                        0600);
@@ -209,17 +211,19 @@ static int try_create_temporary(SnapReplace *replace, Error **errp)
                          replace->temporary, replace->path);
         return -1;
     }
-    if (lock_file(replace, replace->fd, true, errp) < 0) {
-        close(replace->fd);
-        replace->fd = -1;
-        return -1;
-    }
+    ret = lock_file(replace, replace->fd, true, errp);
     if (names_fd(replace->temporary, replace->fd)) {
-        return 1;
+        if (!ret) {
+            return 1;
+        }
+        if (ret != -EBUSY) {
+            /* Nobody else can have a lock either. */
+            unlink(replace->temporary);
+        }
     }
     close(replace->fd);
     replace->fd = -1;
-    return 0;
+    return ret < 0 ? -1 : 0;
 }
 
 static bool create_temporary(SnapReplace *replace, Error **errp)

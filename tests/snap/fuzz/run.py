@@ -40,8 +40,7 @@ class Fuzzer:
         self.name = name
         self.build = env('QEMU_BUILD')
         self.path = f'{self.build}/tests/snap/fuzz/fuzz-{name}'
-        self.outside = os.path.dirname(self.build)
-        self.crashes = f'{self.outside}/crashes'
+        self.crashes = f'{os.path.dirname(self.build)}/crashes'
         self.dictionary = f'{HERE}/{DICTIONARIES.get(name, name)}.dict'
 
     def write_seeds(self, directory: str):
@@ -61,8 +60,7 @@ class Fuzzer:
     def run(self, seconds: int, work: str | None) -> bool:
         """Whether nothing was found"""
         os.makedirs(self.crashes, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix='fuzz-',
-                                         dir=self.outside) as tmp:
+        with tempfile.TemporaryDirectory(prefix='fuzz-') as tmp:
             corpus = f'{work}/{self.name}' if work else f'{tmp}/corpus'
             os.makedirs(corpus, exist_ok=True)
             os.mkdir(f'{tmp}/seeds')
@@ -98,6 +96,7 @@ def main():
     parser.add_argument('--work')
     parser.add_argument('names', nargs='*', metavar='NAME')
     args = parser.parse_args()
+    tempfile.tempdir = os.path.dirname(env('QEMU_BUILD'))
     fuzzers = [Fuzzer(name) for name in args.names or NAMES]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(lambda f: f.run(args.seconds, args.work),

@@ -31,35 +31,50 @@ def section(kind: int, number: int, name: str, payload: bytes) -> bytes:
     return data + payload + struct.pack('>BI', 0x7e, number)
 
 
-def builder(page_bits: int = MIN_PAGE_BITS, nb_pages: int = 8,
+def short(number: int, size: int) -> bytes:
+    """A page that takes few bytes of an input where zeroes take none"""
+    return pattern(number, 8) + bytes(size - 8)
+
+
+def builder(page_bits: int = MIN_PAGE_BITS, fill=pattern,
             **kwargs) -> StreamBuilder:
     """Pages of all sorts, in runs and alone, in two blocks"""
     size = 1 << page_bits
-    stream = StreamBuilder([('pc.ram', nb_pages * size),
-                            ('vga.vram', 2 * size)], page_bits, **kwargs)
+    stream = StreamBuilder([('pc.ram', 8 * size), ('vga.vram', 2 * size)],
+                           page_bits, **kwargs)
     for i in (0, 1, 2, 3, 5):
-        stream.page('pc.ram', i * size, pattern(i, size))
+        stream.page('pc.ram', i * size, fill(i, size))
     stream.end_part()
     stream.zero('pc.ram', 6 * size)
-    stream.page('pc.ram', 4 * size, bytes([4]) * size)
+    stream.page('pc.ram', 4 * size, fill(4, size))
     stream.zero('pc.ram', 1 * size)
-    stream.page('vga.vram', 0, pattern(9, size))
+    stream.page('vga.vram', 0, fill(9, size))
     stream.device('cpu', pattern(1, 50))
     return stream
 
 
-def run_of_pages() -> bytes:
-    """As QEMU sends them: only the first record has the block's name."""
+def record(page: int, flags: int, data: bytes) -> bytes:
+    return struct.pack('>Q', page * KIB | flags) + data
+
+
+def run_of_pages(broken: int = 0, by: bytes = b'') -> bytes:
+    """As QEMU sends them: only the first record has the block's name.
+
+    broken, by: another record takes the place of that page's
+    """
     stream = builder()
-    stream.parts = [[struct.pack('>Q', i * KIB | (0x08 if not i else 0x28)) +
-                     (name8('pc.ram') if not i else b'') + pattern(i, KIB)
-                     for i in range(8)]]
+    records = [record(0, 0x08, name8('pc.ram') + pattern(0, KIB))] + \
+        [record(i, 0x28, pattern(i, KIB)) for i in range(1, 8)]
+    if broken:
+        records[broken] = by
+    stream.parts = [records]
     return stream.build()
 
 
-def with_iterations() -> bytes:
+def with_iterations(fill=pattern) -> bytes:
     """Sections of a device ahead of RAM, among its pages, and behind them"""
-    stream = builder()
+    stream = builder(fill=fill)
+    stream.commands = section(FULL, 21, 'early', b'ahead of RAM')
     stream.early_sections = section(START, 20, 'dirty-bitmap', b'first')
     data = stream.build(end=True)
     at = data.index(struct.pack('>BI', PART, 2))
@@ -70,6 +85,9 @@ def streams():
     yield builder().build()
     yield builder().build(end=True)
     yield run_of_pages()
+    yield run_of_pages(3, record(3, 0x22, b'\0'))
+    yield run_of_pages(4, record(4, 0x08, name8('pc.ram') + pattern(4, KIB)))
+    yield run_of_pages(5, record(7, 0x28, pattern(5, KIB)))
     yield with_iterations()
     yield builder(footers=False).build()
     yield builder().build(vmdesc=False)
@@ -98,8 +116,10 @@ def streams():
 
 
 def stream_seeds():
-    for i, stream in enumerate(streams()):
-        yield bytes([2, (0, 1, 7, 128, 255)[i % 5], (99, 0, 2)[i % 3]]) + stream
+    for stream in streams():
+        for chunk, nb_pages in ((1, 99), (7, 0), (128, 99), (255, 2),
+                                (255, 99)):
+            yield bytes([2, chunk, nb_pages]) + stream
 
 
 def save_seeds():
@@ -149,19 +169,45 @@ def image_records(path: str) -> bytes:
         for offset, data in records)
 
 
+def embed(path: str):
+    """Put a working set into an image, behind all that it has."""
+    entries = struct.pack('>QQ', 2, 0)
+    with open(path, 'r+b') as f:
+        header = f.read(512)
+        at = max(offset for offset, _ in contents(path))
+        at = (at // (64 * KIB) + 1) * 64 * KIB
+        data = b'QSNAPWKS' + struct.pack('>II', 1, 0) + header[32:48] + \
+            struct.pack('>Q', 2) + entries + bytes([1]) * 8
+        f.seek(24)
+        f.write(struct.pack('>Q', 1))
+        f.seek(296)
+        f.write(struct.pack('>QQ', at, len(data)))
+        f.seek(at)
+        f.write(data)
+
+
+def snapshots():
+    yield builder(fill=short).build()
+    yield with_iterations(short)
+    yield builder(12, short, footers=False).build(end=True, vmdesc=False)
+    stream = builder(16, short)
+    stream.run_state('running')
+    yield stream.build()
+    yield builder(11).build()
+
+
 def image_seeds():
     with tempfile.TemporaryDirectory(prefix='snap-') as tmp:
         path = os.path.join(tmp, 'image')
-        for i, stream in enumerate(streams()):
-            if subprocess.run([env('QEMU_SNAP'), '-O', 'raw', 'save', path],
-                              input=stream, capture_output=True,
-                              timeout=TIMEOUT, check=False).returncode:
-                continue    # those with multifd
+        for i, stream in enumerate(snapshots()):
+            subprocess.run([env('QEMU_SNAP'), '-O', 'raw', 'save', path],
+                           input=stream, capture_output=True, timeout=TIMEOUT,
+                           check=True)
             data = image_records(path)
-            yield bytes([i * 4 & 0x1c, 0]) + data
-            yield bytes([8, 0]) + data
-            yield bytes([3, i]) + data
-            yield bytes([0x20, 0]) + data
+            for flags, fail_at in ((0, 0), (4, 1), (8, 0), (0x10, 9), (3, i)):
+                yield bytes([flags, fail_at]) + data
+            embed(path)
+            yield bytes([0x20, 0]) + image_records(path)
 
 
 # --- multifd ---

@@ -13,9 +13,11 @@
 #include "block/aio-wait.h"
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
+#include "snap/image-update.h"
 #include "snap/load.h"
 #include "snap/return-path.h"
 #include "snap/task.h"
+#include "snap/working-set.h"
 #include "fuzz.h"
 #include "../saved-ram.h"
 
@@ -114,6 +116,9 @@ static FuzzDisk *snapshot_disk;
 static void coroutine_fn save_entry(void *opaque)
 {
     static const uint64_t arrivals[] = { 5, RAM_FIRST + 3, ROM_FIRST };
+    static const uint64_t used[] = { RAM_FIRST + 9, 2, RAM_FIRST + 600 };
+    g_autoptr(GArray) pages = g_array_new(false, false, sizeof(uint64_t));
+    g_autoptr(GByteArray) working_set = NULL;
     SavedRAM *saved = opaque;
 
     put_full(saved->snapshot.devices, 7, "cpu", "state", 5);
@@ -122,6 +127,9 @@ static void coroutine_fn save_entry(void *opaque)
                               saved->snapshot.devices->data,
                               saved->snapshot.devices->len, &error_abort);
     saved_ram_commit(saved, arrivals, ARRAY_SIZE(arrivals));
+    g_array_append_vals(pages, used, ARRAY_SIZE(used));
+    working_set = snap_working_set_encode(pages, &saved->image->header.uuid);
+    snap_image_embed(saved->image, working_set, &error_abort);
 }
 
 static FuzzDisk *saved_disk(void)

@@ -186,6 +186,16 @@ def embed(path: str):
         f.write(data)
 
 
+def spoil_arrivals(path: str):
+    """Let the list have a page that is not in RAM."""
+    with open(path, 'r+b') as f:
+        f.seek(104 + 24)
+        offset, length = struct.unpack('>QQ', f.read(16))
+        if length:
+            f.seek(offset)
+            f.write(bytes([0xff]) * 8)
+
+
 def snapshots():
     yield builder(fill=short).build()
     yield with_iterations(short)
@@ -207,6 +217,8 @@ def image_seeds():
             for flags, fail_at in ((0, 0), (4, 1), (8, 0), (0x10, 9), (3, i)):
                 yield bytes([flags, fail_at]) + data
             embed(path)
+            yield bytes([0x20, 0]) + image_records(path)
+            spoil_arrivals(path)
             yield bytes([0x20, 0]) + image_records(path)
 
 

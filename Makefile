@@ -19,7 +19,7 @@ export MESON
 mandir = $(DESTDIR)$(PREFIX)/share/man/man1
 with_env = . $(abspath $(BUILD))/snap-env.sh &&
 
-.PHONY: all check check-sanitizers fuzz demo bench man manual install clean \
+.PHONY: all analyze check check-sanitizers fuzz demo bench man manual install clean \
         distclean help deps test-deps docs-deps fuzz-deps
 
 all: $(BUILD)/build.ninja
@@ -60,6 +60,10 @@ check-sanitizers: test-deps
 	@TIMEOUT_MULTIPLIER=$${TIMEOUT_MULTIPLIER:-10} \
 	    scripts/run-tests $(BUILD)-asan $(TESTS)
 
+analyze: all
+	@scripts/install-deps analyze
+	@scripts/analyze $(BUILD)
+
 demo: test-deps all
 	@$(with_env) $(PYTHON) tests/snap/demo.py $(ARGS)
 
@@ -93,6 +97,7 @@ help:
 	@echo 'make check      ... and run the tests; TESTS="--suite unit" for some of them'
 	@echo 'make check-sanitizers'
 	@echo '                ... with AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make analyze    static analysis, which takes some minutes'
 	@echo 'make fuzz       run the fuzzers for SECONDS ($(SECONDS)) each; FUZZERS="save" for'
 	@echo '                one of them; they go on from what $(FUZZ_BUILD)/corpus has'
 	@echo 'make demo       ... and show it with a Linux guest'

@@ -104,7 +104,7 @@ void snap_header_encode(const SnapHeader *header,
     stq_be_p(buf + H_NB_PAGES, header->nb_pages);
     stq_be_p(buf + H_NB_ARRIVALS, header->nb_arrivals);
     stq_be_p(buf + H_BEFORE_RAM, header->before_ram);
-    for (unsigned i = 0; i < SNAP_PART__MAX; i++) {
+    for (size_t i = 0; i < SNAP_PART__MAX; i++) {
         uint8_t *p = buf + H_PARTS + i * PART_SIZE;
 
         stq_be_p(p, header->parts[i].offset);
@@ -123,7 +123,7 @@ static uint64_t part_limit(const SnapHeader *header, SnapPart part)
     case SNAP_PART_ARRIVALS:
         return snap_table_bytes(header->nb_arrivals);
     case SNAP_PART_BLOCK_TABLE:
-        return header->nb_blocks *
+        return (uint64_t)header->nb_blocks *
                (1 + SNAP_BLOCK_NAME_MAX + BLOCK_NUMBERS * 8);
     case SNAP_PART_CONFIGURATION:
         return SNAP_MAX_CONFIGURATION;
@@ -201,7 +201,7 @@ static void decode_fields(SnapHeader *header, const uint8_t *buf)
         .section.footers = ldl_be_p(buf + H_FLAGS) & SNAP_FLAG_FOOTERS,
     };
     memcpy(header->uuid.data, buf + H_UUID, sizeof(header->uuid.data));
-    for (unsigned i = 0; i < SNAP_PART__MAX; i++) {
+    for (size_t i = 0; i < SNAP_PART__MAX; i++) {
         const uint8_t *p = buf + H_PARTS + i * PART_SIZE;
 
         header->parts[i] = (SnapPartInfo) {

@@ -26,19 +26,19 @@
  * pages are asked for, the channel is kept small, and filled in small steps;
  * without requests for QUIET_NS, it is large.
  */
-#define QUIET_NS       (20 * SCALE_MS)
+#define QUIET_NS       (INT64_C(20) * SCALE_MS)
 #define LARGE_CHANNEL  (256 * KiB)
 #define BATCH_URGENT   8
 #define BATCH_QUIET    32
 
 /* How long to keep the channel clear for a page that is being read. */
-#define MAX_CLEAR_NS   (200 * SCALE_US)
+#define MAX_CLEAR_NS   (INT64_C(200) * SCALE_US)
 
 /* How long to wait before it is tried again to make a full channel smaller. */
-#define RETRY_NS       (50 * SCALE_US)
+#define RETRY_NS       (INT64_C(50) * SCALE_US)
 
 /* The unit of time in which a limited rate is kept. */
-#define RATE_SLICE_NS  (1 * SCALE_MS)
+#define RATE_SLICE_NS  (INT64_C(1) * SCALE_MS)
 
 /* Pieces without data that are passed over before others get their turn. */
 #define MAX_EMPTY_PIECES 16

@@ -34,7 +34,7 @@ GByteArray *snap_working_set_encode(const GArray *pages, const QemuUUID *uuid)
     stl_be_p(p + W_VERSION, VERSION);
     memcpy(p + W_UUID, uuid->data, sizeof(uuid->data));
     stq_be_p(p + W_NB_PAGES, pages->len);
-    for (unsigned i = 0; i < pages->len; i++) {
+    for (size_t i = 0; i < pages->len; i++) {
         stq_be_p(p + SNAP_WORKING_SET_HEAD + i * 8,
                  g_array_index(pages, uint64_t, i));
     }

@@ -56,10 +56,29 @@ char *snap_cmd_working_set(const SnapCmdOptions *options)
     return path ? g_strdup_printf("%s.working-set", path) : NULL;
 }
 
+/*
+ * The message of an error in one line.  It may quote the image, also where it
+ * is the block layer's: a terminal must not act on that.
+ */
+static char *message(const Error *err)
+{
+    g_autofree char *valid = g_utf8_make_valid(error_get_pretty(err), -1);
+    GString *line = g_string_new(NULL);
+
+    for (const char *p = valid; *p; p = g_utf8_next_char(p)) {
+        gunichar c = g_utf8_get_char(p);
+
+        g_string_append_unichar(line, g_unichar_isprint(c) ? c : '?');
+    }
+    return g_string_free(line, false);
+}
+
 void snap_cmd_error(const SnapCmdOptions *options, Error *err)
 {
+    g_autofree char *text = message(err);
+
     /* Not error_report_err(), which adds lines of hints. */
-    error_report("'%s': %s", options->filename, error_get_pretty(err));
+    error_report("'%s': %s", options->filename, text);
     error_free(err);
 }
 
@@ -194,8 +213,9 @@ int snap_cmd_finish(const SnapCmdOptions *options, const char *verb,
         status = EXIT_FAILURE;
     }
     if (err) {
-        error_report("Could not %s '%s': %s", verb, options->filename,
-                     error_get_pretty(err));
+        g_autofree char *text = message(err);
+
+        error_report("Could not %s '%s': %s", verb, options->filename, text);
         error_free(err);
     }
     return status;

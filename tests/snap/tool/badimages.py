@@ -91,6 +91,22 @@ class NoSnapshot(ToolTest):
                          causes=['backing file', self.path('base'),
                                  'no such file'])
 
+    def test_terminal(self):
+        """What containers make QEMU say does nothing to a terminal."""
+        self.save(small())
+        with open(self.image, 'r+b') as f:
+            data = bytearray(f.read(65536))
+            # An entry of the table of features: type, bit, name
+            at = data.index(b'dirty bit') - 2
+            data[at:at + 48] = struct.pack('>BB46s', 0, 60,
+                                           b'\x1b[2J\n\xc2\x9b\xff\xc3\xa4')
+            data[72] |= 1 << 4
+            f.seek(0)
+            f.write(data)
+        for verb in ('load', 'info', 'check'):
+            error = self.refused(verb, self.image, causes=['feature', 'ä'])
+            self.assertTrue(error.rstrip('\n').isprintable(), error)
+
     def test_cut_image(self):
         """What a full disk or a broken copy leaves of an image."""
         data = sample().build()

@@ -39,7 +39,8 @@ class Containers(SnapTest):
         image = self.image
         for n, (options, fmt) in enumerate(args):
             target = self.path(f'copy{n}')
-            self.img('convert', *options, '-O', fmt, image, target)
+            # A save keeps its locks until its process has gone.
+            self.img('convert', '-U', *options, '-O', fmt, image, target)
             image = target
         self.verify(image, '-f', fmt)
 

@@ -17,6 +17,7 @@ from snaptest.case import PostcopyTest
 from snaptest.guests import MIB
 from snaptest.postcopy import PUSHED
 from snaptest.ram import PAGE
+from snaptest.sanitizers import is_sanitized
 
 
 class Push(PostcopyTest):
@@ -53,7 +54,9 @@ class Push(PostcopyTest):
         self.assertGreater(around['around-pages'], 1000)
         none, _ = self.watch(src, '--push=around', '--fault-around=0')
         self.assertEqual(none['around-pages'], 0)
-        self.assertGreater(none['requests'], 3 * around['requests'])
+        # A sanitized tool is slower, and the guest asks in the meantime.
+        factor = 1 if is_sanitized() else 3
+        self.assertGreater(none['requests'], factor * around['requests'])
 
     def test_off(self):
         """What is switched off is not pushed."""

@@ -19,8 +19,8 @@ export MESON
 mandir = $(DESTDIR)$(PREFIX)/share/man/man1
 with_env = . $(abspath $(BUILD))/snap-env.sh &&
 
-.PHONY: all analyze check check-sanitizers fuzz demo bench man manual install clean \
-        distclean help deps test-deps docs-deps fuzz-deps
+.PHONY: all analyze check check-sanitizers fuzz demo bench man manual install \
+        clean distclean help deps test-deps docs-deps fuzz-deps
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) --quiet

@@ -121,6 +121,13 @@ class SnapTest(unittest.TestCase):
         return subprocess.run([env('QEMU_IMG'), *args], check=True, text=True,
                               capture_output=True, timeout=TIMEOUT).stdout
 
+    def img_convert(self, *args: str):
+        """
+        Convert an image; a save keeps its locks until its process has gone,
+        which may be a moment after the migration.
+        """
+        self.img('convert', '-U', *args)
+
     def exec_uri(self, command: list[str], prefix: str = '') -> str:
         return 'exec:' + prefix + shlex.join(command)
 

@@ -37,6 +37,14 @@ def wait_until(what, timeout: float):
         time.sleep(0.01)
 
 
+def is_listening(path: str) -> bool:
+    """Whether connections to @path are taken, which is later than it is."""
+    with open('/proc/net/unix', encoding='utf-8') as f:
+        sockets = [line.split() for line in f]
+    return any(fields[3] == '00010000' and fields[-1] == path
+               for fields in sockets)
+
+
 class VM(QEMUMachine):
     """
     A TCG guest without default devices.

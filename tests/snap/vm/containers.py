@@ -39,8 +39,7 @@ class Containers(SnapTest):
         image = self.image
         for n, (options, fmt) in enumerate(args):
             target = self.path(f'copy{n}')
-            # A save keeps its locks until its process has gone.
-            self.img('convert', '-U', *options, '-O', fmt, image, target)
+            self.img_convert(*options, '-O', fmt, image, target)
             image = target
         self.verify(image, '-f', fmt)
 

@@ -16,7 +16,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 from snaptest import preload
 from snaptest.case import SnapTest
 from snaptest.guests import MIB
-from snaptest.machine import Probe, wait_until
+from snaptest.machine import Probe, is_listening, wait_until
 from snaptest.ram import PAGE, Ram
 
 RAM_START = 2 * MIB             # of the first block, in an image
@@ -181,7 +181,7 @@ class Disk(FailureTest):
         path = self.path('socket')
         tool = self.start(self.command('save', image, *options,
                                        f'--uri=unix:{path}'))
-        self.src.wait_until(lambda: os.path.exists(path))
+        self.src.wait_until(lambda: is_listening(path))
         self.src.migrate(f'unix:{path}', 'background-snapshot')
         err = self.finish(tool, 1)
         self.assertIn('Input/output error', err)

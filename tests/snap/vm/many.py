@@ -161,7 +161,7 @@ class WorkingSet(PostcopyTest):
         os.unlink(self.sidecar)
         self.assert_of_use(self.load(), asked)
         copy = self.path('copy')
-        self.img('convert', '-c', '-O', 'qcow2', self.image, copy)
+        self.img_convert('-c', '-O', 'qcow2', self.image, copy)
         self.image = copy
         self.assert_of_use(self.load(), asked)
 

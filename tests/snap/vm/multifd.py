@@ -14,6 +14,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
 from snaptest.case import Machines, SnapTest
 from snaptest.guests import MIB
+from snaptest.machine import is_listening
 from snaptest.ram import PAGE
 
 
@@ -28,7 +29,7 @@ class Multifd(SnapTest):
     def save_multifd(self, src, *caps, channels=2, params=None):
         tool = self.start(self.command('save', self.image,
                                        f'--uri=unix:{self.socket}'))
-        src.wait_until(lambda: os.path.exists(self.socket))
+        src.wait_until(lambda: is_listening(self.socket))
         src.cmd('migrate-set-parameters',
                 {'multifd-channels': channels, **(params or {})})
         src.migrate(f'unix:{self.socket}', 'multifd', *caps)

@@ -137,21 +137,21 @@ class Containers(PostcopyTest):
 
     def test_compressed(self):
         src = self.snapshot(mib=32)
-        self.img('convert', '-c', '-O', 'qcow2', self.image,
-                 self.path('copy'))
+        self.img_convert('-c', '-O', 'qcow2', self.image, self.path('copy'))
         self.verify(src, self.path('copy'))
 
     def test_raw(self):
         src = self.snapshot(mib=32)
-        self.img('convert', '-O', 'raw', self.image, self.path('copy'))
+        self.img_convert('-O', 'raw', self.image, self.path('copy'))
         self.verify(src, self.path('copy'), '-f', 'raw')
 
     def test_encrypted(self):
         src = self.snapshot(mib=32)
         secret = ['--object', 'secret,id=s0,data=abc']
-        self.img('convert', *secret, '-O', 'qcow2', '-o',
-                 'encrypt.format=luks,encrypt.key-secret=s0,'
-                 'encrypt.iter-time=10', self.image, self.path('copy'))
+        self.img_convert(
+            *secret, '-O', 'qcow2', '-o',
+            'encrypt.format=luks,encrypt.key-secret=s0,encrypt.iter-time=10',
+            self.image, self.path('copy'))
         self.verify(src, f'driver=qcow2,file.filename={self.path("copy")},'
                          'encrypt.key-secret=s0', '--image-opts', *secret)
 

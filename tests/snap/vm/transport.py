@@ -14,6 +14,7 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
 from snaptest.case import SnapTest
+from snaptest.machine import is_listening
 
 
 class Transport(SnapTest):
@@ -38,7 +39,7 @@ class Transport(SnapTest):
         path = self.path('socket')
         tool = self.start(self.command('save', self.image,
                                        f'--uri=unix:{path}'))
-        src.wait_until(lambda: os.path.exists(path))
+        src.wait_until(lambda: is_listening(path))
         src.migrate(f'unix:{path}', *caps)
         src.wait_migration()
         self.finish(tool)

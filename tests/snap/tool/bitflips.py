@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# One bit of an image file is another, anywhere: a load delivers the snapshot,
+# or fails in time, and check knows.
+#
+
+import os
+import random
+import resource
+import sys
+import unittest
+from collections import Counter
+
+from snaptest import flips
+from snaptest.anatomy import HEADER_USED, PARTS
+from snaptest.decode import Stream
+from snaptest.destination import PostcopyTest
+from snaptest.flips import (BARE, CORRUPT, FAILED, IMPOSSIBLE, LEAKS, SAME,
+                            SOUND, Flip)
+from snaptest.tool import PAGE, ToolTest
+
+MEMORY = 4 << 30
+TOTAL = Counter()
+# Damage here can be like any other.
+CONTAINER = ('qcow2 header', 'qcow2 header extensions', 'L1 table', 'L2 table',
+             'refcount table', 'refcounts')
+
+
+def setUpModule():
+    """No image makes the tool take all memory."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, hard))
+
+
+def tearDownModule():
+    passed, refused = TOTAL['sound'], TOTAL['found']
+    for number, what in (
+            (passed + refused, 'bit flips in image files: never wrong memory, '
+             'a crash, or more than a line'),
+            (refused, 'of them found by check: all those that matter'),
+            (passed, 'of them in bits that carry nothing, without effect'),
+            (TOTAL['postcopy'], 'of them loaded by postcopy, too'),
+            (TOTAL['resume'], 'of them in the recovery of a load')):
+        print(f'# {number} {what}', file=sys.stderr)
+
+
+def all_bits(positions):
+    return [(position, bit) for position in positions for bit in range(8)]
+
+
+def some(extents, number: int, rng: random.Random):
+    """Random bits in any of @extents"""
+    weights = [length for _, length in extents]
+    return [(start + rng.randrange(length), rng.randrange(8))
+            for start, length in rng.choices(extents, weights, k=number)]
+
+
+class BitFlips(ToolTest):
+
+    def setUp(self):
+        super().setUp()
+        self.specimens = flips.Specimens(self)
+
+    def content(self, anatomy, rng: random.Random, each: int):
+        """Some bits of each part, of RAM, and of the file as a whole"""
+        found = []
+        for part in ('header', *PARTS):
+            found += some(anatomy.extents(part), each, rng)
+        found += some(anatomy.extents('page'), 4 * each, rng)
+        return found + some([(0, anatomy.size)], 8 * each, rng)
+
+    def flip(self, specimen: flips.Specimen, bits):
+        """Each bit once; some of them with more than check and load"""
+        bits = sorted(set(bits))
+        random.Random(specimen.name).shuffle(bits)
+        kinds = {0: 'postcopy', 5: 'info', 13: 'resume', 33: 'resume'}
+        todo = [Flip(*bit, kinds.get(i % 40 if i % 40 in kinds else i % 10, ''))
+                for i, bit in enumerate(bits)]
+        with flips.Workers(specimen) as workers:
+            outcomes = workers.map(todo)
+            self.assertTrue(workers.unchanged())
+        self.judge(specimen, outcomes)
+
+    def judge(self, specimen: flips.Specimen, outcomes):
+        counts, wrong = Counter(), []
+        for outcome in outcomes:
+            flip = outcome.flip
+            what, carries = specimen.anatomy.what(flip.position, flip.bit)
+            problem = outcome.problem or self.problem(outcome, what, carries)
+            if problem:
+                wrong.append(f'{specimen.name}: {what}, {flip}: {problem}; '
+                             f'{outcome}')
+            counts[what, carries, outcome.check, outcome.load] += 1
+            TOTAL['found' if outcome.check else 'sound'] += 1
+            TOTAL[flip.more] += 1
+        self.show(specimen, counts)
+        self.assertFalse(wrong, '\n'.join([f'{len(wrong)} problems',
+                                           *wrong[:20]]))
+
+    def problem(self, outcome: flips.Outcome, what: str, carries: bool):
+        """What is wrong with a check, given a load"""
+        check, load = outcome.check, outcome.load
+        if check == SOUND and carries:
+            return 'check did not find it'
+        if check == SOUND and load != SAME:
+            return 'check found nothing, but not all of it was loaded'
+        if check == LEAKS and load != SAME:
+            return 'more than leaks'
+        if check == IMPOSSIBLE and load != FAILED and \
+                what not in CONTAINER:
+            return 'it can be loaded, but not be checked'
+        if what == 'refcounts' and carries and check not in (CORRUPT, LEAKS):
+            return 'a wrong refcount was not found'
+        if load == BARE and what not in ('device description', *CONTAINER):
+            return 'the description is lost by other damage'
+        return None
+
+    def show(self, specimen: flips.Specimen, counts: Counter):
+        print(f'\n{specimen.name}, {sum(counts.values())} flips:',
+              file=sys.stderr)
+        for (what, carries, check, load), n in sorted(counts.items()):
+            print(f'  {what}{"" if carries else " (carries nothing)"}: '
+                  f'check {check}, load {load}: {n}', file=sys.stderr)
+
+    def test_raw(self):
+        specimen = self.specimens.raw()
+        rng = random.Random(1)
+        self.flip(specimen, all_bits(HEADER_USED) +
+                  self.content(specimen.anatomy, rng, 60))
+
+    def test_qcow2(self):
+        specimen = self.specimens.qcow2()
+        rng = random.Random(2)
+        self.flip(specimen, all_bits(specimen.anatomy.metadata()) +
+                  self.content(specimen.anatomy, rng, 30))
+
+    def test_subclusters(self):
+        specimen = self.specimens.subclusters()
+        rng = random.Random(3)
+        self.flip(specimen, all_bits(specimen.anatomy.metadata()) +
+                  self.content(specimen.anatomy, rng, 30))
+
+    def test_compressed(self):
+        specimen = self.specimens.compressed()
+        rng = random.Random(4)
+        self.flip(specimen, all_bits(specimen.anatomy.metadata()) +
+                  self.content(specimen.anatomy, rng, 30))
+
+    def test_luks(self):
+        specimen = self.specimens.luks()
+        if not specimen:
+            print('No LUKS in this build', file=sys.stderr)
+            return
+        rng = random.Random(5)
+        anatomy = specimen.anatomy
+        bits = rng.sample(all_bits(anatomy.metadata()), 200)
+        start, length = anatomy.crypto
+        bits += some([(start, 4096)], 60, rng) + some([(start, length)], 40,
+                                                      rng)
+        self.flip(specimen, bits + self.content(anatomy, rng, 5))
+
+
+class NoVerify(PostcopyTest):
+    """Damage of pages, and of pages only, goes to who asks for it."""
+
+    def setUp(self):
+        super().setUp()
+        self.specimen = flips.Specimens(self).raw()
+        self.image = self.specimen.path
+        self.disk = self.specimen.anatomy.disk
+        self.good = Stream(self.specimen.loaded)
+
+    def patch(self, place: int, data: bytes) -> bytes:
+        with open(self.image, 'r+b') as f:
+            old = os.pread(f.fileno(), len(data), place)
+            os.pwrite(f.fileno(), data, place)
+        return old
+
+    def damaged(self, key, data: bytes, *options: str):
+        """Load when a page is @data; by postcopy as well"""
+        self.refused('load', '-f', 'raw', self.image, stdout=None,
+                     causes=[self.image, key[0], f'{key[1]:#x}'])
+        out = self.load(self.image, '-f', 'raw', '--no-verify', *options)
+        page = data if any(data) else b''
+        snapshot = Stream(out)
+        self.assertEqual(snapshot.pages, {**self.good.pages, key: page})
+        for part in ('header', 'setup', 'blocks', 'devices', 'vmdesc'):
+            self.assertEqual(getattr(snapshot, part), getattr(self.good, part))
+        self.snapshot = snapshot
+        # One with an entry that says "data" comes, whatever it is.
+        peer = self.connect('-f', 'raw', '--no-verify', optional=[key])
+        self.completes(peer)
+        self.assertEqual(self.tool('check', '-f', 'raw',
+                                   self.image).returncode, CORRUPT)
+
+    def test_pages(self):
+        rng = random.Random(6)
+        for key, place in rng.sample(sorted(self.disk.pages.items()), 20):
+            data = bytearray(self.good.pages[key])
+            data[rng.randrange(PAGE)] ^= 1 << rng.randrange(8)
+            with self.subTest(key):
+                old = self.patch(place, bytes(data))
+                self.damaged(key, bytes(data))
+                self.patch(place, old)
+
+    def test_lost_page(self):
+        key, place = sorted(self.disk.pages.items())[5]
+        self.patch(place, bytes(PAGE))
+        self.damaged(key, bytes(PAGE))
+
+    def test_other_parts(self):
+        """What is no page is verified nevertheless."""
+        rng = random.Random(7)
+        for part in ('header', 'page table', 'block table', 'configuration',
+                     'setup sections', 'device state'):
+            (start, length), = self.specimen.anatomy.extents(part)
+            for _ in range(5):
+                place = start + rng.randrange(length)
+                old = self.patch(place, b'x')
+                if old == b'x':
+                    continue
+                self.patch(place, bytes([old[0] ^ 1 << rng.randrange(8)]))
+                self.refused('load', '--no-verify', '-f', 'raw', self.image,
+                             stdout=None, causes=[self.image])
+                self.patch(place, old)
+        self.assertEqual(self.load(self.image, '-f', 'raw', '--no-verify'),
+                         self.specimen.loaded)
+
+
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

@@ -60,15 +60,13 @@ class Disk:
                     self.parts[name] = (start, start + length)
             self.uuid = self.header[32:48]
             self.page_size = 1 << struct.unpack_from('>I', self.header, 60)[0]
-            tables = []
-            for name in ('block table', 'page table'):
-                start, end = self.parts[name]
-                f.seek(start)
-                tables.append(f.read(end - start))
+            blocks, table = (os.pread(f.fileno(), end - start, start)
+                             for start, end in (self.parts['block table'],
+                                                self.parts['page table']))
         self.ranges = [(0, HEADER_SIZE, 'header'),
                        *((*part, name) for name, part in self.parts.items())]
         self.pages = {}         # (block, offset) of what is stored: place
-        self.add_pages(*tables)
+        self.add_pages(blocks, table)
         self.ranges.sort()
         self.content = self.read_ranges(path)
         self.starts = [start for start, _, _ in self.ranges]
@@ -362,8 +360,7 @@ class Qcow2:
             place += (flipped.bit_length() - 1) % 32 * size
             carries = not self.disk.is_zero(place, place + size)
         elif entry & COMPRESSED:
-            carries = self.compressed_entry_matters(entry, entry ^ flipped,
-                                                    place)
+            carries = self.compressed_entry_matters(entry, entry ^ flipped)
         elif flipped == 1:      # zero, or reserved
             carries = not self.extended and not self.disk.is_zero(
                 place, place + self.cluster_size)
@@ -371,8 +368,7 @@ class Qcow2:
             carries = bool(entry) or flipped != COPIED
         return 'L2 table', carries
 
-    def compressed_entry_matters(self, entry: int, other: int,
-                                 place: int) -> bool:
+    def compressed_entry_matters(self, entry: int, other: int) -> bool:
         """More sectors than needed do not."""
         if not other & COMPRESSED:
             return True

@@ -74,12 +74,12 @@ class Mender(flips.Worker):
         outcome.repaired = report.get('parts-repaired', 0) + \
             report.get('leaks-fixed', 0)
         if not outcome.repaired:
-            self.assertEqual(before, after)
+            self.assertTrue(before == after, 'the file is not as it was')
             self.assertIn(result.returncode, self.statuses(outcome))
             if result.returncode in (IMPOSSIBLE, CORRUPT):
                 self.one_line(result.stderr)
             return
-        self.assertNotEqual(before, after)
+        self.assertTrue(before != after, 'nothing was changed')
         self.assertEqual((result.returncode, report['leaks'],
                           report['corruptions'], report['check-errors'],
                           report['parts-corrupt'], report['pages-corrupt']),
@@ -97,8 +97,8 @@ class Mender(flips.Worker):
         self.assertEqual(self.check(outcome), SOUND)
         result = self.tool('load', *self.target)
         self.assertEqual((result.returncode, result.stderr), (0, b''))
-        self.assertEqual(result.stdout, self.bare if outcome.load == BARE else
-                         self.specimen.loaded)
+        wanted = self.bare if outcome.load == BARE else self.specimen.loaded
+        self.assertTrue(result.stdout == wanted, 'another load')
         if self.specimen.name != 'raw':
             self.img('check', self.image)
 
@@ -116,6 +116,7 @@ class Repair(PostcopyTest):
 
     def examine(self, specimen: flips.Specimen, todo):
         """@todo: what is flipped, and whether it is to be repaired"""
+        todo = flips.as_many_as_can_be(todo)
         with flips.Workers(specimen, Mender) as workers:
             outcomes = workers.map([bits for bits, _ in todo])
         wrong = [f'{flip}: {outcome}' for (flip, good), outcome in

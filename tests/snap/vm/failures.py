@@ -14,7 +14,7 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
 from snaptest import preload
-from snaptest.case import SnapTest
+from snaptest.failure import FailureTest
 from snaptest.guests import MIB
 from snaptest.machine import Probe, is_listening, wait_until
 from snaptest.ram import PAGE, Ram
@@ -50,49 +50,6 @@ int fsync(int fd) { return slow("fsync", fd); }
 int fdatasync(int fd) { return slow("fdatasync", fd); }
 '''
 DELAY = 2
-
-
-class FailureTest(SnapTest):
-    """A running source, and a directory where FILE is to be."""
-
-    def setUp(self):
-        super().setUp()
-        self.home = self.directory(self.dir)
-        self.image = os.path.join(self.home, 'image')
-        self.src = self.source(run=True)
-
-    def start_save(self, *options, caps=('background-snapshot',),
-                   image=None, prefix=''):
-        self.src.migrate(self.exec_uri(
-            self.command('save', image or self.image, *options), prefix),
-            *caps)
-
-    def assert_runs_on(self):
-        self.assertEqual(self.src.status(), 'running')
-        gen = self.src.loop.gen()
-        self.src.wait_until(lambda: self.src.loop.gen() > gen + 2)
-
-    def assert_failed(self, *words):
-        """The source reports failure, and the tool why."""
-        self.src.wait_migration('failed')
-        report = self.report()
-        self.assertEqual(report['status'], 'failed', report)
-        for word in words:
-            self.assertIn(word, report['error'])
-        self.assert_runs_on()
-
-    def assert_no_snapshot(self, image, when=''):
-        info = self.tool('info', image)
-        self.assertNotEqual(info.returncode, 0, f'{when}: {info.stdout}')
-        self.assertIn(image, info.stderr)
-
-    def assert_loads(self, image):
-        """It is still a snapshot of the loop, and whole."""
-        dst = self.destination(self.src)
-        self.load(image, dst)
-        self.assertIsNone(self.src.loop.torn(dst.ram))
-        self.assertIsNone(self.src.ram.difference(dst.ram, self.src.loop.end))
-        dst.kill()
 
 
 class Disk(FailureTest):

@@ -1,0 +1,193 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Kills of the tool and of the source: FILE is old or new, and whole.
+#
+
+import collections
+import contextlib
+import os
+import random
+import signal
+import statistics
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
+# pylint: disable=wrong-import-position
+from snaptest.failure import MODES, DisturbedTest
+
+# Writes at the end of a save that are not of RAM
+LAST = 6
+
+
+class KillTest(DisturbedTest):
+    """FILE is looked at after each kill."""
+
+    def setUp(self):
+        super().setUp()
+        self.seen = collections.Counter()
+
+    def duration(self, mode: str) -> float:
+        """How long it takes from the migration's start to the tool's end."""
+        times = []
+        for _ in range(3):
+            start = time.monotonic()
+            run = self.begin(mode)
+            run.finish()
+            times.append(time.monotonic() - start)
+            self.src.wait_migration()
+            self.old, self.old_mark = self.whole(), self.mark
+        return statistics.median(times)
+
+    def delays(self, mode: str, count: int, seed: int) -> list[float]:
+        """Spread over all of a save, and a bit more"""
+        rng = random.Random(seed)
+        duration = self.duration(mode)
+        return [1.1 * duration * (n + rng.random()) / count
+                for n in range(count)]
+
+    def counted(self, what: str):
+        print(f'# {self.seen["kills"]} {what}: {self.seen["failed"]} saves '
+              f'failed, {self.seen["new"]} had put the new FILE in place',
+              file=sys.stderr)
+
+
+class Tool(KillTest):
+    """kill -9 of the tool: what it leaves is in nobody's way."""
+
+    # So many kills until a save is left alone, and until FILE is loaded
+    SAVES, LOADS = 3, 8
+
+    def kill(self, mode: str, run):
+        """The source knows what happened; the next save does not mind."""
+        if not run.ended():
+            with contextlib.suppress(ProcessLookupError):
+                run.kill()
+        self.stages.release()
+        status, new = self.outcome(mode, run, undescribed=True)
+        self.assertIn(run.status(), (-signal.SIGKILL, 0))
+        if run.status() == 0:
+            self.assertEqual((status, new), ('completed', True))
+        self.assertLessEqual(set(os.listdir(self.home)) - {'image'},
+                             self.LEFTOVERS)
+        self.seen['kills'] += run.status() != 0
+        self.seen['failed'] += status == 'failed'
+        self.seen['new'] += new
+        self.seen['saves'] += 1
+        if self.seen['saves'] % self.LOADS == self.LOADS // 2:
+            self.assert_loads_whole()
+            self.seen['loads'] += 1
+        if self.seen['saves'] % self.SAVES == 0:
+            self.next_save()
+
+    def at_random(self, mode: str, count: int):
+        for delay in self.delays(mode, count, count):
+            with self.subTest(f'{mode}, after {delay:.3f} s'):
+                run = self.begin(mode)
+                time.sleep(delay)
+                self.kill(mode, run)
+        self.next_save()
+        # Any machine is slow enough for the first ones.
+        self.assertGreater(self.seen['failed'], 0)
+        self.counted(f'kill -9 of the tool at random moments of a save '
+                     f'({mode})')
+
+    def test_random(self):
+        self.at_random('background', 20)
+
+    def test_random_live(self):
+        self.at_random('live', 5)
+
+    def test_random_return_path(self):
+        self.at_random('return-path', 5)
+
+    def test_random_unix(self):
+        self.at_random('unix', 5)
+
+    def test_random_multifd(self):
+        self.at_random('multifd', 5)
+
+    def at_stages(self, mode: str, nb_writes: int):
+        """At each step that is no write, and at some of those that are"""
+        steps = self.steps(mode)
+        rng = random.Random(nb_writes)
+        writes = [step for step in steps if step[0] == 'pwrite64']
+        chosen = rng.sample(writes[:-LAST], nb_writes) + writes[-LAST:]
+        for step in steps:
+            if step[0] == 'pwrite64' and step not in chosen:
+                continue
+            with self.subTest(f'{mode}, before {step}'):
+                self.kill(mode, self.hold(mode, *step))
+        self.next_save()
+        self.assertGreater(self.seen['failed'], nb_writes)
+        self.assertGreater(self.seen['new'], 0)
+        self.counted(f'kill -9 of the tool at known steps of a save ({mode})')
+
+    def test_stages(self):
+        self.at_stages('background', 8)
+
+    def test_stages_live(self):
+        self.at_stages('live', 2)
+
+    def test_stages_return_path(self):
+        self.at_stages('return-path', 2)
+
+    def test_stages_unix(self):
+        self.at_stages('unix', 2)
+
+
+class Source(KillTest):
+    """kill -9 of the source: the tool knows better than to go on."""
+
+    def kill(self, run):
+        """The tool's exit status tells what is in FILE, and there is no more."""
+        os.kill(self.src.get_pid(), signal.SIGKILL)
+        self.stages.release()
+        status = run.status()
+        self.assertIn(status, (0, 1))
+        uuid = self.whole()
+        self.assertEqual(uuid != self.old, status == 0)
+        self.assertEqual(run.report()['status'],
+                         'failed' if status else 'completed')
+        self.assert_only('image')
+        if status == 0:
+            self.old, self.old_mark = uuid, self.mark
+        self.seen['kills'] += 1
+        self.seen['failed'] += status != 0
+        self.seen['new'] += status == 0
+
+    def another(self):
+        """A source in the place of the one that was killed, with its RAM"""
+        self.src.kill()
+        os.unlink(self.src.ram.path)
+        self.src = self.source(run=True, mib=self.MIB)
+
+    def test_random(self):
+        for mode, count in (('background', 6), ('return-path', 2),
+                            ('unix', 2)):
+            for delay in self.delays(mode, count, count):
+                with self.subTest(f'{mode}, after {delay:.3f} s'):
+                    run = self.begin(mode)
+                    time.sleep(delay)
+                    self.kill(run)
+                self.another()
+        self.assertGreater(self.seen['failed'], 0)
+        self.counted('kill -9 of the source at random moments')
+        self.assert_loads_whole()
+
+    def test_stages(self):
+        for mode in MODES:
+            for step in (('pwrite64', 12), ('fdatasync', 1),
+                         ('renameat2', 1), ('fsync', 2)):
+                with self.subTest(f'{mode}, before {step}'):
+                    run = self.hold(mode, *step)
+                    self.assertFalse(run.ended())
+                    self.kill(run)
+                self.another()
+        self.assertGreater(self.seen['failed'], 0)
+        self.counted('kill -9 of the source at known steps')
+
+
+unittest.main(verbosity=2)

@@ -4,7 +4,6 @@
 #
 """Saves of a running guest that do not go well"""
 
-import collections
 import itertools
 import json
 import os
@@ -15,6 +14,7 @@ from .case import SnapTest
 from .ram import PAGE
 from .run import Run
 from .stages import Stages
+
 
 class FailureTest(SnapTest):
     """A running source, and a directory where FILE is to be."""
@@ -129,8 +129,8 @@ class DisturbedTest(FailureTest):
         Start a save that waits before it does @step for the n-th time; one
         that never comes there is over when this returns.
         """
-        run = self.begin(mode, *options, prefix=self.stages.prefix(
-            at=n, count=[step]), **kwargs)
+        run = self.begin(mode, *options, prefix=self.stages.prefix(step, n),
+                         **kwargs)
         self.stages.held(run.ended)
         return run
 
@@ -142,17 +142,13 @@ class DisturbedTest(FailureTest):
         self.old, self.old_mark = self.whole(), self.mark
         self.assert_only('image')
 
-    def steps(self, mode: str) -> list[tuple[str, int]]:
-        """What an undisturbed save does to the storage: (what, n-th time)"""
-        run = self.begin(mode, prefix=self.stages.prefix())
+    def steps(self, mode: str, *options: str) -> list[tuple[str, int]]:
+        """What an undisturbed save does to FILE: see Stages.log()"""
+        run = self.begin(mode, *options, prefix=self.stages.prefix())
         run.finish()
         self.src.wait_migration()
         self.old, self.old_mark = self.whole(), self.mark
-        seen, steps = collections.Counter(), []
-        for name in self.stages.log():
-            seen[name] += 1
-            steps.append((name, seen[name]))
-        return steps
+        return self.stages.log()
 
     # What became of them
 

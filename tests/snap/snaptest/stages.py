@@ -3,16 +3,16 @@
 # A command that is held, or fails, at a known stage of its work
 #
 """
-Let the tool stop at the n-th thing that it does to its storage:
+Let the tool stop where it is about to do something for the n-th time:
 
     stages = Stages(directory, home)
-    ... start stages.prefix(at=7) + command ...
+    ... start stages.prefix('fdatasync', 2) + command ...
     if stages.held(ended):      # until it is there, or ended() is true
         ...                     # kill something
     stages.release()
 
-With an errno, that step, or that one and all that follow, fails instead.
-What was done is in stages.log(), step by step.  It takes --aio=threads, or the
+With an errno, that step fails instead, or that one and all further ones.  What
+was done is in stages.log(), step by step.  It takes --aio=threads, or the
 kernel does the work.
 """
 
@@ -24,9 +24,6 @@ from .machine import wait_until
 
 TIMEOUT = 60
 
-# To be counted: what changes what the directory has, or reads from it
-CHANGES = ('pwritev64', 'pwrite64', 'fdatasync', 'fsync', 'ftruncate64',
-           'fallocate64', 'renameat2', 'rename', 'link', 'unlink')
 READS = ('preadv64', 'pread64')
 
 SHIM = r'''
@@ -43,8 +40,6 @@ SHIM = r'''
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <unistd.h>
-
-static atomic_int steps;
 
 static int inside(const char *path)
 {
@@ -66,8 +61,7 @@ static void note(const char *name, int n)
     int fd = open(getenv("STAGES_LOG"), O_WRONLY | O_APPEND);
     char line[64];
 
-    if (write(fd, line, snprintf(line, sizeof(line), "%d %.*s\n", n,
-                                  (int)strlen(name) - 1, name)) < 0) {
+    if (write(fd, line, snprintf(line, sizeof(line), "%s %d\n", name, n)) < 0) {
         abort();
     }
     close(fd);
@@ -82,33 +76,32 @@ static void hold(void)
     close(fd);
 }
 
-static int step(const char *name, int counts)
+static int step(const char *name, int n)
 {
     int at = atoi(getenv("STAGES_AT"));
     int number = atoi(getenv("STAGES_ERRNO"));
-    int n;
+    int always = atoi(getenv("STAGES_ALWAYS"));
 
-    if (!counts || !strstr(getenv("STAGES_COUNT"), name)) {
+    note(name, n);
+    if (strcmp(name, getenv("STAGES_STEP")) || n < at || (n > at && !always)) {
         return 0;
     }
-    n = ++steps;
-    note(name + 1, n);
-    if (number) {
-        if (n == at || (n > at && atoi(getenv("STAGES_ALWAYS")))) {
-            errno = number;
-            return -1;
-        }
-    } else if (n == at) {
+    if (!number) {
         hold();
+        return 0;
     }
-    return 0;
+    errno = number;
+    return -1;
 }
 
 #define REPLACE(type, name, counts, params, ...)                        \
     type name params                                                    \
     {                                                                   \
+        static atomic_int nth;                                          \
         type (*real) params = dlsym(RTLD_NEXT, #name);                  \
-        return step("," #name ",", counts) < 0 ? -1 : real(__VA_ARGS__);    \
+                                                                        \
+        return counts && step(#name, ++nth) < 0 ?                       \
+               -1 : real(__VA_ARGS__);                                  \
     }
 
 REPLACE(ssize_t, pwritev64, inside_fd(fd),
@@ -143,22 +136,20 @@ class Stages:
         self.home = os.path.realpath(home)
         self.shim = preload.build(directory, 'stages', SHIM)
         self.path = os.path.join(directory, 'stages.log')
-        self.at, self.lock = 0, None
+        self.step, self.lock = ('', 0), None
 
-    def prefix(self, at: int = 0, error: int = 0, always: bool = False,
-               count=CHANGES) -> list[str]:
-        """What to put before a command; it need not come to that step."""
+    def prefix(self, name: str = '', n: int = 0, error: int = 0,
+               always: bool = False) -> list[str]:
+        """What to put before a command, which need not come to that step."""
         self.release()
-        self.at = at
+        self.step = name, n
         with open(self.path, 'wb') as f:
             self.lock = os.dup(f.fileno())
         fcntl.flock(self.lock, fcntl.LOCK_EX)
         variables = {
             'STAGES_HOME': self.home, 'STAGES_LOG': self.path,
-            'STAGES_AT': at, 'STAGES_ERRNO': error,
-            'STAGES_ALWAYS': int(always),
-            'STAGES_COUNT': ''.join(f',{name},' for name in count),
-            'LD_PRELOAD': self.shim}
+            'STAGES_STEP': name, 'STAGES_AT': n, 'STAGES_ERRNO': error,
+            'STAGES_ALWAYS': int(always), 'LD_PRELOAD': self.shim}
         return ['env', *(f'{k}={v}' for k, v in variables.items())]
 
     def held(self, ended, number: int = 1) -> bool:
@@ -167,7 +158,7 @@ class Stages:
         they are.
         """
         def there():
-            return sum(n == self.at for n, _ in self.lines()) >= number
+            return self.log(reads=True).count(self.step) >= number
         wait_until(lambda: there() or ended(), TIMEOUT)
         return there()
 
@@ -176,11 +167,8 @@ class Stages:
             os.close(self.lock)
             self.lock = None
 
-    def lines(self) -> list[tuple[int, str]]:
-        """Numbers and names of the steps so far"""
+    def log(self, reads: bool = False) -> list[tuple[str, int]]:
+        """The steps so far: which one, and how often it has come by then"""
         with open(self.path, encoding='ascii') as f:
-            return [(int(n), name) for n, name in map(str.split, f)]
-
-    def log(self) -> list[str]:
-        """The steps of one command, by name, in order"""
-        return [name for _, name in sorted(self.lines())]
+            return [(name, int(n)) for name, n in map(str.split, f)
+                    if reads or name not in READS]

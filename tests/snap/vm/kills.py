@@ -142,7 +142,7 @@ class Source(KillTest):
     """kill -9 of the source: the tool knows better than to go on."""
 
     def kill(self, run):
-        """The tool's exit status tells what is in FILE, and there is no more."""
+        """The tool's exit status tells what is in FILE, the only one."""
         os.kill(self.src.get_pid(), signal.SIGKILL)
         self.stages.release()
         status = run.status()

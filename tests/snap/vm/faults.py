@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Storage that fails at some step of a save: the source knows.
+#
+
+import errno
+import os
+import random
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
+# pylint: disable=wrong-import-position
+from snaptest.failure import MODES, DisturbedTest
+
+
+class FaultTest(DisturbedTest):
+    """Each case is a save in which one step fails, or all from it on."""
+
+    MIB = 64
+    # So many writes of RAM are let fail, beside all other steps
+    WRITES = 6
+
+    @staticmethod
+    def needed(steps: list) -> list:
+        """
+        What a snapshot needs is all but the last write, and what follows it:
+        that one is of the description, and a loss only for those who read it.
+        Nor can all file systems allocate ahead.
+        """
+        last = max(n for name, n in steps if name == 'pwrite64')
+        return [step for step in steps[:steps.index(('pwrite64', last))]
+                if step[0] != 'fallocate64']
+
+    def chosen(self, steps: list, seed: int) -> list:
+        """Writes from all over the save, and all steps that are none"""
+        rng = random.Random(seed)
+        needed = self.needed(steps)
+        writes = [step for step in needed if step[0] == 'pwrite64']
+        size = len(writes) // self.WRITES
+        some = [rng.choice(writes[n * size:(n + 1) * size])
+                for n in range(self.WRITES)]
+        return [step for step in needed if step[0] != 'pwrite64'] + some
+
+    def fault(self, mode: str, step: str, n: int, error: int, *options: str):
+        """A save fails, and says so to all who can hear it."""
+        run = self.begin(mode, *options, prefix=self.stages.prefix(
+            step, n, error, error == errno.ENOSPC and step == 'pwrite64'))
+        status = self.src.wait_migration('completed', 'failed')['status']
+        if run.status() == 0:
+            # Saves of a running guest are not all alike.
+            self.assertFalse((step, n) in self.needed(self.stages.log()))
+            self.old, self.old_mark = self.whole(undescribed=True), self.mark
+            self.assert_goes_on_after(mode, status)
+            return
+        self.assertEqual(run.status(), 1)
+        report = run.report()
+        self.assertEqual(report['status'], 'failed')
+        self.assertIn(os.strerror(error), report['error'])
+        # Two thirds of RAM do not fit into buffers and a socket.
+        if MODES[mode].asks or step == 'pwrite64' and n < self.writes // 3:
+            self.assertEqual(status, 'failed')
+        self.assert_goes_on_after(mode, status)
+        self.told += status == 'failed'
+        self.faults += 1
+
+    def each(self, mode: str, *options: str):
+        # The first save to an image allocates what others overwrite.
+        self.steps(mode, *options)
+        steps = self.steps(mode, *options)
+        self.writes = sum(name == 'pwrite64' for name, _ in steps)
+        self.told = self.faults = 0
+        for i, step in enumerate(self.chosen(steps, len(mode))):
+            error = (errno.EIO, errno.ENOSPC)[i % 2]
+            with self.subTest(f'{mode}, {errno.errorcode[error]} at {step}'):
+                self.fault(mode, *step, error, *options)
+                self.assert_after_fault()
+        self.assertGreater(self.told, 0)
+        where = 'an existing image' if options else 'a new file'
+        print(f'# {self.faults} faults of the storage in a save ({mode}) to '
+              f'{where}: the tool failed in each, and {self.told} sources '
+              'said so', file=sys.stderr)
+        # And when all is well again
+        self.steps(mode, *options)
+        self.assert_loads_whole()
+
+
+class Replaced(FaultTest):
+    """FILE stays what it was, and nothing is beside it."""
+
+    def assert_after_fault(self):
+        self.assertEqual(self.whole(), self.old)
+        self.assert_only('image')
+
+    def test_background(self):
+        self.each('background')
+
+    def test_live(self):
+        self.each('live')
+
+    def test_return_path(self):
+        self.each('return-path')
+
+    def test_unix(self):
+        self.each('unix')
+
+    def test_unix_return_path(self):
+        self.each('unix-return-path')
+
+    def test_multifd(self):
+        self.each('multifd')
+
+
+class Existing(FaultTest):
+    """The image is no snapshot after any failure."""
+
+    def setUp(self):
+        super().setUp()
+        self.img('create', '-f', 'qcow2', self.image, '256M')
+
+    def assert_after_fault(self):
+        out = self.tool('info', '--output=json', self.image)
+        if out.returncode == 0:
+            # Nothing was written: what was there before is still there.
+            self.assertEqual(self.whole(), self.old)
+        else:
+            self.assertIn(self.image, out.stderr)
+
+    def test_background(self):
+        self.each('background', '-n')
+
+    def test_live(self):
+        self.each('live', '-n')
+
+    def test_return_path(self):
+        self.each('return-path', '-n')
+
+    def test_unix(self):
+        self.each('unix', '-n')
+
+    def test_unix_return_path(self):
+        self.each('unix-return-path', '-n')
+
+
+unittest.main(verbosity=2)

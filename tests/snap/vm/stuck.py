@@ -1,0 +1,261 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Signals, and peers that stand still or are left alone.
+#
+
+import os
+import random
+import signal
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
+# pylint: disable=wrong-import-position
+from snaptest.failure import MODES, DisturbedTest
+from snaptest.machine import wait_until
+from snaptest.run import Run
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+POISON = 0xa5a5a5a5             # what Ram.poison() makes of a word
+
+
+def cpu_time(pid: int) -> int:
+    """What the process has used, in clock ticks"""
+    with open(f'/proc/{pid}/stat', encoding='ascii') as f:
+        fields = f.read().rpartition(')')[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+class StuckTest(DisturbedTest):
+
+    def freeze(self, vm):
+        """Let an emulator stand still, until self.thaw() or the end."""
+        self.addCleanup(self.thaw, vm)
+        os.kill(vm.get_pid(), signal.SIGSTOP)
+
+    def thaw(self, vm):
+        if vm.is_running():
+            os.kill(vm.get_pid(), signal.SIGCONT)
+
+    def assert_waits(self, run: Run):
+        """The tool neither ends nor works: it has nothing to do."""
+        def quiet():
+            before = cpu_time(run.pid())
+            time.sleep(0.3)
+            return cpu_time(run.pid()) - before <= 1
+        wait_until(quiet, 60)
+        self.assertFalse(run.ended(), run.read('.err'))
+
+
+class Signals(StuckTest):
+    """The tool is told to end, while it saves."""
+
+    STAGES = (('pwrite64', 1), ('pwrite64', 9), ('pwrite64', 25),
+              ('fdatasync', 1), ('fdatasync', 3), ('renameat2', 1),
+              ('fsync', 2))
+
+    def signalled(self, mode: str, number: int, stage):
+        run = self.hold(mode, *stage)
+        self.assertFalse(run.ended())
+        run.kill(number)
+        self.stages.release()
+        status, new = self.outcome(mode, run)
+        # One that comes too late does not hide that all went well.
+        self.assertEqual(run.status(), 0 if new else 1)
+        self.assertEqual(run.report()['status'],
+                         'completed' if new else 'failed')
+        if MODES[mode].asks:
+            self.assertEqual(status, 'completed' if new else 'failed')
+        if stage[0] == 'pwrite64':
+            self.assertFalse(new)
+        self.assert_only('image')
+        return new
+
+    def signals(self, mode: str):
+        failed = 0
+        for n, stage in enumerate(self.STAGES):
+            number = SIGNALS[n % len(SIGNALS)]
+            with self.subTest(f'{mode}, {number.name} before {stage}'):
+                failed += not self.signalled(mode, number, stage)
+        self.next_save()
+        print(f'# {len(self.STAGES)} signals to the tool in a save ({mode}): '
+              f'{failed} saves failed', file=sys.stderr)
+
+    def test_background(self):
+        self.signals('background')
+
+    def test_live(self):
+        self.signals('live')
+
+    def test_return_path(self):
+        self.signals('return-path')
+
+    def test_unix(self):
+        self.signals('unix')
+
+    def test_multifd(self):
+        self.signals('multifd')
+
+
+class StuckSource(StuckTest):
+    """A source that stands still in the middle of its RAM"""
+
+    def stuck(self, mode: str) -> Run:
+        run = self.hold(mode, 'pwrite64', 5)
+        self.assertFalse(run.ended())
+        self.freeze(self.src)
+        self.stages.release()
+        self.assert_waits(run)
+        return run
+
+    def ends(self, mode: str, number: int):
+        """The tool ends when it is told to, whatever the source does."""
+        run = self.stuck(mode)
+        run.kill(number)
+        self.assertEqual(run.status(), 1)
+        self.assertEqual(run.report()['status'], 'failed')
+        self.assert_only('image')
+        self.thaw(self.src)
+        self.assertEqual(self.outcome(mode, run), ('failed', False))
+
+    def goes_on(self, mode: str):
+        run = self.stuck(mode)
+        self.thaw(self.src)
+        run.finish()
+        self.assertEqual(self.outcome(mode, run), ('completed', True))
+        self.assert_only('image')
+
+    def test_all(self):
+        for n, mode in enumerate(MODES):
+            with self.subTest(mode):
+                self.ends(mode, SIGNALS[n % len(SIGNALS)])
+                self.goes_on(mode)
+        self.assert_loads_whole()
+        print(f'# {len(MODES)} sources that stood still, each once until the '
+              'tool was told to end, and once for a while', file=sys.stderr)
+
+
+class LoadTest(StuckTest):
+    """A snapshot of a running guest, and how far that had come"""
+
+    # How to load: the transport, capabilities of the destination, options
+    WAYS = {
+        'exec': ('exec', [], []),
+        'unix': ('unix', [], []),
+        'multifd': ('unix', ['multifd'], ['--multifd-channels=2']),
+        # So much ahead of the guest that it does not run meanwhile
+        'postcopy': ('exec', ['postcopy-ram'], ['--postcopy=90']),
+    }
+
+    def setUp(self):
+        super().setUp()
+        dst = self.destination(self.src)
+        self.load(self.image, dst)
+        self.gen = self.src.loop.gen(dst.ram)
+        dst.kill()
+        # The source is needed no more but for its RAM.
+        self.src.kill()
+        self.write_mark(self.old_mark)
+
+    def begin_load(self, way: str, *, run: bool, **kwargs):
+        over, caps, options = self.WAYS[way]
+        dst = self.destination(self.src, run=run)
+        dst.capabilities('events', *caps)
+        return dst, Run(self, dst, dst.incoming, over, 'load', self.image,
+                        '--aio=threads', *options, **kwargs)
+
+    def hold_load(self, way: str, n: int, run: bool = True):
+        """A load that waits before the n-th read of the image"""
+        dst, load = self.begin_load(
+            way, run=run, prefix=self.stages.prefix('pread64', n))
+        self.assertTrue(self.stages.held(load.ended))
+        return dst, load
+
+    def reads(self, way: str) -> int:
+        """How many reads there are"""
+        dst, load = self.begin_load(way, run=False,
+                                    prefix=self.stages.prefix())
+        dst.wait_migration()
+        load.finish()
+        self.assert_loaded(dst)
+        dst.kill()
+        return sum(name == 'pread64'
+                   for name, _ in self.stages.log(reads=True))
+
+    def assert_loaded(self, dst):
+        self.assertIsNone(self.src.loop.torn(dst.ram))
+        self.assertIsNone(self.src.ram.difference(dst.ram, self.src.loop.end))
+
+    def assert_gives_up(self, dst):
+        """A destination ends with an error, and its guest has never run."""
+        wait_until(lambda: dst.exitcode() is not None, 60)
+        self.assertNotEqual(dst.exitcode(), 0)
+        self.assertIn(self.src.loop.gen(dst.ram), (0, self.gen, POISON))
+
+
+class KilledLoad(LoadTest):
+    """kill -9 of a load: no guest runs with a part of its RAM."""
+
+    def each(self, way: str, part: float = 1):
+        """Kills from the first read on to that @part of all of them"""
+        reads = int(part * self.reads(way))
+        rng = random.Random(len(way))
+        count = 6
+        for n in range(count):
+            at = 1 + int(reads * (n + rng.random()) / count)
+            with self.subTest(f'{way}, before read {at} of {reads}'):
+                dst, load = self.hold_load(way, min(at, reads - 2))
+                load.kill()
+                self.stages.release()
+                self.assertEqual(load.status(), -signal.SIGKILL)
+                self.assert_gives_up(dst)
+        print(f'# {count} loads killed ({way}): all destinations gave up',
+              file=sys.stderr)
+
+    def test_exec(self):
+        self.each('exec')
+
+    def test_unix(self):
+        self.each('unix')
+
+    def test_multifd(self):
+        self.each('multifd')
+
+    def test_postcopy(self):
+        self.each('postcopy', 0.5)
+
+
+class StuckDestination(LoadTest):
+    """A destination that stands still in the middle of a load"""
+
+    def stuck(self, way: str):
+        dst, load = self.hold_load(way, 10, run=False)
+        self.freeze(dst)
+        self.stages.release()
+        self.assert_waits(load)
+        return dst, load
+
+    def test_all(self):
+        for n, way in enumerate(self.WAYS):
+            with self.subTest(way):
+                dst, load = self.stuck(way)
+                load.kill(SIGNALS[n % len(SIGNALS)])
+                self.assertEqual(load.status(), 1)
+                self.assertEqual(load.report()['status'], 'failed')
+                self.thaw(dst)
+                self.assert_gives_up(dst)
+
+                dst, load = self.stuck(way)
+                self.thaw(dst)
+                dst.wait_migration()
+                load.finish()
+                self.assert_loaded(dst)
+                dst.kill()
+        print(f'# {len(self.WAYS)} destinations that stood still, each once '
+              'until the tool was told to end, and once for a while',
+              file=sys.stderr)
+
+
+unittest.main(verbosity=2)

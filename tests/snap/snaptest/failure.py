@@ -79,7 +79,6 @@ MODES = {
     'return-path': Mode('exec', ['return-path']),
     'unix': Mode('unix', ['background-snapshot']),
     'unix-return-path': Mode('unix', ['return-path']),
-    'multifd': Mode('unix', ['multifd', 'return-path']),
 }
 CAPABILITIES = {name for mode in MODES.values() for name in mode.caps}
 

@@ -108,9 +108,6 @@ class Replaced(FaultTest):
     def test_unix_return_path(self):
         self.each('unix-return-path')
 
-    def test_multifd(self):
-        self.each('multifd')
-
 
 class Existing(FaultTest):
     """The image is no snapshot after any failure."""

@@ -106,9 +106,6 @@ class Tool(KillTest):
     def test_random_unix(self):
         self.at_random('unix', 5)
 
-    def test_random_multifd(self):
-        self.at_random('multifd', 5)
-
     def at_stages(self, mode: str, nb_writes: int):
         """At each step that is no write, and at some of those that are"""
         steps = self.steps(mode)

@@ -1,0 +1,178 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# One FILE, and several that use it at the same time.
+#
+
+import os
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
+# pylint: disable=wrong-import-position
+from snaptest.failure import DisturbedTest
+from snaptest.run import Run
+
+
+class SharingTest(DisturbedTest):
+
+    # How to load: capabilities of the destination, options
+    WAYS = {'precopy': ([], []), 'postcopy': (['postcopy-ram'],
+                                              ['--postcopy'])}
+
+    def begin_load(self, way: str, *options: str, prefix=()):
+        caps, postcopy = self.WAYS[way]
+        dst = self.destination(self.src)
+        dst.capabilities('events', *caps)
+        return dst, Run(self, dst, dst.incoming, 'exec', 'load', self.image,
+                        '--aio=threads', *postcopy, *options, prefix=prefix)
+
+    def hold_load(self, way: str, *options: str, n: int = 25):
+        """A load in the middle of the image"""
+        dst, load = self.begin_load(way, *options,
+                                    prefix=self.stages.prefix('pread64', n))
+        self.assertTrue(self.stages.held(load.ended))
+        self.assertFalse(load.ended())
+        return dst, load
+
+    def finish_load(self, dst, load, mark: int):
+        """The load ends with the RAM that has @mark."""
+        load.finish()
+        dst.wait_migration()
+        self.write_mark(mark)
+        self.assertIsNone(self.src.loop.torn(dst.ram))
+        self.assertIsNone(self.src.ram.difference(dst.ram, self.src.loop.end))
+        dst.kill()
+
+    def refused(self, run, *words: str):
+        """A save is refused; its source says so, and its guest runs on."""
+        err = run.finish(1)
+        for word in (self.image, *words):
+            self.assertIn(word, err)
+        self.assertEqual(run.report()['status'], 'failed')
+        self.src.wait_migration('failed')
+        self.assert_runs_on()
+
+
+class Saves(SharingTest):
+    """Two virtual machines, and one FILE"""
+
+    def setUp(self):
+        super().setUp()
+        self.first = self.src
+        self.second = self.source(run=True, mib=self.MIB, pages=512)
+
+    def two(self, mode: str, other: str, cause: str, *options: str):
+        """The second save is refused, and the first one does not notice."""
+        self.src = self.first
+        run = self.hold(mode, 'pwrite64', 9, *options)
+        self.assertFalse(run.ended())
+        mark = self.mark
+        self.src = self.second
+        self.refused(self.begin(other, *options), cause)
+        self.src = self.first
+        self.stages.release()
+        run.finish()
+        self.assertEqual(self.outcome(mode, run), ('completed', True))
+        self.old_mark = mark
+        self.assert_only('image')
+        self.assert_loads_whole()
+
+    def test_two(self):
+        pairs = (('background', 'background'), ('background', 'live'),
+                 ('return-path', 'return-path'), ('unix', 'background'))
+        for pair in pairs:
+            with self.subTest(pair):
+                self.two(*pair, 'another save')
+        print(f'# {len(pairs)} pairs of saves to one FILE', file=sys.stderr)
+
+    def test_two_existing(self):
+        self.img('create', '-f', 'qcow2', self.image, '256M')
+        pairs = (('background', 'background'), ('live', 'return-path'))
+        for pair in pairs:
+            with self.subTest(pair):
+                self.two(*pair, 'lock', '-n')
+        print(f'# {len(pairs)} pairs of saves to one existing image',
+              file=sys.stderr)
+
+    def test_readers(self):
+        """Until the new FILE is in place, the old one is there for all."""
+        for step in (('pwrite64', 9), ('fdatasync', 3), ('renameat2', 1)):
+            with self.subTest(step):
+                run = self.hold('background', *step)
+                mark = self.mark
+                self.assertFalse(run.ended())
+                self.assertEqual(self.whole(), self.old)
+                dst, load = self.begin_load('precopy')
+                self.finish_load(dst, load, self.old_mark)
+                self.write_mark(mark)
+                self.stages.release()
+                run.finish()
+                self.assertEqual(self.outcome('background', run),
+                                 ('completed', True))
+
+
+class Loads(SharingTest):
+    """What goes on while an image is loaded"""
+
+    def test_replaced(self):
+        """A load goes on with what it has opened."""
+        for way in self.WAYS:
+            with self.subTest(way):
+                mark = self.old_mark
+                dst, load = self.hold_load(way)
+                self.next_save()
+                self.assertNotEqual(self.old_mark, mark)
+                self.assertFalse(load.ended())
+                self.stages.release()
+                self.finish_load(dst, load, mark)
+                self.assert_loads_whole()
+        print(f'# {len(self.WAYS)} loads whose FILE was replaced',
+              file=sys.stderr)
+
+    def test_existing(self):
+        """An image that is being loaded is not written to."""
+        self.img('create', '-f', 'qcow2', self.image, '256M')
+        run = self.begin('background', '-n')
+        run.finish()
+        self.old, self.old_mark = self.whole(), self.mark
+        modes = ('background', 'live', 'return-path', 'unix')
+        for way in self.WAYS:
+            mark = self.old_mark
+            dst, load = self.hold_load(way)
+            for mode in modes:
+                with self.subTest((way, mode)):
+                    self.refused(self.begin(mode, '-n'), 'lock')
+                    self.assertEqual(self.whole(), self.old)
+            self.assertFalse(load.ended())
+            self.stages.release()
+            self.finish_load(dst, load, mark)
+        run = self.begin('background', '-n')
+        run.finish()
+        self.assertNotEqual(self.whole(), self.old)
+        print(f'# {len(modes) * len(self.WAYS)} saves to an image that was '
+              'being loaded, all refused', file=sys.stderr)
+
+    def test_many(self):
+        """Several loads, and those who look at the image meanwhile"""
+        ways = ('precopy', 'postcopy', 'precopy', 'postcopy')
+        prefix = self.stages.prefix('pread64', 25)
+        pairs = [self.begin_load(way, prefix=prefix) for way in ways]
+        loads = [load for _, load in pairs]
+        self.assertTrue(self.stages.held(
+            lambda: any(load.ended() for load in loads), len(loads)))
+        for _ in range(3):
+            self.assertEqual(self.whole(), self.old)
+        # And while they go on
+        self.stages.release()
+        looks = 0
+        while looks < 3 or not all(load.ended() for load in loads):
+            self.assertEqual(self.whole(), self.old)
+            looks += 1
+        for dst, load in pairs:
+            self.finish_load(dst, load, self.old_mark)
+        print(f'# {len(loads)} loads of one image at once, {looks + 3} times '
+              'looked at meanwhile', file=sys.stderr)
+
+
+unittest.main(verbosity=2)

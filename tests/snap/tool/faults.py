@@ -234,6 +234,24 @@ class Interrupted(SaveTest):
             self.end(process, rest, status=1)
             self.assertEqual(self.tree(), before)
 
+    def test_all_sent(self):
+        """
+        A source that has written its last byte is done.  A signal to the
+        tool, which waits for nothing but the end of the file, is too late.
+        """
+        before = self.tree()
+        process = self.start('save', self.image)
+        process.stdin.write(self.new)
+        process.stdin.flush()
+        self.wait_for(lambda: self.tree()[self.image] != before[self.image],
+                      'commit')
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)
+        self.end(process)
+        self.assert_new()
+        self.assertEqual(os.listdir(self.dir), ['image'])
+
     def test_committed_and_killed(self):
         """What is in place survives a kill, and is whole."""
         at = self.new.index(b'\0\6\0\0') + 8

@@ -101,6 +101,17 @@ class Signals(StuckTest):
     def test_live(self):
         self.assertEqual(self.signals('live'), len(self.STAGES))
 
+    def test_at_the_commit(self):
+        """Soon, a source that asks nobody will have sent all it has."""
+        stages = (('renameat2', 1), ('fsync', 2))
+        failed = count = 0
+        for mode in ('background', 'live'):
+            for stage in stages * 6:
+                failed += self.signalled(mode, signal.SIGTERM, stage)
+                count += 1
+        print(f'# {count} signals to the tool at the commit: {failed} saves '
+              'failed', file=sys.stderr)
+
     def test_unix(self):
         self.assertEqual(self.signals('unix'), len(self.STAGES))
 

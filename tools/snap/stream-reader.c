@@ -44,7 +44,7 @@
 /* Machine type names are far shorter (migration/savevm.c bounds nothing). */
 #define MAX_MACHINE_NAME 255
 
-/* A source sends a handful; most are no event for the caller, who would wait. */
+/* A source sends a handful; most are no event that the caller would see. */
 #define MAX_COMMANDS 1024
 
 typedef enum Phase {

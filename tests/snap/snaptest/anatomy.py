@@ -158,11 +158,14 @@ COMPRESSED = 1 << 62
 SECTOR = 512
 
 # Of a LUKS header, these are in use where there is one key: magic and version,
-# numbers and the digest, the slot of the key, state and place of other slots
+# the key's size and digest, its slot, state and place of other slots.  Where
+# the payload begins (104) is for who has no qcow2 around it.
 LUKS_SLOT, LUKS_SLOT_SIZE = 208, 48
-LUKS_USED = ((0, 8), (104, 64), (LUKS_SLOT, LUKS_SLOT_SIZE),
+LUKS_USED = ((0, 8), (108, 60), (LUKS_SLOT, LUKS_SLOT_SIZE),
              *((LUKS_SLOT + LUKS_SLOT_SIZE * i + at, length)
                for i in range(1, 8) for at, length in ((0, 4), (40, 8))))
+# With other upper halves of these, to derive a key takes minutes to hours.
+LUKS_ITERATIONS = (164, LUKS_SLOT + 4)
 LUKS_NAMES = (8, 40, 72)                        # each ends with a zero byte
 LUKS_STRIPES = 4000
 
@@ -427,6 +430,11 @@ class Qcow2:
             return True
         start, end = self.luks_key()
         return start <= at < end
+
+    def takes_for_ever(self, position: int) -> bool:
+        """Whether who opens the image could work on it for hours"""
+        return any(0 <= position - self.crypto[0] - at < 2
+                   for at in LUKS_ITERATIONS)
 
     def luks_key(self) -> tuple[int, int]:
         """Where the key material is, from the start of the LUKS header"""

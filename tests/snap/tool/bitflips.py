@@ -39,7 +39,7 @@ def tearDownModule():
     passed, refused = TOTAL['sound'], TOTAL['found']
     for number, what in (
             (passed + refused, 'bit flips in image files: never wrong memory, '
-             'a crash, or more than a line'),
+             'a crash, or more than one error message'),
             (refused, 'of them found by check: all those that matter'),
             (passed, 'of them in bits that carry nothing, without effect'),
             (TOTAL['postcopy'], 'of them loaded by postcopy, too'),
@@ -138,17 +138,20 @@ class BitFlips(ToolTest):
         self.flip(specimen, all_bits(specimen.anatomy.metadata()) +
                   self.content(specimen.anatomy, rng, 30))
 
+    def flip_like_qcow2(self, specimen: flips.Specimen, rng: random.Random):
+        """All bits but those of the header, which is as in test_qcow2()"""
+        bits = all_bits(specimen.anatomy.metadata())
+        header = [(position, bit) for position, bit in bits if
+                  specimen.anatomy.what(position, bit)[0] == 'qcow2 header']
+        self.flip(specimen, [
+            *(set(bits) - set(header)), *rng.sample(header, 100),
+            *self.content(specimen.anatomy, rng, 30)])
+
     def test_subclusters(self):
-        specimen = self.specimens.subclusters()
-        rng = random.Random(3)
-        self.flip(specimen, all_bits(specimen.anatomy.metadata()) +
-                  self.content(specimen.anatomy, rng, 30))
+        self.flip_like_qcow2(self.specimens.subclusters(), random.Random(3))
 
     def test_compressed(self):
-        specimen = self.specimens.compressed()
-        rng = random.Random(4)
-        self.flip(specimen, all_bits(specimen.anatomy.metadata()) +
-                  self.content(specimen.anatomy, rng, 30))
+        self.flip_like_qcow2(self.specimens.compressed(), random.Random(4))
 
     def test_luks(self):
         specimen = self.specimens.luks()

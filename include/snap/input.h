@@ -105,6 +105,14 @@ bool snap_input_ended(const SnapInput *input);
 void snap_input_set_patience(SnapInput *input, int ms);
 
 /**
+ * snap_input_hurry: do not wait longer than that from now on
+ * @ms: as of snap_input_set_patience(), also for a read that waits already
+ *
+ * Call outside the coroutine that reads.
+ */
+void snap_input_hurry(SnapInput *input, int ms);
+
+/**
  * snap_input_set_limit: read less far ahead
  * @bytes: how much to read of the channel at a time, not 0
  */

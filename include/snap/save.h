@@ -47,7 +47,9 @@ void snap_save_free(SnapSave *save);
  * snap_save_interrupt: let snap_save_run() return as soon as possible
  *
  * From the main loop, while it runs.  Storage is waited for at the first call,
- * at a second one nothing is.
+ * at a second one nothing is.  Where the snapshot is in place and just the
+ * description is to come, the source may have sent that, and believe that it
+ * was saved: it is still read as long as it comes, and then the save succeeds.
  */
 void snap_save_interrupt(SnapSave *save);
 

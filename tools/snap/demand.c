@@ -307,19 +307,18 @@ SnapFetch *snap_demand_take(SnapDemand *d, SnapPushReason reason)
     return fetch;
 }
 
-void coroutine_fn snap_demand_put(SnapDemand *d, SnapFetch *fetch)
-{
-    Queue *queue = queue_of(d, fetch->run.reason);
-
-    fetch_free(d, fetch);
-    queue->nb_reading--;
-    start_reading(d, queue);
-}
-
 void snap_demand_drop(SnapDemand *d, SnapFetch *fetch)
 {
     queue_of(d, fetch->run.reason)->nb_reading--;
     fetch_free(d, fetch);
+}
+
+void coroutine_fn snap_demand_put(SnapDemand *d, SnapFetch *fetch)
+{
+    Queue *queue = queue_of(d, fetch->run.reason);
+
+    snap_demand_drop(d, fetch);
+    start_reading(d, queue);
 }
 
 bool snap_demand_is_idle(const SnapDemand *d)

@@ -275,6 +275,12 @@ void snap_input_set_patience(SnapInput *in, int ms)
     in->patience = ms;
 }
 
+void snap_input_hurry(SnapInput *in, int ms)
+{
+    in->patience = ms;
+    qio_channel_wake_read(in->ioc);
+}
+
 void snap_input_set_limit(SnapInput *in, size_t bytes)
 {
     in->limit = bytes;

@@ -28,6 +28,9 @@
 /* Ends of the device state that may turn out to be none. */
 #define MAX_RESUMED 8
 
+/* Silence of a source that may have sent its last byte, in milliseconds */
+#define LAST_SILENCE 500
+
 /* Events until the main loop gets its turn, with signals and completions. */
 #define EVENTS_AT_A_TIME 256
 
@@ -36,8 +39,12 @@ struct SnapSave {
     SnapSaveOptions options;
     SnapTransport *transport;
 
-    /* set from the main loop: end soon, and end without the coroutine */
+    /*
+     * set from the main loop: end soon; but only if that was not the end; and
+     * end without the coroutine
+     */
     bool interrupted;
+    bool ending;
     bool left;
 
     /* the way of the data; made when the stream has told the size of RAM */
@@ -89,8 +96,17 @@ void snap_save_free(SnapSave *s)
 
 void snap_save_interrupt(SnapSave *s)
 {
-    /* The storage will answer some time, unless one has waited too long. */
-    s->left = s->reading || s->interrupted;
+    if (s->in_place && s->reading && !s->interrupted) {
+        /*
+         * The source may have sent its last byte.  Then it has completed, and
+         * so must the save.
+         */
+        s->ending = true;
+        snap_input_hurry(snap_transport_input(s->transport), LAST_SILENCE);
+    } else {
+        /* Storage will answer some time, unless one has waited too long. */
+        s->left = s->reading || s->interrupted;
+    }
     s->interrupted = true;
 }
 
@@ -317,6 +333,7 @@ static int coroutine_fn uncommit(SnapSave *s, Error **errp)
     }
     s->in_place = false;
     s->committed = false;
+    s->ending = false;
     return snap_image_writer_invalidate(s->image, errp);
 }
 
@@ -411,7 +428,7 @@ static int coroutine_fn read_event(SnapSave *s, SnapEvent *event, Error **errp)
     if (s->nb_events++ % EVENTS_AT_A_TIME == 0) {
         snap_task_pause();
     }
-    if (s->interrupted) {
+    if (s->interrupted && !s->ending) {
         error_setg(errp, "Interrupted");
         return -EINTR;
     }

@@ -1216,7 +1216,9 @@ class WorkingSet(PostcopyTest):
 
     def embedded(self) -> int:
         """How many pages the image has itself"""
-        self.succeeds('check', self.image)
+        check = self.tool('check', self.image)
+        # A cluster may have leaked, if it was killed
+        self.assertIn(check.returncode, (0, 3), check.stderr)
         return self.info().get('working-set') or 0
 
     def test_embed(self):

@@ -4,10 +4,12 @@
 #
 """Saves of a running guest that do not go well"""
 
+import collections
 import itertools
 import json
 import os
 import struct
+import sys
 from typing import NamedTuple
 
 from .case import SnapTest
@@ -92,6 +94,21 @@ class DisturbedTest(FailureTest):
     MIB = 32
     # What a tool that was killed may leave
     LEFTOVERS = {'.image.saving', '.image.saved'}
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.figures = collections.Counter()
+
+    @classmethod
+    def tearDownClass(cls):
+        for what, number in cls.figures.items():
+            print(f'# {number} {what}', file=sys.stderr)
+        super().tearDownClass()
+
+    def tried(self, what: str, number: int = 1):
+        """Cases of a kind, of which the end of the class says how many"""
+        self.figures[what] += number
 
     def setUp(self):
         super().setUp()

@@ -9,7 +9,7 @@ import shlex
 import signal
 import socket
 
-from .machine import wait_until
+from .machine import is_listening, wait_until
 
 TIMEOUT = 60
 
@@ -42,7 +42,7 @@ class Run:
         command = [*self.command, f'--uri=unix:{path}']
         if self.verb == 'save':
             self.process = self.test.start(command)
-            self.vm.wait_until(lambda: os.path.exists(path))
+            self.vm.wait_until(lambda: is_listening(path))
             connect(f'unix:{path}')
         else:
             connect(f'unix:{path}')

@@ -60,8 +60,9 @@ static void note(const char *name, int n)
 {
     int fd = open(getenv("STAGES_LOG"), O_WRONLY | O_APPEND);
     char line[64];
+    int length = snprintf(line, sizeof(line), "%s %d\n", name, n);
 
-    if (write(fd, line, snprintf(line, sizeof(line), "%s %d\n", name, n)) < 0) {
+    if (write(fd, line, length) < 0) {
         abort();
     }
     close(fd);

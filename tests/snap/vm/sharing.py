@@ -42,6 +42,8 @@ class SharingTest(DisturbedTest):
         self.write_mark(mark)
         self.assertIsNone(self.src.loop.torn(dst.ram))
         self.assertIsNone(self.src.ram.difference(dst.ram, self.src.loop.end))
+        self.tried('loads by real guests beside saves, other loads, info or '
+                   'check: whole')
         dst.kill()
 
     def refused(self, run, *words: str):
@@ -52,6 +54,7 @@ class SharingTest(DisturbedTest):
         self.assertEqual(run.report()['status'], 'failed')
         self.src.wait_migration('failed')
         self.assert_runs_on()
+        self.tried('saves of real guests to what is in use: refused')
 
 
 class Saves(SharingTest):
@@ -84,7 +87,6 @@ class Saves(SharingTest):
         for pair in pairs:
             with self.subTest(pair):
                 self.two(*pair, 'another save')
-        print(f'# {len(pairs)} pairs of saves to one FILE', file=sys.stderr)
 
     def test_two_existing(self):
         self.img('create', '-f', 'qcow2', self.image, '256M')
@@ -92,8 +94,6 @@ class Saves(SharingTest):
         for pair in pairs:
             with self.subTest(pair):
                 self.two(*pair, 'lock', '-n')
-        print(f'# {len(pairs)} pairs of saves to one existing image',
-              file=sys.stderr)
 
     def test_readers(self):
         """Until the new FILE is in place, the old one is there for all."""
@@ -127,8 +127,6 @@ class Loads(SharingTest):
                 self.stages.release()
                 self.finish_load(dst, load, mark)
                 self.assert_loads_whole()
-        print(f'# {len(self.WAYS)} loads whose FILE was replaced',
-              file=sys.stderr)
 
     def test_existing(self):
         """An image that is being loaded is not written to."""
@@ -150,8 +148,6 @@ class Loads(SharingTest):
         run = self.begin('background', '-n')
         run.finish()
         self.assertNotEqual(self.whole(), self.old)
-        print(f'# {len(modes) * len(self.WAYS)} saves to an image that was '
-              'being loaded, all refused', file=sys.stderr)
 
     def test_many(self):
         """Several loads, and those who look at the image meanwhile"""
@@ -171,8 +167,6 @@ class Loads(SharingTest):
             looks += 1
         for dst, load in pairs:
             self.finish_load(dst, load, self.old_mark)
-        print(f'# {len(loads)} loads of one image at once, {looks + 3} times '
-              'looked at meanwhile', file=sys.stderr)
 
 
 unittest.main(verbosity=2)

@@ -82,6 +82,8 @@ class Signals(StuckTest):
         if MODES[mode].asks:
             self.assertEqual(status, 'completed' if new else 'failed')
         self.assert_only('image')
+        self.tried(f'signals to the tool in saves ({mode}) of real guests: '
+                   'all agree how they end')
         return not new
 
     def signals(self, mode: str):
@@ -91,8 +93,6 @@ class Signals(StuckTest):
             with self.subTest(f'{mode}, {number.name} before {stage}'):
                 failed += self.signalled(mode, number, stage)
         self.next_save()
-        print(f'# {len(self.STAGES)} signals to the tool in a save ({mode}): '
-              f'{failed} saves failed', file=sys.stderr)
         return failed
 
     def test_background(self):
@@ -104,13 +104,9 @@ class Signals(StuckTest):
     def test_at_the_commit(self):
         """Soon, a source that asks nobody will have sent all it has."""
         stages = (('renameat2', 1), ('fsync', 2))
-        failed = count = 0
         for mode in ('background', 'live'):
             for stage in stages * 6:
-                failed += self.signalled(mode, signal.SIGTERM, stage)
-                count += 1
-        print(f'# {count} signals to the tool at the commit: {failed} saves '
-              'failed', file=sys.stderr)
+                self.signalled(mode, signal.SIGTERM, stage)
 
     def test_unix(self):
         self.assertEqual(self.signals('unix'), len(self.STAGES))
@@ -132,6 +128,8 @@ class StuckSource(StuckTest):
         self.freeze(self.src)
         self.stages.release()
         self.assert_waits(run)
+        self.tried('sources that stood still: the tool waits, or ends when '
+                   'told to')
         return run
 
     def ends(self, mode: str, number: int):
@@ -157,8 +155,6 @@ class StuckSource(StuckTest):
                 self.ends(mode, SIGNALS[n % len(SIGNALS)])
                 self.goes_on(mode)
         self.assert_loads_whole()
-        print(f'# {len(MODES)} sources that stood still, each once until the '
-              'tool was told to end, and once for a while', file=sys.stderr)
 
 
 class LoadTest(StuckTest):
@@ -228,7 +224,8 @@ class KilledLoad(LoadTest):
         rng = random.Random(len(way))
         count = 6
         for n in range(count):
-            at = int(reads * (1/3 + (end - 1/3) * (n + rng.random()) / count))
+            part = (n + rng.random()) / count
+            at = int(reads * (1 + (3 * end - 1) * part) / 3)
             with self.subTest(f'{way}, before read {at} of {reads}'):
                 dst, load = self.hold_load(way, at)
                 dst.wait_until(lambda dst=dst: dst.migration().get('status')
@@ -237,8 +234,7 @@ class KilledLoad(LoadTest):
                 self.stages.release()
                 self.assertEqual(load.status(), -signal.SIGKILL)
                 self.assert_gives_up(dst)
-        print(f'# {count} loads killed ({way}): all destinations gave up',
-              file=sys.stderr)
+                self.tried(f'kills of loads ({way}): no guest ran')
 
     def test_exec(self):
         self.each('exec')
@@ -270,6 +266,8 @@ class StuckDestination(LoadTest):
         self.freeze(dst)
         self.stages.release()
         self.assert_waits(load)
+        self.tried('destinations that stood still: the tool waits, or ends '
+                   'when told to')
         return dst, load
 
     def test_all(self):
@@ -288,9 +286,6 @@ class StuckDestination(LoadTest):
                 load.finish()
                 self.assert_loaded(dst)
                 dst.kill()
-        print(f'# {len(self.WAYS)} destinations that stood still, each once '
-              'until the tool was told to end, and once for a while',
-              file=sys.stderr)
 
 
 unittest.main(verbosity=2)

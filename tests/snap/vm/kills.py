@@ -112,7 +112,9 @@ class Tool(KillTest):
             with self.subTest(f'{mode}, before {step}'):
                 self.kill(mode, self.hold(mode, *step))
         self.next_save()
-        self.assertGreater(self.seen['failed'], nb_writes)
+        # All of RAM may be in the tool's buffers, and the rest in a socket.
+        self.assertGreater(self.seen['failed'],
+                           nb_writes if MODES[mode].asks else 0)
         self.assertGreater(self.seen['new'], 0)
 
     def test_stages(self):

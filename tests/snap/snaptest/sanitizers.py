@@ -3,9 +3,10 @@
 # A tool that was built with AddressSanitizer and UndefinedBehaviorSanitizer
 #
 """
-Reports of sanitizers go to files, where they disturb nobody who looks at
-stderr, and each one fails the test case that it belongs to, even if nobody
-knows the exit status of the process.
+Reports of AddressSanitizer and LeakSanitizer go to files, where they disturb
+nobody who looks at stderr, and each one fails the test case that it belongs to,
+even if nobody knows the exit status of the process.  What is undefined ends the
+process; gcc's runtime has no other place for such a report than stderr.
 """
 
 import functools
@@ -23,7 +24,7 @@ OPTIONS = {
 }
 
 # There are warnings as well, as coroutines switch stacks.
-REPORT = re.compile(r'ERROR|runtime error')
+REPORT = re.compile(r'ERROR: \w+Sanitizer')
 
 
 @functools.cache

@@ -294,10 +294,18 @@ static bool grows(const char *format)
     return !strcmp(format, "qcow2");
 }
 
-/* Whether the user leaves it to us when to flush. */
-static bool may_flush_late(const char *cache)
+/*
+ * Whether the user leaves it to us when to flush.  With lazy reference counts,
+ * the order of what reaches storage matters until the image is closed
+ * (block/qcow2.c:qcow2_mark_clean).
+ */
+static bool may_flush_late(const SnapTargetOptions *options)
 {
-    return !cache || !strcmp(cache, "none") || !strcmp(cache, "writeback");
+    const char *cache = options->image.cache;
+
+    return (!cache || !strcmp(cache, "none") || !strcmp(cache, "writeback")) &&
+           !(options->create_options &&
+             strstr(options->create_options, "lazy_refcounts"));
 }
 
 /*
@@ -315,7 +323,7 @@ static QDict *new_file_options(SnapTarget *target,
     g_autoptr(QDict) dict = qdict_new();
     const char *path = snap_replace_path(target->replace);
 
-    if (may_flush_late(options->image.cache)) {
+    if (may_flush_late(options)) {
         qdict_put_str(dict, "file.cache.no-flush", "on");
         target->unflushed = true;
     }

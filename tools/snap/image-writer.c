@@ -282,6 +282,17 @@ static int coroutine_fn reserve_vmdesc(SnapImageWriter *w, size_t length,
     return ret;
 }
 
+/*
+ * No header, in its place: the block layer has nothing to allocate then when
+ * the header comes, which makes all that has been allocated count.
+ */
+static int coroutine_fn reserve_header(SnapImageWriter *w, Error **errp)
+{
+    static const uint8_t zero[SNAP_HEADER_SIZE];
+
+    return write_padded(w, 0, zero, sizeof(zero), errp);
+}
+
 static int coroutine_fn write_parts(SnapImageWriter *w,
                                     const SnapCommitInfo *info, Error **errp)
 {
@@ -348,6 +359,9 @@ int coroutine_fn snap_image_writer_commit(SnapImageWriter *w,
     }
     if (!ret) {
         ret = write_parts(w, info, errp);
+    }
+    if (!ret) {
+        ret = reserve_header(w, errp);
     }
     if (!ret) {
         ret = flush(w, errp);

@@ -18,9 +18,6 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
 from snaptest.failure import MODES, DisturbedTest
 
-# Writes at the end of a save, none of them of RAM
-LAST = 4
-
 
 class KillTest(DisturbedTest):
     """FILE is looked at after each kill."""
@@ -88,6 +85,18 @@ class Tool(KillTest):
         # Any machine is slow enough for the first ones.
         self.assertGreater(self.seen['failed'], 0)
 
+    def test_at_once(self):
+        """Before there is anything to read"""
+        for mode in ('background', 'live', 'return-path'):
+            for _ in range(2):
+                with self.subTest(mode):
+                    self.kill(mode, self.begin(mode))
+            with self.subTest(f'{mode}, with a wrong option'):
+                run = self.begin(mode, '--no-such-option')
+                self.assertEqual(self.outcome(mode, run), ('failed', False))
+                run.finish(1)
+        self.next_save()
+
     def test_random(self):
         self.at_random('background', 20)
 
@@ -100,12 +109,15 @@ class Tool(KillTest):
     def test_random_unix(self):
         self.at_random('unix', 5)
 
-    def at_stages(self, mode: str, nb_writes: int):
-        """At each step that is no write, and at some of those that are"""
+    def at_stages(self, mode: str, nb_writes: int, last: int = 2):
+        """
+        At each step that is no write, at some writes of RAM and at the @last
+        ones, none of which is of RAM
+        """
         steps = self.steps(mode)
         rng = random.Random(nb_writes)
         writes = [step for step in steps if step[0] == 'pwrite64']
-        chosen = rng.sample(writes[:-LAST], nb_writes) + writes[-LAST:]
+        chosen = rng.sample(writes[:-4], nb_writes) + writes[-last:]
         for step in steps:
             if step[0] == 'pwrite64' and step not in chosen:
                 continue
@@ -118,7 +130,7 @@ class Tool(KillTest):
         self.assertGreater(self.seen['new'], 0)
 
     def test_stages(self):
-        self.at_stages('background', 8)
+        self.at_stages('background', 8, 4)
 
     def test_stages_live(self):
         self.at_stages('live', 2)

@@ -181,10 +181,17 @@ static int coroutine_fn write_padded(SnapImageWriter *w, uint64_t offset,
     return ret;
 }
 
-int coroutine_fn snap_image_writer_invalidate(SnapImageWriter *w, Error **errp)
+/* No header, in its place. */
+static int coroutine_fn write_no_header(SnapImageWriter *w, Error **errp)
 {
     static const uint8_t zero[SNAP_HEADER_SIZE];
-    int ret = write_padded(w, 0, zero, sizeof(zero), errp);
+
+    return write_padded(w, 0, zero, sizeof(zero), errp);
+}
+
+int coroutine_fn snap_image_writer_invalidate(SnapImageWriter *w, Error **errp)
+{
+    int ret = write_no_header(w, errp);
 
     return ret < 0 ? ret : flush(w, errp);
 }
@@ -282,17 +289,6 @@ static int coroutine_fn reserve_vmdesc(SnapImageWriter *w, size_t length,
     return ret;
 }
 
-/*
- * No header, in its place: the block layer has nothing to allocate then when
- * the header comes, which makes all that has been allocated count.
- */
-static int coroutine_fn reserve_header(SnapImageWriter *w, Error **errp)
-{
-    static const uint8_t zero[SNAP_HEADER_SIZE];
-
-    return write_padded(w, 0, zero, sizeof(zero), errp);
-}
-
 static int coroutine_fn write_parts(SnapImageWriter *w,
                                     const SnapCommitInfo *info, Error **errp)
 {
@@ -361,7 +357,11 @@ int coroutine_fn snap_image_writer_commit(SnapImageWriter *w,
         ret = write_parts(w, info, errp);
     }
     if (!ret) {
-        ret = reserve_header(w, errp);
+        /*
+         * So that the block layer has nothing to allocate when the header
+         * comes, which makes all that has been allocated count.
+         */
+        ret = write_no_header(w, errp);
     }
     if (!ret) {
         ret = flush(w, errp);

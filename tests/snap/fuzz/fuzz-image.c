@@ -22,6 +22,7 @@
 #include "snap/ram-reader.h"
 #include "snap/working-set.h"
 #include "fuzz.h"
+#include "../snap-coroutine.h"
 
 #include <xxhash.h>
 
@@ -326,7 +327,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         fix_checksums(&test.disk, !(test.flags & KEEP_HASHES));
     }
     test.blk = fuzz_disk_open(&test.disk);
-    fuzz_run(read_image, &test);
+    run_in_coroutine(read_image, &test);
     load(&test);
     blk_unref(test.blk);
     fuzz_disk_destroy(&test.disk);

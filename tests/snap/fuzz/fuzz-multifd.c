@@ -17,6 +17,7 @@
 #include "snap/multifd-receiver.h"
 #include "snap/ram-writer.h"
 #include "fuzz.h"
+#include "../snap-coroutine.h"
 
 /* Flags of an input */
 enum {
@@ -168,7 +169,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     Test test = { };
 
     test_init(&test, &bytes);
-    fuzz_run(run, &test);
+    run_in_coroutine(run, &test);
     test_destroy(&test);
     return 0;
 }

@@ -20,6 +20,7 @@
 #include "snap/working-set.h"
 #include "fuzz.h"
 #include "../saved-ram.h"
+#include "../snap-coroutine.h"
 
 /* Flags of an input */
 enum {
@@ -104,7 +105,7 @@ static void read_alone(FuzzBytes bytes, uint8_t flags)
 
     some_ram_init(&ram, flags & LARGE ? HUGE_BITS : PAGE_BITS);
     reading.ram = &ram;
-    fuzz_run(read_messages, &reading);
+    run_in_coroutine(read_messages, &reading);
     some_ram_destroy(&ram);
 }
 
@@ -143,7 +144,7 @@ static FuzzDisk *saved_disk(void)
         some_ram_layout_init(&saved.snapshot.layout);
         saved.snapshot.blk = fuzz_disk_open(snapshot_disk);
         snapshot_begin(&saved.snapshot);
-        fuzz_run(save_entry, &saved);
+        run_in_coroutine(save_entry, &saved);
         saved_ram_destroy(&saved);
     }
     return snapshot_disk;

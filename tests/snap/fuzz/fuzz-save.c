@@ -16,6 +16,7 @@
 #include "snap/load.h"
 #include "snap/save.h"
 #include "fuzz.h"
+#include "../snap-coroutine.h"
 
 /* Flags of an input */
 enum {
@@ -74,7 +75,7 @@ static bool is_complete(FuzzDisk *disk, bool vmdesc_lost)
 {
     Look l = { .blk = fuzz_disk_open(disk) };
 
-    fuzz_run(look, &l);
+    run_in_coroutine(look, &l);
     fuzz_check_ok(!l.result.first ||
                   (vmdesc_lost && !l.result.pages_corrupt &&
                    l.result.corrupt_parts == 1 << SNAP_PART_VMDESC),
@@ -152,7 +153,7 @@ static void repeat(FuzzDisk *disk, unsigned page_bits)
         .blk = fuzz_disk_open(disk),
         .other = fuzz_disk_open(&again),
     };
-    fuzz_run(compare, &l);
+    run_in_coroutine(compare, &l);
     blk_unref(l.blk);
     blk_unref(l.other);
     fuzz_disk_destroy(&again);

@@ -13,6 +13,7 @@
 #include "snap/format.h"
 #include "snap/stream-reader.h"
 #include "fuzz.h"
+#include "../snap-coroutine.h"
 
 #include <xxhash.h>
 
@@ -176,7 +177,7 @@ static uint64_t run(Reading *reading)
 
     reading->hash = XXH3_createState();
     XXH3_64bits_reset(reading->hash);
-    fuzz_run(read_stream, reading);
+    run_in_coroutine(read_stream, reading);
     hash = XXH3_64bits_digest(reading->hash);
     XXH3_freeState(reading->hash);
     return hash;

@@ -86,26 +86,6 @@ uint32_t fuzz_be32(FuzzBytes *bytes)
 
 /* --- coroutines --- */
 
-typedef struct Call {
-    void coroutine_fn (*fn)(void *opaque);
-    void *opaque;
-} Call;
-
-static int coroutine_fn call_entry(void *opaque, Error **errp)
-{
-    const Call *call = opaque;
-
-    call->fn(call->opaque);
-    return 0;
-}
-
-void fuzz_run(void coroutine_fn (*fn)(void *opaque), void *opaque)
-{
-    Call call = { fn, opaque };
-
-    snap_task_run(call_entry, &call, NULL, &error_abort);
-}
-
 static uint32_t next_random(uint32_t *seed)
 {
     *seed = *seed * 1664525 + 1013904223;

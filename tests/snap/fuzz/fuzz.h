@@ -48,9 +48,6 @@ uint8_t fuzz_u8(FuzzBytes *bytes);
 uint16_t fuzz_be16(FuzzBytes *bytes);
 uint32_t fuzz_be32(FuzzBytes *bytes);
 
-/* Run @fn in a coroutine, and the main loop until it has returned. */
-void fuzz_run(void coroutine_fn (*fn)(void *opaque), void *opaque);
-
 /* Let others have their turn, as often as @seed says; it is changed. */
 void coroutine_fn fuzz_pause(uint32_t *seed);
 

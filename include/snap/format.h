@@ -11,7 +11,7 @@
 #include "qemu/units.h"
 #include "qemu/uuid.h"
 #include "snap/layout.h"
-#include "snap/stream.h"
+#include "snap/ram-section.h"
 
 #define SNAP_HEADER_SIZE    512
 #define SNAP_VERSION        1
@@ -132,12 +132,5 @@ void snap_block_table_encode(const SnapLayout *layout, GByteArray *array);
  */
 int snap_block_table_decode(SnapLayout *layout, const SnapHeader *header,
                             const uint8_t *data, size_t length, Error **errp);
-
-/**
- * snap_configuration_machine: the machine type in the part "configuration"
- *
- * Returns: newly allocated name, NULL where it is not said
- */
-char *snap_configuration_machine(const uint8_t *data, size_t length);
 
 #endif /* SNAP_FORMAT_H */

@@ -10,8 +10,8 @@
 #ifndef SNAP_STREAM_H
 #define SNAP_STREAM_H
 
-#include "qemu/units.h"
 #include "snap/layout.h"
+#include "snap/ram-section.h"
 
 /* Commands of a QEMU_VM_COMMAND section (migration/savevm.c:qemu_vm_cmd). */
 typedef enum SnapCommand {
@@ -41,23 +41,5 @@ typedef enum SnapReturnMessage {
 /* How the RAM section calls itself (migration/ram.c:savevm_ram_handlers). */
 #define SNAP_RAM_SECTION_NAME     "ram"
 #define SNAP_RAM_SECTION_VERSION  4
-
-/* Bounds of parts that are held in memory. */
-#define SNAP_MAX_CONFIGURATION    (64 * KiB)
-#define SNAP_MAX_SETUP            (16 * MiB)
-#define SNAP_MAX_VMDESC           (16 * MiB)
-
-/**
- * SnapRAMSection: identity of the RAM section within a stream
- * @id: section id, which must be the same in START, PART and END
- * @instance: instance id
- * @footers: whether sections end with a footer (machine types since 2.4,
- *           migration property send-section-footer)
- */
-typedef struct SnapRAMSection {
-    uint32_t id;
-    uint32_t instance;
-    bool footers;
-} SnapRAMSection;
 
 #endif /* SNAP_STREAM_H */

@@ -8,17 +8,12 @@
 #include "qemu/range.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
-#include "migration/savevm.h"
 #include "snap/format.h"
 #include "snap/table.h"
 
 #include <xxhash.h>
 
 #define MAGIC "QEMUSNAP"
-
-/* Magic, version, section type, length of the name (migration/savevm.c). */
-#define MACHINE_LENGTH_OFFSET 9
-#define MACHINE_OFFSET 13
 
 /* Offsets within the header; all integers are big-endian. */
 enum {
@@ -334,17 +329,4 @@ int snap_block_table_decode(SnapLayout *layout, const SnapHeader *header,
         return -EBADMSG;
     }
     return 0;
-}
-
-char *snap_configuration_machine(const uint8_t *data, size_t length)
-{
-    uint32_t name_length;
-
-    if (length <= MACHINE_OFFSET ||
-        data[MACHINE_LENGTH_OFFSET - 1] != QEMU_VM_CONFIGURATION) {
-        return NULL;
-    }
-    name_length = ldl_be_p(data + MACHINE_LENGTH_OFFSET);
-    return g_strndup((const char *)data + MACHINE_OFFSET,
-                     MIN(name_length, length - MACHINE_OFFSET));
 }

@@ -8,6 +8,7 @@
 #include "migration/savevm.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
+#include "snap/configuration.h"
 #include "snap/device-sections.h"
 #include "snap/info.h"
 

@@ -6,6 +6,7 @@
 #include "qemu/osdep.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
+#include "snap/configuration.h"
 #include "snap/image.h"
 #include "snap/load.h"
 #include "snap/multifd.h"

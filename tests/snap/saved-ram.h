@@ -8,7 +8,7 @@
 
 #include "snap/image.h"
 #include "saved-snapshot.h"
-#include "some-ram.h"
+#include "some-page-map.h"
 
 /**
  * SavedRAM: the snapshot, and the books of the load

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * RAM of a few blocks for the unit tests of a load by postcopy
+ * RAM of a few blocks for unit tests
  *
  * The host pages do not depend on the host that the tests run on.
  */
@@ -9,7 +9,7 @@
 #define SNAP_TESTS_SOME_RAM_H
 
 #include "qapi/error.h"
-#include "snap/page-map.h"
+#include "snap/host-pages.h"
 
 #define PAGE_BITS   12
 #define PAGE        (UINT64_C(1) << PAGE_BITS)
@@ -34,16 +34,6 @@ enum {
 #define RAM_FIRST   VGA_PAGES
 #define ROM_FIRST   (VGA_PAGES + RAM_PAGES)
 
-/**
- * SomeRAM: three blocks, nothing of which was sent
- * @map: on @layout and @host_pages, so do not copy this
- */
-typedef struct SomeRAM {
-    SnapLayout layout;
-    SnapHostPages host_pages;
-    SnapPageMap map;
-} SomeRAM;
-
 static inline void some_ram_layout_init(SnapLayout *layout)
 {
     snap_layout_init(layout, PAGE_BITS);
@@ -54,26 +44,18 @@ static inline void some_ram_layout_init(SnapLayout *layout)
 }
 
 /* @host_bits: log2 of the size of the host pages of block RAM */
-static inline void some_ram_init(SomeRAM *ram, unsigned host_bits)
+static inline void some_ram_host_pages_init(SnapHostPages *host_pages,
+                                            SnapLayout *layout,
+                                            unsigned host_bits)
 {
-    some_ram_layout_init(&ram->layout);
-    ram->host_pages = (SnapHostPages) {
-        .layout = &ram->layout,
+    *host_pages = (SnapHostPages) {
+        .layout = layout,
         .bits = g_new(unsigned, NB_BLOCKS),
         .plain_bits = PAGE_BITS,
     };
     for (unsigned i = 0; i < NB_BLOCKS; i++) {
-        ram->host_pages.bits[i] = i == RAM ? host_bits : PAGE_BITS;
+        host_pages->bits[i] = i == RAM ? host_bits : PAGE_BITS;
     }
-    snap_page_map_init(&ram->map, &ram->layout, &ram->host_pages,
-                       &error_abort);
-}
-
-static inline void some_ram_destroy(SomeRAM *ram)
-{
-    snap_page_map_destroy(&ram->map);
-    snap_host_pages_destroy(&ram->host_pages);
-    snap_layout_destroy(&ram->layout);
 }
 
 #endif /* SNAP_TESTS_SOME_RAM_H */

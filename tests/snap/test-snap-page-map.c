@@ -5,7 +5,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/host-utils.h"
-#include "some-ram.h"
+#include "some-page-map.h"
 
 #define ROUNDS 200
 

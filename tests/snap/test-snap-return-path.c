@@ -46,7 +46,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Result, result_free)
 
 /* A destination with 4 KiB pages, and one with 2 MiB pages in block RAM */
 typedef struct Fixture {
-    SomeRAM ram;
+    SnapLayout layout;
+    SnapHostPages host_pages;
     Result *res;
     SnapInput *input;
     bool done;
@@ -55,12 +56,20 @@ typedef struct Fixture {
 static void fixture_init(Fixture *f, unsigned host_bits)
 {
     *f = (Fixture) { };
-    some_ram_init(&f->ram, host_bits);
+    some_ram_layout_init(&f->layout);
+    some_ram_host_pages_init(&f->host_pages, &f->layout, host_bits);
+}
+
+static void fixture_destroy(Fixture *f)
+{
+    snap_input_free(f->input);
+    snap_host_pages_destroy(&f->host_pages);
+    snap_layout_destroy(&f->layout);
 }
 
 static void note_bitmap(Fixture *f, const SnapReturnEvent *event)
 {
-    const SnapLayout *layout = &f->ram.layout;
+    const SnapLayout *layout = &f->layout;
     uint64_t nb_pages = snap_layout_block_pages(layout,
                                                 &layout->blocks[event->block]);
 
@@ -81,8 +90,8 @@ static void note_request(Fixture *f, const SnapReturnEvent *event)
 
     g_assert_cmpint(event->block, >=, 0);
     g_assert_cmpint(event->block, <, NB_BLOCKS);
-    length = f->ram.layout.blocks[event->block].length;
-    host_page = snap_host_pages_size(&f->ram.host_pages, event->block);
+    length = f->layout.blocks[event->block].length;
+    host_page = snap_host_pages_size(&f->host_pages, event->block);
     g_assert_cmpuint(event->offset, <, length);
     g_assert_cmpuint(event->length, >, 0);
     g_assert_cmpuint(event->length, <=, length - event->offset);
@@ -125,9 +134,8 @@ static void note_event(Fixture *f, SnapReturnEvent *event)
 static void coroutine_fn read_all(void *opaque)
 {
     Fixture *f = opaque;
-    g_autoptr(SnapReturnPath) rp = snap_return_path_new(f->input,
-                                                        &f->ram.layout,
-                                                        &f->ram.host_pages);
+    g_autoptr(SnapReturnPath) rp = snap_return_path_new(f->input, &f->layout,
+                                                        &f->host_pages);
     SnapReturnEvent event = { };
     int ret;
 
@@ -167,8 +175,7 @@ static Result *read_bytes(const uint8_t *data, size_t length,
     f.res = result_new();
     f.input = open_input(fd);
     run_in_coroutine(read_all, &f);
-    snap_input_free(f.input);
-    some_ram_destroy(&f.ram);
+    fixture_destroy(&f);
     return f.res;
 }
 
@@ -760,8 +767,7 @@ static void test_wait(void)
     }
     g_assert_cmpstr(res->log->str, ==, one_of_each);
     g_assert_cmpint(res->ret, ==, 0);
-    snap_input_free(f.input);
-    some_ram_destroy(&f.ram);
+    fixture_destroy(&f);
 }
 
 typedef struct Test {

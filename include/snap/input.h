@@ -7,9 +7,9 @@
  * it has read ahead, and reads the bulk of a stream straight to where it
  * belongs.
  *
- * Behind an error or the end, everything that is read is zero: look at
- * snap_input_error() before a value is used.  All calls that read belong into
- * one coroutine.
+ * After an error or the end, reads return zeroes; check snap_input_error()
+ * before using a value.  All reads must come from one coroutine, in the main
+ * AioContext.
  */
 
 #ifndef SNAP_INPUT_H
@@ -19,7 +19,7 @@
 #include "qemu/units.h"
 #include "io/channel.h"
 
-/* As much can be peeked at, and handed back. */
+/* Largest amount that can be peeked at or pushed back. */
 #define SNAP_INPUT_MAX_BACK (256 * KiB)
 
 typedef struct SnapInput SnapInput;
@@ -27,9 +27,8 @@ typedef struct SnapInput SnapInput;
 /**
  * snap_input_new: read from @ioc
  * @ioc: a reference is taken; not blocking, by the time of the first read
- * @fd: its descriptor, for snap_input_set_patience(); -1 where it has none
  */
-SnapInput *snap_input_new(QIOChannel *ioc, int fd);
+SnapInput *snap_input_new(QIOChannel *ioc);
 void snap_input_free(SnapInput *input);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapInput, snap_input_free)
 
@@ -95,37 +94,35 @@ int snap_input_error(const SnapInput *input, Error **errp);
 bool snap_input_ended(const SnapInput *input);
 
 /**
- * snap_input_set_patience: how long to wait for bytes
- * @ms: milliseconds; negative to wait for ever, as at the beginning
+ * snap_input_set_timeout: limit how long a read waits for bytes
+ * @ms: milliseconds; negative to wait indefinitely, which is the default
  *
- * A read that has nothing after that time finds the end, which stays; the
- * channel is read only when nothing is buffered.  The wait blocks the whole
- * thread, the main loop included.
+ * A read that has found nothing for this long finds the end, which stays; the
+ * channel is read only if nothing is buffered.
  */
-void snap_input_set_patience(SnapInput *input, int ms);
+void snap_input_set_timeout(SnapInput *input, int ms);
 
 /**
- * snap_input_hurry: do not wait longer than that from now on
- * @ms: as of snap_input_set_patience(), also for a read that waits already
+ * snap_input_hurry: limit the wait from now on, also of a read that is waiting
+ * @ms: see snap_input_set_timeout()
  *
  * Call outside the coroutine that reads.
  */
 void snap_input_hurry(SnapInput *input, int ms);
 
 /**
- * snap_input_set_limit: read less far ahead
- * @bytes: how much to read of the channel at a time, not 0
+ * snap_input_set_readahead: limit a read of the channel
+ * @bytes: most to read at a time, not 0; unlimited by default
  */
-void snap_input_set_limit(SnapInput *input, size_t bytes);
+void snap_input_set_readahead(SnapInput *input, size_t bytes);
 
 /**
- * snap_input_set_nap: let bytes gather in a channel that has had few
- * @ns: how long, in nanoseconds; 0 for not at all, as at the beginning
+ * snap_input_set_coalescing: let bytes accumulate after a short read
+ * @ns: how long to wait, in nanoseconds; 0, the default, for not at all
  *
- * Who writes little at a time wakes up whoever waits for it each time, or waits
- * for who reads at the same time; and who reads gets bytes that are still in
- * the other CPU's cache.  All of it costs more than the bytes do.
+ * Small writes wake the reader each time and contend for the pipe's lock, and
+ * it reads what is still in the other CPU's cache; waiting a little costs less.
  */
-void snap_input_set_nap(SnapInput *input, int64_t ns);
+void snap_input_set_coalescing(SnapInput *input, int64_t ns);
 
 #endif /* SNAP_INPUT_H */

@@ -19,14 +19,14 @@
  * @size: capacity of the pipe in bytes, 0 for no pipe
  * @most: what the capacity is to come down to
  * @blind: pages do not tell the end
- * @patience: calls to come before a busy pipe is tried again
+ * @retry_calls: calls left before a busy pipe is tried again
  */
 typedef struct SnapPace {
     SnapTransport *transport;
     int size;
     int most;
     bool blind;
-    unsigned patience;
+    unsigned retry_calls;
 } SnapPace;
 
 /* Start with a large pipe, which makes a precopy faster. */

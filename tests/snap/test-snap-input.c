@@ -52,7 +52,7 @@ static void restart(Fixture *f, size_t size, size_t chunk)
         object_unref(OBJECT(f->channel));
     }
     f->channel = test_channel_new(f->bytes, size, chunk);
-    f->input = snap_input_new(QIO_CHANNEL(f->channel), -1);
+    f->input = snap_input_new(QIO_CHANNEL(f->channel));
     f->pos = 0;
 }
 
@@ -468,14 +468,14 @@ static void coroutine_fn test_read_ahead_fails(Fixture *f)
     assert_no_more(f);
 }
 
-static void coroutine_fn test_limit(Fixture *f)
+static void coroutine_fn test_readahead(Fixture *f)
 {
     static const size_t limits[] = { 1, 2, 100, 4096, AHEAD + 1 };
     size_t chunk = f->channel->chunk;
 
     for (size_t i = 0; i < ARRAY_SIZE(limits); i++) {
         restart(f, NB_BYTES, chunk);
-        snap_input_set_limit(f->input, limits[i]);
+        snap_input_set_readahead(f->input, limits[i]);
         snap_input_get_byte(f->input);
         f->pos++;
         check_peek(f, 3);
@@ -492,9 +492,9 @@ static void coroutine_fn test_limit(Fixture *f)
 }
 
 /* What is asked for may be read at once, up to the limit. */
-static void coroutine_fn test_limit_reached(Fixture *f)
+static void coroutine_fn test_readahead_reached(Fixture *f)
 {
-    snap_input_set_limit(f->input, 1000);
+    snap_input_set_readahead(f->input, 1000);
     check_read(f, 10);
     g_assert_cmpuint(snap_input_buffered(f->input), ==, 990);
     check_read(f, 2990);
@@ -502,7 +502,7 @@ static void coroutine_fn test_limit_reached(Fixture *f)
     g_assert_cmpuint(snap_input_buffered(f->input), ==, 0);
     g_assert_cmpuint(check_read_ahead(f, 10, 5000), ==, 1000);
     g_assert_cmpuint(f->channel->nb_reads, ==, 4);
-    snap_input_set_limit(f->input, SIZE_MAX);
+    snap_input_set_readahead(f->input, SIZE_MAX);
     check_read(f, 10);
     g_assert_cmpuint(snap_input_buffered(f->input), ==, AHEAD);
 }
@@ -587,7 +587,7 @@ static void coroutine_fn test_zeroes(Fixture *f)
 static void coroutine_fn test_reference(Fixture *f)
 {
     TestChannel *channel = test_channel_new(f->bytes, 10, SIZE_MAX);
-    SnapInput *input = snap_input_new(QIO_CHANNEL(channel), -1);
+    SnapInput *input = snap_input_new(QIO_CHANNEL(channel));
 
     g_assert_cmpuint(OBJECT(channel)->ref, ==, 2);
     snap_input_free(input);
@@ -641,7 +641,7 @@ static void coroutine_fn do_at_random(Fixture *f, GRand *rand)
                         !snap_input_buffered(f->input));
         break;
     case 5:
-        snap_input_set_limit(f->input, length + 1);
+        snap_input_set_readahead(f->input, length + 1);
         f->channel->chunk = g_rand_int_range(rand, 1, 1 << bits);
         break;
     default:
@@ -680,6 +680,8 @@ typedef struct Pair {
     size_t piece;
     unsigned pause_ms;
     unsigned nb_pieces;
+    QEMUTimer *tick;
+    unsigned nb_ticks;
 } Pair;
 
 static uint8_t pair_byte(size_t i)
@@ -701,7 +703,7 @@ static void pair_open(Pair *p, bool is_socket)
     }
     qio_channel_set_follow_coroutine_ctx(ioc, true);
     qio_channel_set_blocking(ioc, false, &error_abort);
-    p->input = snap_input_new(ioc, p->fds[0]);
+    p->input = snap_input_new(ioc);
     object_unref(OBJECT(ioc));
 }
 
@@ -842,11 +844,11 @@ static void coroutine_fn test_reset(Pair *p)
 }
 
 /* Silence is the end, which stays though bytes come. */
-static void coroutine_fn test_patience_silence(Pair *p)
+static void coroutine_fn test_timeout_silence(Pair *p)
 {
     int64_t begin = g_get_monotonic_time();
 
-    snap_input_set_patience(p->input, 20);
+    snap_input_set_timeout(p->input, 20);
     pair_write(p, 0, 3);
     for (unsigned i = 0; i < 3; i++) {
         g_assert_cmphex(snap_input_get_byte(p->input), ==, pair_byte(i));
@@ -856,17 +858,17 @@ static void coroutine_fn test_patience_silence(Pair *p)
     g_assert_cmpint(g_get_monotonic_time() - begin, >=, 19 * 1000);
     assert_ended(p->input);
     pair_write(p, 3, 3);
-    snap_input_set_patience(p->input, -1);
+    snap_input_set_timeout(p->input, -1);
     g_assert_cmphex(snap_input_get_byte(p->input), ==, 0);
     assert_ended(p->input);
 }
 
-/* None at all: what is there is taken. */
-static void coroutine_fn test_patience_none(Pair *p)
+/* Zero: what is there is taken. */
+static void coroutine_fn test_timeout_zero(Pair *p)
 {
     const uint8_t *peeked;
 
-    snap_input_set_patience(p->input, 0);
+    snap_input_set_timeout(p->input, 0);
     pair_write(p, 0, 3);
     g_assert_cmpuint(snap_input_peek(p->input, &peeked, 4), ==, 3);
     assert_pair_bytes(peeked, 0, 3);
@@ -874,14 +876,14 @@ static void coroutine_fn test_patience_none(Pair *p)
 }
 
 /* What is buffered is no silence, and nothing is waited for. */
-static void coroutine_fn test_patience_buffered(Pair *p)
+static void coroutine_fn test_timeout_buffered(Pair *p)
 {
     uint8_t data[10];
     struct iovec iov[] = { { data, 4 }, { data + 4, 6 } };
 
     pair_write(p, 0, 8);
     g_assert_cmphex(snap_input_get_byte(p->input), ==, pair_byte(0));
-    snap_input_set_patience(p->input, 0);
+    snap_input_set_timeout(p->input, 0);
     g_assert_cmphex(snap_input_peek_byte(p->input), ==, pair_byte(1));
     g_assert_cmphex(snap_input_get_byte(p->input), ==, pair_byte(1));
     g_assert_cmpuint(snap_input_read_ahead(p->input, iov, 2), ==, 6);
@@ -890,12 +892,12 @@ static void coroutine_fn test_patience_buffered(Pair *p)
     snap_input_unread(p->input, iov, 2, 0, 6);
     g_assert_cmphex(snap_input_peek_byte(p->input), ==, pair_byte(2));
     assert_good(p->input);
-    snap_input_set_patience(p->input, -1);
+    snap_input_set_timeout(p->input, -1);
     assert_good(p->input);
 }
 
 /* Bytes that come in time, each of which starts the time anew */
-static void coroutine_fn test_patience_in_time(Pair *p)
+static void coroutine_fn test_timeout_in_time(Pair *p)
 {
     GThread *thread;
     uint8_t data[10];
@@ -904,18 +906,18 @@ static void coroutine_fn test_patience_in_time(Pair *p)
     p->pause_ms = 20;
     p->nb_pieces = 5;
     thread = g_thread_new("writer", writer_run, p);
-    snap_input_set_patience(p->input, 5000);
+    snap_input_set_timeout(p->input, 5000);
     snap_input_read(p->input, data, 10);
     assert_pair_bytes(data, 0, 10);
     assert_good(p->input);
-    /* The real end comes before patience ends. */
+    /* The real end comes before the timeout. */
     g_assert_cmphex(snap_input_get_byte(p->input), ==, 0);
     assert_ended(p->input);
     g_thread_join(thread);
 }
 
-/* Where it is given up again, the wait is for ever. */
-static void coroutine_fn test_patience_for_ever(Pair *p)
+/* Without a timeout, again, the wait has no end. */
+static void coroutine_fn test_no_timeout(Pair *p)
 {
     GThread *thread;
 
@@ -923,15 +925,59 @@ static void coroutine_fn test_patience_for_ever(Pair *p)
     p->pause_ms = 50;
     p->nb_pieces = 1;
     thread = g_thread_new("writer", writer_run, p);
-    snap_input_set_patience(p->input, 0);
-    snap_input_set_patience(p->input, -1);
+    snap_input_set_timeout(p->input, 0);
+    snap_input_set_timeout(p->input, -1);
     g_assert_cmphex(snap_input_get_byte(p->input), ==, pair_byte(0));
     assert_good(p->input);
     g_thread_join(thread);
 }
 
+static QEMUTimer *main_timer_new(QEMUTimerCB *func, Pair *p)
+{
+    return aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME, SCALE_MS,
+                         func, p);
+}
+
+static void count_tick(void *opaque)
+{
+    Pair *p = opaque;
+
+    p->nb_ticks++;
+    timer_mod(p->tick, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + 1);
+}
+
+/* Timers of the main loop go off while a read waits for its timeout. */
+static void coroutine_fn test_timeout_main_loop_runs(Pair *p)
+{
+    p->tick = main_timer_new(count_tick, p);
+    count_tick(p);
+    snap_input_set_timeout(p->input, 200);
+    g_assert_cmphex(snap_input_get_byte(p->input), ==, 0);
+    assert_ended(p->input);
+    g_assert_cmpuint(p->nb_ticks, >, 2);
+    timer_free(p->tick);
+}
+
+static void hurry(void *opaque)
+{
+    Pair *p = opaque;
+
+    snap_input_hurry(p->input, 1);
+}
+
+/* A read that waits without a timeout gets one. */
+static void coroutine_fn test_hurry(Pair *p)
+{
+    QEMUTimer *timer = main_timer_new(hurry, p);
+
+    timer_mod(timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + 5);
+    g_assert_cmphex(snap_input_get_byte(p->input), ==, 0);
+    assert_ended(p->input);
+    timer_free(timer);
+}
+
 /* More comes at a time than is written at a time. */
-static void coroutine_fn test_nap(Pair *p)
+static void coroutine_fn test_coalescing(Pair *p)
 {
     uint8_t data[200];
     struct iovec iov[] = { { data, 10 }, { data + 10, 190 } };
@@ -941,7 +987,7 @@ static void coroutine_fn test_nap(Pair *p)
     p->piece = 10;
     p->pause_ms = 1;
     p->nb_pieces = 10;
-    snap_input_set_nap(p->input, 200 * SCALE_MS);
+    snap_input_set_coalescing(p->input, 200 * SCALE_MS);
     thread = g_thread_new("writer", writer_run, p);
     snap_input_read(p->input, data, 1);
     assert_pair_bytes(data, 0, 1);
@@ -961,23 +1007,23 @@ static void coroutine_fn test_nap(Pair *p)
 }
 
 /* Who comes later than that is waited for all the same. */
-static void coroutine_fn test_nap_and_wait(Pair *p)
+static void coroutine_fn test_coalescing_and_wait(Pair *p)
 {
-    snap_input_set_nap(p->input, 100 * SCALE_US);
+    snap_input_set_coalescing(p->input, 100 * SCALE_US);
     test_wait(p);
 }
 
-/* None ahead of the first read, nor where patience is limited */
-static void coroutine_fn test_no_nap(Pair *p)
+/* Neither before the first read, nor with a timeout */
+static void coroutine_fn test_no_coalescing(Pair *p)
 {
     int64_t begin = g_get_monotonic_time();
 
-    snap_input_set_nap(p->input, INT64_C(10) * NANOSECONDS_PER_SECOND);
+    snap_input_set_coalescing(p->input, INT64_C(10) * NANOSECONDS_PER_SECOND);
     pair_write(p, 0, 3);
     for (unsigned i = 0; i < 3; i++) {
         g_assert_cmphex(snap_input_get_byte(p->input), ==, pair_byte(i));
     }
-    snap_input_set_patience(p->input, 1);
+    snap_input_set_timeout(p->input, 1);
     pair_write(p, 3, 1);
     g_assert_cmphex(snap_input_get_byte(p->input), ==, pair_byte(3));
     g_assert_cmphex(snap_input_get_byte(p->input), ==, 0);
@@ -1018,8 +1064,8 @@ static const Test tests[] = {
     { "read-ahead/end-in-first", test_read_ahead_end_in_first, true },
     { "read-ahead/end-in-others", test_read_ahead_end_in_others },
     { "read-ahead/fails", test_read_ahead_fails },
-    { "limit", test_limit, true },
-    { "limit/reached", test_limit_reached },
+    { "readahead", test_readahead, true },
+    { "readahead/reached", test_readahead_reached },
     { "error", test_error, true },
     { "error/stays", test_error_stays, true },
     { "end", test_end, true },
@@ -1047,14 +1093,16 @@ static const PairTest pair_tests[] = {
     { "wait/much", test_wait_much, EITHER },
     { "wait/not-ahead", test_wait_not_ahead, EITHER },
     { "error/reset", test_reset, SOCKET },
-    { "patience/silence", test_patience_silence, EITHER },
-    { "patience/none", test_patience_none, EITHER },
-    { "patience/buffered", test_patience_buffered, PIPE },
-    { "patience/in-time", test_patience_in_time, EITHER },
-    { "patience/for-ever", test_patience_for_ever, PIPE },
-    { "nap", test_nap, PIPE },
-    { "nap/wait", test_nap_and_wait, EITHER },
-    { "nap/none", test_no_nap, EITHER },
+    { "timeout/silence", test_timeout_silence, EITHER },
+    { "timeout/zero", test_timeout_zero, EITHER },
+    { "timeout/buffered", test_timeout_buffered, PIPE },
+    { "timeout/in-time", test_timeout_in_time, EITHER },
+    { "timeout/none", test_no_timeout, PIPE },
+    { "timeout/main-loop-runs", test_timeout_main_loop_runs, EITHER },
+    { "timeout/hurry", test_hurry, EITHER },
+    { "coalescing", test_coalescing, PIPE },
+    { "coalescing/wait", test_coalescing_and_wait, EITHER },
+    { "coalescing/none", test_no_coalescing, EITHER },
 };
 
 typedef struct TestRun {

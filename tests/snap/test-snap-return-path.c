@@ -154,7 +154,7 @@ static void coroutine_fn read_all(void *opaque)
 static SnapInput *open_input(int fd)
 {
     QIOChannel *ioc = QIO_CHANNEL(qio_channel_file_new_fd(fd));
-    SnapInput *input = snap_input_new(ioc, fd);
+    SnapInput *input = snap_input_new(ioc);
 
     object_unref(OBJECT(ioc));
     return input;

@@ -210,10 +210,10 @@ static void coroutine_fn read_entry(void *opaque)
 }
 
 /* Read all that @ioc gives; other threads may write to it. */
-static Result *read_channel(QIOChannel *ioc, int fd, unsigned room)
+static Result *read_channel(QIOChannel *ioc, unsigned room)
 {
     ReadJob job = {
-        .input = snap_input_new(ioc, fd),
+        .input = snap_input_new(ioc),
         .room = room,
         .res = result_new(),
     };
@@ -236,7 +236,7 @@ static Result *read_bytes(const uint8_t *data, size_t size, size_t chunk,
     Result *res;
 
     channel->fails = fails;
-    res = read_channel(QIO_CHANNEL(channel), -1, MUCH_ROOM);
+    res = read_channel(QIO_CHANNEL(channel), MUCH_ROOM);
     object_unref(OBJECT(channel));
     return res;
 }
@@ -1050,7 +1050,7 @@ static Result *read_source(Source *source)
     source->fd = fds[1];
 
     thread = g_thread_new("source", source_run, source);
-    res = read_channel(QIO_CHANNEL(ioc), fds[0], MUCH_ROOM);
+    res = read_channel(QIO_CHANNEL(ioc), MUCH_ROOM);
     g_thread_join(thread);
     if (!source->closes) {
         close(fds[1]);
@@ -1311,7 +1311,7 @@ static Result *run_read(const RunStream *s, size_t chunk, unsigned room)
 {
     TestChannel *channel = test_channel_new(s->bytes->data, s->bytes->len,
                                             chunk);
-    Result *res = read_channel(QIO_CHANNEL(channel), -1, room);
+    Result *res = read_channel(QIO_CHANNEL(channel), room);
 
     object_unref(OBJECT(channel));
     return res;
@@ -1783,7 +1783,7 @@ static void test_growing(void)
         g_autoptr(Result) res = NULL;
 
         channel->grows = b->len - size;
-        res = read_channel(QIO_CHANNEL(channel), -1, MUCH_ROOM);
+        res = read_channel(QIO_CHANNEL(channel), MUCH_ROOM);
         if (size != eof_of(b) &&
             !says(res, size ? "early" : "No migration stream")) {
             g_test_message("cut at %zu: %s", size, outcome(res));
@@ -2765,7 +2765,7 @@ static SnapInput *pipe_input(int fd)
 {
     g_autoptr(QIOChannel) ioc = pipe_channel(fd);
 
-    return snap_input_new(ioc, fd);
+    return snap_input_new(ioc);
 }
 
 static void coroutine_fn write_many(WriteJob *job, SnapStreamWriter *writer)

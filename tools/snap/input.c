@@ -6,31 +6,35 @@
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
 #include "qemu/iov.h"
+#include "qemu/main-loop.h"
+#include "qemu/timer.h"
 #include "qapi/error.h"
 #include "snap/input.h"
 #include "trace.h"
 
-#include <poll.h>
-
-/* Read ahead by so much; what is handed back goes in front of it. */
+/* Readahead size; pushed-back bytes are stored in front of it. */
 #define READ_SIZE   (64 * KiB)
 #define BUFFER_SIZE (SNAP_INPUT_MAX_BACK + READ_SIZE)
 
-/* A read that brings less came too early. */
-#define LITTLE (64 * KiB)
+/* A read that returns less came too early. */
+#define SHORT_READ (64 * KiB)
 
-/* Elements of a vector that the system takes at a time, and some less. */
+/* Stay well below IOV_MAX. */
 #define MAX_IOV 256
 
 struct SnapInput {
     /* constant */
     QIOChannel *ioc;
-    int fd;
 
-    int patience;
-    size_t limit;               /* of one read of the channel, in bytes */
-    int64_t nap_ns;
-    size_t last;                /* what the last read has brought, in bytes */
+    /* settings */
+    int timeout_ms;             /* negative to wait indefinitely */
+    size_t readahead;           /* most to read at a time, in bytes */
+    int64_t coalesce_ns;
+
+    /* a read of the channel */
+    QEMUTimer timer;
+    bool timed_out;
+    size_t last;                /* bytes that the last one has returned */
 
     /* what was read ahead */
     uint8_t *buffer;
@@ -42,16 +46,25 @@ struct SnapInput {
     Error *err;
 };
 
-SnapInput *snap_input_new(QIOChannel *ioc, int fd)
+static void input_timed_out(void *opaque)
+{
+    SnapInput *in = opaque;
+
+    in->timed_out = true;
+    qio_channel_wake_read(in->ioc);
+}
+
+SnapInput *snap_input_new(QIOChannel *ioc)
 {
     SnapInput *in = g_new0(SnapInput, 1);
 
     in->ioc = QIO_CHANNEL(object_ref(ioc));
-    in->fd = fd;
-    in->patience = -1;
-    in->limit = SIZE_MAX;
+    in->timeout_ms = -1;
+    in->readahead = SIZE_MAX;
     in->last = SIZE_MAX;
     in->buffer = g_malloc(BUFFER_SIZE);
+    aio_timer_init(qemu_get_aio_context(), &in->timer, QEMU_CLOCK_REALTIME,
+                   SCALE_MS, input_timed_out, in);
     return in;
 }
 
@@ -60,28 +73,26 @@ void snap_input_free(SnapInput *in)
     if (!in) {
         return;
     }
+    timer_del(&in->timer);
     object_unref(OBJECT(in->ioc));
     g_free(in->buffer);
     error_free(in->err);
     g_free(in);
 }
 
-/* Returns: whether anything can be read, or could be after all that time */
-static bool coroutine_fn wait_for_bytes(SnapInput *in)
+/* Wait for bytes, the timeout, or snap_input_hurry(). */
+static void coroutine_fn wait_for_bytes(SnapInput *in)
 {
-    struct pollfd pollfd = { .fd = in->fd, .events = POLLIN };
-    int ret;
-
-    if (in->patience < 0 || in->fd < 0) {
-        qio_channel_yield(in->ioc, G_IO_IN);
-        return true;
+    if (in->timeout_ms >= 0) {
+        timer_mod(&in->timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                              in->timeout_ms);
     }
-    ret = RETRY_ON_EINTR(poll(&pollfd, 1, in->patience));
-    trace_snap_input_wait(in->patience, ret);
-    return ret != 0;
+    qio_channel_yield(in->ioc, G_IO_IN);
+    timer_del(&in->timer);
+    trace_snap_input_wait(in->timeout_ms, in->timed_out);
 }
 
-/* Returns: bytes read, 0 behind an error or the end */
+/* Returns: bytes read, 0 after an error or the end */
 static size_t coroutine_fn read_channel(SnapInput *in, struct iovec *iov,
                                         unsigned niov)
 {
@@ -90,12 +101,15 @@ static size_t coroutine_fn read_channel(SnapInput *in, struct iovec *iov,
     if (in->ended || in->err) {
         return 0;
     }
-    if (in->nap_ns && in->last < LITTLE && in->patience < 0) {
-        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, in->nap_ns);
+    if (in->coalesce_ns && in->last < SHORT_READ && in->timeout_ms < 0) {
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, in->coalesce_ns);
     }
-    do {
-        ret = qio_channel_readv(in->ioc, iov, niov, &in->err);
-    } while (ret == QIO_CHANNEL_ERR_BLOCK && wait_for_bytes(in));
+    in->timed_out = false;
+    /* Bytes may have come with the timeout: it counts if a read finds none. */
+    while ((ret = qio_channel_readv(in->ioc, iov, niov, &in->err)) ==
+           QIO_CHANNEL_ERR_BLOCK && !in->timed_out) {
+        wait_for_bytes(in);
+    }
     in->last = MAX(ret, 0);
     if (ret == 0 || ret == QIO_CHANNEL_ERR_BLOCK) {
         in->ended = true;
@@ -126,7 +140,7 @@ static void coroutine_fn fill(SnapInput *in, size_t length)
 
         make_room(in, READ_SIZE);
         iov = (struct iovec) { in->buffer + in->end,
-                               MIN(READ_SIZE, in->limit) };
+                               MIN(READ_SIZE, in->readahead) };
         n = read_channel(in, &iov, 1);
         if (!n) {
             return;
@@ -154,13 +168,13 @@ size_t coroutine_fn snap_input_read_ahead(SnapInput *in,
 
     assert(niov <= MAX_IOV);
     while (done < wanted) {
-        size_t room = MIN(iov_size(iov, niov) - done, in->limit);
+        size_t room = MIN(iov_size(iov, niov) - done, in->readahead);
         unsigned n = iov_copy(offer, MAX_IOV, iov, niov, done, room);
         size_t got;
 
         make_room(in, READ_SIZE);
         offer[n++] = (struct iovec) { in->buffer + in->end,
-                                      MIN(READ_SIZE, in->limit - room) };
+                                      MIN(READ_SIZE, in->readahead - room) };
         got = read_channel(in, offer, n);
         if (!got) {
             break;
@@ -270,23 +284,23 @@ bool snap_input_ended(const SnapInput *in)
     return in->ended;
 }
 
-void snap_input_set_patience(SnapInput *in, int ms)
+void snap_input_set_timeout(SnapInput *in, int ms)
 {
-    in->patience = ms;
+    in->timeout_ms = ms;
 }
 
 void snap_input_hurry(SnapInput *in, int ms)
 {
-    in->patience = ms;
+    in->timeout_ms = ms;
     qio_channel_wake_read(in->ioc);
 }
 
-void snap_input_set_limit(SnapInput *in, size_t bytes)
+void snap_input_set_readahead(SnapInput *in, size_t bytes)
 {
-    in->limit = bytes;
+    in->readahead = bytes;
 }
 
-void snap_input_set_nap(SnapInput *in, int64_t ns)
+void snap_input_set_coalescing(SnapInput *in, int64_t ns)
 {
-    in->nap_ns = ns;
+    in->coalesce_ns = ns;
 }

@@ -15,8 +15,8 @@
  * A background snapshot writes one page at a time.  A pipe as wide as that does
  * not become full in so short a time.
  */
-#define WIDE    (512 * KiB)
-#define NAP_NS  (200 * SCALE_US)
+#define WIDE         (512 * KiB)
+#define COALESCE_NS  (200 * SCALE_US)
 
 /* What is read from a pipe as narrow as that is to be little, too. */
 #define NARROW          (64 * KiB)
@@ -33,7 +33,7 @@
 #define BLIND_END_SIZE  (8 * KiB)
 
 /* Calls until a busy pipe is tried again. */
-#define PATIENCE 7
+#define RESIZE_RETRY_CALLS 7
 
 /* A zero page, the smallest record: be64 and a byte. */
 #define SMALLEST_RECORD 9
@@ -46,10 +46,11 @@ static int resize(SnapPace *pace, int size)
         SnapInput *input = snap_transport_input(pace->transport);
 
         pace->size = ret;
-        snap_input_set_nap(input, pace->size >= WIDE ? NAP_NS : 0);
+        snap_input_set_coalescing(input,
+                                  pace->size >= WIDE ? COALESCE_NS : 0);
         if (pace->size <= NARROW) {
-            snap_input_set_limit(input, MIN(MAX(pace->size / 4, MIN_READ),
-                                            MAX_READ));
+            snap_input_set_readahead(input, MIN(MAX(pace->size / 4, MIN_READ),
+                                                MAX_READ));
         }
         trace_snap_pace_resize(pace->size);
     }
@@ -77,7 +78,7 @@ static bool halve(SnapPace *pace)
         return false;
     }
     if (resize(pace, pace->size / 2) < 0) {
-        pace->patience = PATIENCE;
+        pace->retry_calls = RESIZE_RETRY_CALLS;
         return false;
     }
     return true;
@@ -93,8 +94,8 @@ static void narrow(SnapPace *pace, uint64_t pending)
 {
     size_t ahead = snap_input_buffered(snap_transport_input(pace->transport));
 
-    if (pace->patience) {
-        pace->patience--;
+    if (pace->retry_calls) {
+        pace->retry_calls--;
         return;
     }
     while ((pending <= pace->size || pace->size > pace->most) && halve(pace)) {
@@ -110,7 +111,7 @@ static void narrow(SnapPace *pace, uint64_t pending)
 static void limit(SnapPace *pace, int most)
 {
     pace->most = most;
-    pace->patience = 0;
+    pace->retry_calls = 0;
     narrow(pace, UINT64_MAX);
 }
 

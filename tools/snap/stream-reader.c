@@ -170,7 +170,7 @@ const GByteArray *snap_stream_setup(const SnapStreamReader *r,
 static void limit_silence(SnapStreamReader *r, int ms)
 {
     if (r->return_path) {
-        snap_input_set_patience(r->input, ms);
+        snap_input_set_timeout(r->input, ms);
     }
 }
 

@@ -451,7 +451,7 @@ SnapInput *snap_transport_input(SnapTransport *transport)
 
     if (input->ioc && !input->input) {
         direction_set_nonblocking(input);
-        input->input = snap_input_new(input->ioc, input->fd);
+        input->input = snap_input_new(input->ioc);
     }
     return input->input;
 }

@@ -72,7 +72,7 @@ static void coroutine_fn read_messages(void *opaque)
     Reading *reading = opaque;
     SomeRAM *ram = reading->ram;
     QIOChannel *ioc = fuzz_channel_new(reading->bytes, reading->chunk, 0);
-    g_autoptr(SnapInput) input = snap_input_new(ioc, -1);
+    g_autoptr(SnapInput) input = snap_input_new(ioc);
     g_autoptr(SnapReturnPath) rp = snap_return_path_new(input, &ram->layout,
                                                         &ram->host_pages);
     uint64_t nb_events = 0;

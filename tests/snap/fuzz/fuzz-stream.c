@@ -149,7 +149,7 @@ static void coroutine_fn read_stream(void *opaque)
 {
     Reading *reading = opaque;
     QIOChannel *ioc = fuzz_channel_new(reading->bytes, reading->chunk, 0);
-    SnapInput *input = snap_input_new(ioc, -1);
+    SnapInput *input = snap_input_new(ioc);
     SnapStreamReader *reader = snap_stream_reader_new(input,
                                                       reading->page_bits);
     SnapEvent event;

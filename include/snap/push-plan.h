@@ -16,6 +16,12 @@
 
 typedef struct SnapPushPlan SnapPushPlan;
 
+/* Whether zero pages are sent, too: they are, or were, requested. */
+static inline bool snap_push_sends_zero_pages(SnapPushReason reason)
+{
+    return reason == SNAP_PUSH_ASKED || reason == SNAP_PUSH_WORKING_SET;
+}
+
 /**
  * snap_push_plan_new: a plan for what @map does not have as sent
  * @image, @map: not owned

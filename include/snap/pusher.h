@@ -20,14 +20,14 @@ typedef struct SnapPusher SnapPusher;
  * @around: pages behind one that is asked for
  * @rate: bytes a second of pages that nobody has asked for, 0 for no limit
  * @backlog: bytes that may wait in the channel while pages are asked for
- * @hold_ns: for so long, only what is asked for is sent
+ * @record_ns: for this long, only what is requested is sent
  */
 typedef struct SnapPusherOptions {
     unsigned reasons;
     unsigned around;
     uint64_t rate;
     unsigned backlog;
-    int64_t hold_ns;
+    int64_t record_ns;
 } SnapPusherOptions;
 
 /**

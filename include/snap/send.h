@@ -39,6 +39,17 @@ int coroutine_fn snap_send_setup(SnapSender *sender,
                                  const SnapHostPages *advised, Error **errp);
 
 /**
+ * snap_send_page: one page, as a record of an open section
+ * @i: index of the page in @piece
+ *
+ * Any page without data is sent as a zero page.
+ *
+ * Returns: whether it has data
+ */
+bool coroutine_fn snap_send_page(SnapSender *sender, const SnapRAMPiece *piece,
+                                 unsigned i);
+
+/**
  * snap_send_piece: the pages of a piece, as a section of RAM
  * @whole: send pages that were never sent as zero pages, where the destination
  *         needs whole host pages; else not at all

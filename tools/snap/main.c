@@ -307,7 +307,7 @@ static void parse_record(SnapPostcopyOptions *postcopy, const char *arg)
                              DEFAULT_RECORD_SECONDS;
 
     postcopy->record = true;
-    postcopy->push.hold_ns = seconds * NANOSECONDS_PER_SECOND;
+    postcopy->push.record_ns = seconds * NANOSECONDS_PER_SECOND;
 }
 
 /* Returns: whether it was one of the options of a load by postcopy */

@@ -5,43 +5,23 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "qemu/ratelimit.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
+#include "snap/pacing.h"
+#include "snap/prefetch.h"
 #include "snap/pusher.h"
+#include "snap/send.h"
 #include "snap/task.h"
 #include "trace.h"
 
-/*
- * What nobody waits for is read in pieces of this size: small, because a read
- * from the page cache may keep the whole thread busy.
- */
-#define PIECE_SIZE (128 * KiB)
-
 /* A large host page is read in pieces of this size. */
 #define STREAMED_PIECE_SIZE (1 * MiB)
-
-/*
- * An urgent page waits for all that is in the channel before it.  So while
- * pages are asked for, the channel is kept small, and filled in small steps;
- * without requests for QUIET_NS, it is large.
- */
-#define QUIET_NS       (INT64_C(20) * SCALE_MS)
-#define LARGE_CHANNEL  (256 * KiB)
-#define BATCH_URGENT   8
-#define BATCH_QUIET    32
 
 /* How long to keep the channel clear for a page that is being read. */
 #define MAX_CLEAR_NS   (INT64_C(200) * SCALE_US)
 
 /* How long to wait before it is tried again to make a full channel smaller. */
 #define RETRY_NS       (INT64_C(50) * SCALE_US)
-
-/* The unit of time in which a limited rate is kept. */
-#define RATE_SLICE_NS  (INT64_C(1) * SCALE_MS)
-
-/* Pieces without data that are passed over before others get their turn. */
-#define MAX_EMPTY_PIECES 16
 
 struct SnapPusher {
     /* constant */
@@ -62,31 +42,21 @@ struct SnapPusher {
 
     /* snap_pusher_run() */
     QemuCoSleep sleep;
-    RateLimit limit;
-    int64_t not_before_ns;              /* to keep to the rate, or to hold */
-    bool holding;
-    bool is_small;                      /* the channel */
+    SnapPacing pacing;
+    bool recording;                     /* nothing is pushed meanwhile */
     uint64_t host_page_left;            /* target pages that must come next */
     SnapFetch *around;                  /* being sent */
     unsigned around_pos;
 
-    /* the feeder, which reads what nobody waits for */
+    /* what nobody waits for */
     SnapPushPlan *plan;
-    SnapRAMReader *background;
-    QemuCoSleep feeder_sleep;
-    SnapRAMPiece piece;
-    unsigned piece_pos;
-    bool has_piece;                     /* snap_pusher_run() sends it */
-    bool feeder_over;
-    int feeder_ret;
-    Error *feeder_err;
+    SnapPrefetch *prefetch;
 
     /* the coroutine for @urgent */
     QemuCoSleep urgent_sleep;
+    bool urgent_running;
     int urgent_ret;
     Error *urgent_err;
-
-    unsigned nb_running;                /* coroutines */
 };
 
 static void wake(void *opaque)
@@ -116,10 +86,8 @@ SnapPusher *snap_pusher_new(SnapImage *image, SnapPageMap *map,
     p->nb_stored = snap_layout_stored_pages(&image->layout);
     p->demand = snap_demand_new(image, map, &stats->postcopy, wake, p);
     p->plan = snap_push_plan_new(image, map, options->reasons);
-    p->background = snap_ram_reader_new(image, PIECE_SIZE, snap_push_plan_next,
-                                        p->plan);
-    ratelimit_init(&p->limit);
-    ratelimit_set_speed(&p->limit, options->rate, RATE_SLICE_NS);
+    p->prefetch = snap_prefetch_new(image, map, p->plan, wake, p);
+    snap_pacing_init(&p->pacing, transport, options->rate, options->backlog);
     return p;
 }
 
@@ -128,16 +96,15 @@ void snap_pusher_free(SnapPusher *p)
     if (!p) {
         return;
     }
-    assert(!p->nb_running);
+    assert(!p->urgent_running);
     if (p->around) {
         /* Whoever it was sent to went away. */
         snap_demand_drop(p->demand, p->around);
     }
-    snap_ram_reader_free(p->background);
+    snap_prefetch_free(p->prefetch);
     snap_push_plan_free(p->plan);
     snap_demand_free(p->demand);
-    ratelimit_destroy(&p->limit);
-    error_free(p->feeder_err);
+    snap_pacing_destroy(&p->pacing);
     error_free(p->urgent_err);
     g_free(p);
 }
@@ -164,18 +131,13 @@ void snap_pusher_stop(SnapPusher *p, int err)
     p->stopped = true;
     p->stop_err = err;
     wake(p);
-    qemu_co_sleep_wake(&p->feeder_sleep);
+    snap_prefetch_stop(p->prefetch);
 }
 
 bool snap_pusher_is_idle(const SnapPusher *p)
 {
-    return !p->nb_running && snap_demand_is_quiet(p->demand);
-}
-
-static void coroutine_fn start(SnapPusher *p, CoroutineEntry *entry)
-{
-    p->nb_running++;
-    qemu_coroutine_enter(qemu_coroutine_create(entry, p));
+    return !p->urgent_running && !snap_prefetch_is_running(p->prefetch) &&
+           snap_demand_is_quiet(p->demand);
 }
 
 /* --- records --- */
@@ -188,50 +150,42 @@ static uint64_t first_page(const SnapPusher *p, const SnapRAMPiece *piece)
                             piece->offset);
 }
 
-/* Whether zero pages are sent, too: they are, or were, asked for. */
-static bool sends_zero_pages(SnapPushReason reason)
-{
-    return reason == SNAP_PUSH_ASKED || reason == SNAP_PUSH_WORKING_SET;
-}
-
-static void coroutine_fn put_page(SnapPusher *p, SnapStreamWriter *writer,
+/* Returns: whether it was a page with data */
+static bool coroutine_fn put_page(SnapPusher *p, SnapStreamWriter *writer,
                                   const SnapRAMPiece *piece, unsigned i)
 {
-    size_t in_piece = (size_t)i << p->map->layout->page_bits;
+    SnapSender to = { .image = p->image, .writer = writer, .stats = p->stats };
+    bool stored = snap_send_page(&to, piece, i);
 
-    if (snap_page_is_stored(piece->entries[i])) {
-        snap_stream_put_page(writer, piece->block, piece->offset + in_piece,
-                             piece->data + in_piece);
-        p->stats->stored_pages++;
-    } else {
-        /* Never sent, or zero: what is asked for has to be answered. */
-        snap_stream_put_zero_page(writer, piece->block,
-                                  piece->offset + in_piece);
-        p->stats->zero_pages++;
-        p->stats->postcopy.zero_asked += piece->reason == SNAP_PUSH_ASKED;
-    }
+    p->stats->postcopy.zero_asked += !stored &&
+                                     piece->reason == SNAP_PUSH_ASKED;
     p->stats->postcopy.sent[piece->reason]++;
+    return stored;
 }
 
 /*
  * Send pages of @piece from *@pos on, @max of them and then what is missing of
  * a host page.  Pages that were sent meanwhile are passed over.
+ *
+ * Returns: how many pages with data were sent
  */
-static void coroutine_fn put_pages(SnapPusher *p, SnapStreamWriter *writer,
-                                   const SnapRAMPiece *piece, unsigned *pos,
-                                   unsigned max, uint64_t *host_page_left)
+static unsigned coroutine_fn put_pages(SnapPusher *p, SnapStreamWriter *writer,
+                                       const SnapRAMPiece *piece,
+                                       unsigned *pos, unsigned max,
+                                       uint64_t *host_page_left)
 {
     uint64_t targets = snap_host_pages_targets(p->map->host_pages,
                                                piece->block);
     uint64_t first = first_page(p, piece);
     unsigned nb = 0;
+    unsigned nb_stored = 0;
 
     for (; *pos < piece->nb_pages && (nb < max || *host_page_left); ++*pos) {
         uint64_t page = first + *pos;
 
         if (!*host_page_left) {
             if (snap_page_map_is_sent(p->map, page) ||
-                (targets == 1 && !sends_zero_pages(piece->reason) &&
+                (targets == 1 && !snap_push_sends_zero_pages(piece->reason) &&
                  !snap_page_is_stored(piece->entries[*pos])) ||
                 (piece->entries[*pos] == SNAP_PAGE_UNSENT && targets == 1 &&
                  piece->reason != SNAP_PUSH_ASKED)) {
@@ -240,10 +194,11 @@ static void coroutine_fn put_pages(SnapPusher *p, SnapStreamWriter *writer,
             snap_page_map_send(p->map, page, targets);
             *host_page_left = targets;
         }
-        put_page(p, writer, piece, *pos);
+        nb_stored += put_page(p, writer, piece, *pos);
         --*host_page_left;
         nb++;
     }
+    return nb_stored;
 }
 
 /* --- what is asked for --- */
@@ -395,93 +350,23 @@ static void coroutine_fn urgent_entry(void *opaque)
             qemu_co_sleep(&p->urgent_sleep);
         }
     }
-    p->nb_running--;
+    p->urgent_running = false;
     wake(p);
 }
 
 /* --- what nobody waits for --- */
 
-/* Read the next piece with something to send. */
-static int coroutine_fn read_piece(SnapPusher *p)
-{
-    unsigned nb_empty = 0;
-    int ret;
-
-    while ((ret = snap_ram_reader_next(p->background, &p->piece,
-                                       &p->feeder_err)) > 0 &&
-           !p->stopped && !p->piece.data && !p->host_page_left &&
-           !sends_zero_pages(p->piece.reason) &&
-           snap_host_pages_targets(p->map->host_pages, p->piece.block) == 1) {
-        if (++nb_empty % MAX_EMPTY_PIECES == 0) {
-            snap_task_pause();
-        }
-    }
-    return ret;
-}
-
-static void coroutine_fn feeder_entry(void *opaque)
-{
-    SnapPusher *p = opaque;
-
-    while (!p->stopped && (p->feeder_ret = read_piece(p)) > 0) {
-        p->piece_pos = 0;
-        p->has_piece = true;
-        wake(p);
-        while (p->has_piece && !p->stopped) {
-            qemu_co_sleep(&p->feeder_sleep);
-        }
-    }
-    snap_ram_reader_abort(p->background);
-    p->feeder_over = true;
-    p->nb_running--;
-    wake(p);
-}
-
-/*
- * Make the channel small or large.
- *
- * Returns: false where it is too full to become small
- */
-static bool adapt_channel(SnapPusher *p, int64_t now_ns)
-{
-    int64_t last_ns = snap_demand_last_ns(p->demand);
-    bool wanted = last_ns && now_ns - last_ns < QUIET_NS;
-
-    if (wanted != p->is_small) {
-        unsigned size = wanted ? p->options.backlog : LARGE_CHANNEL;
-        int ret = snap_transport_resize_output(p->transport, size);
-
-        trace_snap_pusher_channel(size, ret);
-        if (ret == -EBUSY) {
-            return false;
-        }
-        p->is_small = wanted;
-    }
-    return true;
-}
-
-static unsigned batch_size(const SnapPusher *p)
-{
-    return p->is_small ? BATCH_URGENT : BATCH_QUIET;
-}
-
-/* Keep to the rate. @nb_pages: pages with data */
-static void count_unasked(SnapPusher *p, uint64_t nb_pages, int64_t now_ns)
-{
-    uint64_t bytes = nb_pages << p->map->layout->page_bits;
-
-    p->not_before_ns = now_ns + ratelimit_calculate_delay(&p->limit, bytes);
-}
-
 /* Send a batch of @piece. Returns: 0, or -errno with @errp set */
 static int coroutine_fn send_batch(SnapPusher *p, const SnapRAMPiece *piece,
                                    unsigned *pos, int64_t now_ns, Error **errp)
 {
-    uint64_t stored = p->stats->stored_pages;
+    uint64_t nb_stored;
 
     begin_section(p, p->writer);
-    put_pages(p, p->writer, piece, pos, batch_size(p), &p->host_page_left);
-    count_unasked(p, p->stats->stored_pages - stored, now_ns);
+    nb_stored = put_pages(p, p->writer, piece, pos,
+                          snap_pacing_batch(&p->pacing), &p->host_page_left);
+    snap_pacing_sent(&p->pacing, nb_stored << p->map->layout->page_bits,
+                     now_ns);
     snap_progress_show(p->progress, p->stats->stored_pages, p->nb_stored);
     return end_section(p, p->writer, errp);
 }
@@ -503,21 +388,21 @@ static int coroutine_fn send_around(SnapPusher *p, int64_t now_ns,
     return ret;
 }
 
-static int coroutine_fn send_piece(SnapPusher *p, int64_t now_ns, Error **errp)
+static int coroutine_fn send_prefetched(SnapPusher *p, SnapPrefetched *next,
+                                        int64_t now_ns, Error **errp)
 {
-    int ret = send_batch(p, &p->piece, &p->piece_pos, now_ns, errp);
+    int ret = send_batch(p, &next->piece, &next->pos, now_ns, errp);
 
-    if (p->piece_pos == p->piece.nb_pages) {
-        p->has_piece = false;
-        qemu_co_sleep_wake(&p->feeder_sleep);
-    }
+    snap_prefetch_advance(p->prefetch);
     return ret;
 }
 
 /* Whether what is to be pushed next comes from a list: it goes first. */
 static bool has_listed_piece(const SnapPusher *p)
 {
-    return p->has_piece && p->piece.reason != SNAP_PUSH_LINEAR;
+    const SnapPrefetched *next = snap_prefetch_peek(p->prefetch);
+
+    return next && next->piece.reason != SNAP_PUSH_LINEAR;
 }
 
 /* Take the newest pages around a request, unless some are being sent. */
@@ -542,11 +427,11 @@ static void coroutine_fn wait_for_work(SnapPusher *p, int64_t ns)
     }
 }
 
-/* The time of a recording is over: from now on, all is pushed. */
-static void end_hold(SnapPusher *p, int64_t now_ns)
+/* Once the time of a recording is over, all is pushed. */
+static void end_recording(SnapPusher *p, int64_t now_ns)
 {
-    if (p->holding && now_ns >= p->not_before_ns) {
-        p->holding = false;
+    if (p->recording && snap_pacing_delay_ns(&p->pacing, now_ns) <= 0) {
+        p->recording = false;
         snap_demand_set_around(p->demand, p->options.around);
     }
 }
@@ -566,10 +451,12 @@ static bool must_keep_clear(const SnapPusher *p, int64_t now_ns)
 static int coroutine_fn push_unasked(SnapPusher *p, Error **errp)
 {
     int64_t now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    SnapPrefetched *next = snap_prefetch_peek(p->prefetch);
     bool around = has_around(p);
+    int64_t delay_ns;
 
-    end_hold(p, now_ns);
-    if (!around && !p->has_piece) {
+    end_recording(p, now_ns);
+    if (!around && !next) {
         wait_for_work(p, 0);
         return 0;
     }
@@ -577,26 +464,29 @@ static int coroutine_fn push_unasked(SnapPusher *p, Error **errp)
         wait_for_work(p, MAX_CLEAR_NS);
         return 0;
     }
-    if (p->not_before_ns > now_ns) {
-        wait_for_work(p, p->not_before_ns - now_ns);
+    delay_ns = snap_pacing_delay_ns(&p->pacing, now_ns);
+    if (delay_ns > 0) {
+        wait_for_work(p, delay_ns);
         return 0;
     }
-    if (!adapt_channel(p, now_ns)) {
+    if (!snap_pacing_adapt(&p->pacing, snap_demand_last_ns(p->demand),
+                           now_ns)) {
         wait_for_work(p, RETRY_NS);
         return 0;
     }
-    return around ? send_around(p, now_ns, errp) : send_piece(p, now_ns, errp);
+    return around ? send_around(p, now_ns, errp) :
+                    send_prefetched(p, next, now_ns, errp);
 }
 
 /* Do the most urgent thing that there is to do, or wait. */
 static int coroutine_fn push_once(SnapPusher *p, Error **errp)
 {
-    int ret = 0;
+    int ret = snap_prefetch_status(p->prefetch, errp);
 
-    if (p->feeder_ret < 0 && !p->has_piece) {
-        error_propagate(errp, g_steal_pointer(&p->feeder_err));
-        return p->feeder_ret;
+    if (ret < 0) {
+        return ret;
     }
+    ret = 0;
     if (p->urgent_ret < 0) {
         error_propagate(errp, g_steal_pointer(&p->urgent_err));
         return p->urgent_ret;
@@ -617,9 +507,12 @@ static int coroutine_fn is_over(SnapPusher *p, Error **errp)
 {
     int ret;
 
-    if (!p->feeder_over || p->feeder_ret < 0 || p->has_piece || p->around ||
-        !snap_demand_is_idle(p->demand)) {
+    if (p->around || !snap_demand_is_idle(p->demand)) {
         return 0;
+    }
+    ret = snap_prefetch_status(p->prefetch, errp);
+    if (ret) {
+        return MIN(ret, 0);
     }
     if (p->options.reasons & (1u << SNAP_PUSH_LINEAR)) {
         return 1;
@@ -628,23 +521,26 @@ static int coroutine_fn is_over(SnapPusher *p, Error **errp)
     return ret < 0 ? ret : !ret;
 }
 
-static void start_hold(SnapPusher *p)
+/* For a while, only what is requested is sent, so that it is recorded. */
+static void start_recording(SnapPusher *p)
 {
-    p->not_before_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
-                       p->options.hold_ns;
-    p->holding = true;
-    end_hold(p, p->options.hold_ns ? 0 : p->not_before_ns);
+    int64_t now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+
+    snap_pacing_hold(&p->pacing, now_ns + p->options.record_ns);
+    p->recording = true;
+    end_recording(p, now_ns);
 }
 
 int coroutine_fn snap_pusher_run(SnapPusher *p, Error **errp)
 {
     int ret = 0;
 
-    start_hold(p);
+    start_recording(p);
     if (p->urgent) {
-        start(p, urgent_entry);
+        p->urgent_running = true;
+        qemu_coroutine_enter(qemu_coroutine_create(urgent_entry, p));
     }
-    start(p, feeder_entry);
+    snap_prefetch_start(p->prefetch);
     while (!ret && !p->stopped) {
         ret = is_over(p, errp) ?: push_once(p, errp);
     }

@@ -39,20 +39,22 @@ int coroutine_fn snap_send_setup(SnapSender *s, const SnapHostPages *advised,
     return snap_stream_flush(s->writer, errp);
 }
 
-static void coroutine_fn send_page(SnapSender *s, const SnapRAMPiece *piece,
-                                   unsigned i)
+bool coroutine_fn snap_send_page(SnapSender *s, const SnapRAMPiece *piece,
+                                 unsigned i)
 {
+    bool stored = snap_page_is_stored(piece->entries[i]);
     size_t in_piece = (size_t)i << s->image->layout.page_bits;
+    uint64_t offset = piece->offset + in_piece;
 
-    if (snap_page_is_stored(piece->entries[i])) {
-        snap_stream_put_page(s->writer, piece->block, piece->offset + in_piece,
+    if (stored) {
+        snap_stream_put_page(s->writer, piece->block, offset,
                              piece->data + in_piece);
         s->stats->stored_pages++;
     } else {
-        snap_stream_put_zero_page(s->writer, piece->block,
-                                  piece->offset + in_piece);
+        snap_stream_put_zero_page(s->writer, piece->block, offset);
         s->stats->zero_pages++;
     }
+    return stored;
 }
 
 int coroutine_fn snap_send_piece(SnapSender *s, const SnapRAMPiece *piece,
@@ -61,7 +63,7 @@ int coroutine_fn snap_send_piece(SnapSender *s, const SnapRAMPiece *piece,
     snap_stream_begin_ram(s->writer, false);
     for (unsigned i = 0; i < piece->nb_pages; i++) {
         if (whole || piece->entries[i] != SNAP_PAGE_UNSENT) {
-            send_page(s, piece, i);
+            snap_send_page(s, piece, i);
         }
     }
     snap_stream_end_ram(s->writer);

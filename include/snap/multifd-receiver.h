@@ -54,14 +54,25 @@ int snap_multifd_receiver_status(const SnapMultifdReceiver *receiver,
                                  Error **errp);
 
 /**
- * snap_multifd_receiver_end: nothing more is expected
+ * snap_multifd_receiver_pages_end: no page is expected any more
+ *
+ * Reads what has arrived.  Pages that come later fail the channel as well, as
+ * snap_multifd_receiver_status() tells.
+ *
+ * Returns: 0 or -errno with @errp set: a channel has failed, or has sent pages
+ * after the last synchronization point
+ */
+int coroutine_fn snap_multifd_receiver_pages_end(SnapMultifdReceiver *receiver,
+                                                 Error **errp);
+
+/**
+ * snap_multifd_receiver_end: close the channels
+ * @timeout_ns: how long to wait for the source to close them first; 0 to fail
+ *              what it is about to send
  *
  * Waits until nothing is under way.
- *
- * Returns: 0 or -errno with @errp set where a channel has failed, or has
- * brought something behind the last synchronization point
  */
-int coroutine_fn snap_multifd_receiver_end(SnapMultifdReceiver *receiver,
-                                           Error **errp);
+void coroutine_fn snap_multifd_receiver_end(SnapMultifdReceiver *receiver,
+                                            int64_t timeout_ns);
 
 #endif /* SNAP_MULTIFD_RECEIVER_H */

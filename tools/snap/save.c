@@ -12,6 +12,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/timer.h"
 #include "qemu-version.h"
 #include "qobject/qdict.h"
 #include "snap/image-writer.h"
@@ -30,6 +31,9 @@
 
 /* Silence of a source that may have sent its last byte, in milliseconds */
 #define LAST_SILENCE 500
+
+/* For a source that has completed to close the channels of multifd */
+#define CLOSE_NS NANOSECONDS_PER_SECOND
 
 /* Events until the main loop gets its turn, with signals and completions. */
 #define EVENTS_AT_A_TIME 256
@@ -277,8 +281,11 @@ static int coroutine_fn commit(SnapSave *s, size_t vmdesc_length, Error **errp)
         .metadata = metadata,
         .vmdesc_length = vmdesc_length,
     };
-    int ret;
+    int ret = s->multifd ? snap_multifd_receiver_status(s->multifd, errp) : 0;
 
+    if (ret < 0) {
+        return ret;
+    }
     snap_ram_writer_arrivals(s->ram, &truncated);
     info.setup = snap_stream_setup(s->reader, &info.before_ram);
     info.flags = (truncated ? SNAP_FLAG_ARRIVALS_TRUNCATED : 0) |
@@ -306,8 +313,11 @@ static int coroutine_fn commit(SnapSave *s, size_t vmdesc_length, Error **errp)
 static int coroutine_fn hold(SnapSave *s, const SnapEvent *event, Error **errp)
 {
     if (s->multifd && event->type == SNAP_EVENT_DEVICES) {
-        int ret = snap_multifd_receiver_end(s->multifd, errp);
+        int ret;
 
+        s->reading = true;
+        ret = snap_multifd_receiver_pages_end(s->multifd, errp);
+        s->reading = false;
         if (ret < 0) {
             return ret;
         }
@@ -477,7 +487,7 @@ static int coroutine_fn read_rest(void *opaque, Error **errp)
         ret = read_stream(s, errp);
     }
     if (ret < 0 && s->multifd) {
-        snap_multifd_receiver_end(s->multifd, NULL);
+        snap_multifd_receiver_end(s->multifd, 0);
     }
     if (ret < 0) {
         snap_ram_writer_abort(s->ram);
@@ -492,6 +502,15 @@ static int coroutine_fn shut(void *opaque, Error **errp)
 
     return answer(snap_return_path_shut(snap_transport_output(s->transport),
                                         s->over ? 0 : 1), errp);
+}
+
+/* A source that has completed may still send packets without pages. */
+static int coroutine_fn close_channels(void *opaque, Error **errp)
+{
+    SnapSave *s = opaque;
+
+    snap_multifd_receiver_end(s->multifd, s->over ? CLOSE_NS : 0);
+    return 0;
 }
 
 static int coroutine_fn undo(void *opaque, Error **errp)
@@ -606,6 +625,9 @@ int snap_save_run(SnapSave *s, SnapStats *stats, Error **errp)
                                        ret ? NULL : errp);
 
         ret = ret ?: answer_ret;
+    }
+    if (s->multifd && !s->left) {
+        snap_task_run(close_channels, s, NULL, NULL);
     }
     if (!ret) {
         snap_target_confirm(s->target);

@@ -100,9 +100,10 @@ static void coroutine_fn run(void *opaque)
 
     snap_multifd_receiver_start(receiver);
     ret = receive(test, receiver);
-    end = snap_multifd_receiver_end(receiver, &err);
+    end = snap_multifd_receiver_pages_end(receiver, &err);
     fuzz_check(!end == !err);
     error_free(err);
+    snap_multifd_receiver_end(receiver, 0);
     snap_multifd_receiver_free(receiver);
     if (ret < 0 || end < 0) {
         snap_ram_writer_abort(test->ram);

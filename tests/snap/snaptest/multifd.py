@@ -179,8 +179,8 @@ class Source:
         Sender(self.main, main, finish)
 
     def send_channels(self, channels: list[bytes], finish: bool = True):
-        for connection, data in zip(self.channels, channels):
-            Sender(connection, data, finish)
+        return [Sender(connection, data, finish)
+                for connection, data in zip(self.channels, channels)]
 
     def close(self):
         for connection in (self.main, *self.channels):

@@ -4,6 +4,7 @@
 # Saves whose pages come over several channels, and sources that do it wrong.
 #
 
+import os
 import random
 import resource
 import signal
@@ -13,6 +14,7 @@ import threading
 import time
 import unittest
 
+from snaptest.machine import wait_until
 from snaptest.multifd import (DATA_SIZE, FLUSH, LIMIT, SYNC, MultifdBuilder,
                               MultifdTest, Sender, head, init, packet)
 from snaptest.streams import EOS, PAGE as PAGE_FLAG, PART, RAM_ID, name8
@@ -27,6 +29,26 @@ MOMENT = 0.3
 def pages(numbers, version: int = 0, size: int = PAGE) -> dict:
     """Pages of these numbers: offset → data"""
     return {i * size: pattern(i + 100000 * version, size) for i in numbers}
+
+
+def sync_with_pages(data: bytes) -> bytes:
+    """
+    The stream of a channel whose thread came to nothing before it was to send
+    SYNC: SYNC has the pages of the packet before, and no pages come after it.
+    """
+    size = len(head())
+    packets, at = [], len(init(0))
+    while at < len(data):
+        _, _, flags, _, nb_normal = struct.unpack_from('>5I', data, at)
+        end = at + size + nb_normal * PAGE
+        packets.append((flags, bytearray(data[at:end])))
+        at = end
+    for i in range(1, len(packets)):
+        (flags, before), (now, data) = packets[i - 1:i + 1]
+        if now == SYNC and flags != SYNC:
+            before[8:12], data[8:12] = data[8:12], before[8:12]
+            packets[i] = 0, data
+    return init(0) + b''.join(data for _, data in packets)
 
 
 def filled(channels: int = 2, flush: bool = True, blocks=None,
@@ -201,6 +223,68 @@ class Saves(MultifdTest):
                 source.close()
                 self.end(process)
                 self.assert_saved(builder)
+
+    def test_packets_without_pages_are_none(self):
+        """QEMU before 9.0 sends SYNC with pages, and nothing in its turn."""
+        for flush in (True, False):
+            with self.subTest(flush):
+                builder = MultifdBuilder([('pc.ram', 4 * MIB)], 3, flush)
+                for version in range(4):
+                    for channel in range(3):
+                        numbers = range(version * 100 + channel * 50,
+                                        version * 100 + channel * 50 + 128)
+                        if channel != version:
+                            builder.packet(channel, 'pc.ram',
+                                           pages(numbers, version))
+                    builder.end_round()
+                builder.device('cpu', b'state')
+                main, channels = builder.streams()
+                channels = [sync_with_pages(data) for data in channels]
+                process, source = self.begin(3)
+                source.send(main, channels)
+                self.end(process)
+                self.assert_saved(builder)
+
+    def test_packet_without_pages_after_last_sync_is_taken(self):
+        """... at any time until the source closes the channel"""
+        for finish in (True, False):
+            with self.subTest(finish):
+                builder = filled()
+                main, channels = builder.streams()
+                process, source = self.begin(2)
+                source.send_channels(source.begin(
+                    [data + head() for data in channels]), finish)
+                Sender(source.main, main)
+                self.end(process)
+                self.assert_saved(builder)
+
+    def test_packet_without_pages_finds_its_channel_open(self):
+        """The image is in place, but the source has not completed."""
+        builder = filled()
+        main, channels = builder.streams()
+        process, source = self.begin(2)
+        source.send(main[:-10], channels, finish=False)
+        wait_until(lambda: os.path.exists(self.image), LIMIT)
+        for channel in source.channels:
+            channel.sendall(head())
+        Sender(source.main, main[-10:])
+        self.end(process)
+        self.assert_saved(builder)
+
+    def test_packet_without_pages_finds_its_channel_open_after_the_answer(
+            self):
+        """A source has the answer, and a thread has not had its turn."""
+        builder = filled()
+        builder.open_return_path()
+        main, channels = builder.streams()
+        process, source = self.begin(2)
+        source.send(main, channels, finish=False)
+        self.assertEqual(source.main.recv(8), SHUT_OK)
+        for channel in source.channels:
+            channel.sendall(head())
+        source.close()
+        self.end(process)
+        self.assert_saved(builder)
 
     def test_nothing(self):
         """No page at all"""
@@ -460,34 +544,51 @@ class Ends(Hostile):
                 self.fails(process, self.image)
                 source.close()
 
-    def test_packets_behind_last_sync(self):
-        """Pages that nobody waits for would be lost, or not."""
+    def sent_after_last_sync(self, data: bytes):
+        """A save of a channel that sends @data after all of its stream"""
+        process, source = self.begin(2)
+        left = source.begin([self.channels[0], self.channels[1] + data])
+        at = len(self.main) - len(self.builder.devices) - 60
+        Sender(source.main, self.main[:at], finish=False)
+        for sender in source.send_channels(left, finish=False):
+            sender.join()
+        source.main.sendall(self.main[at:])
+        source.close()
+        return process
+
+    def test_pages_after_last_sync_are_refused(self):
+        """Nobody waits for them: they would be lost, or not."""
         for data in (packet('pc.ram', pages(range(20), 5)),
                      head('pc.ram', [], [0]),
+                     head() + head('pc.ram', [], [0]),
+                     packet('pc.ram', pages([0]), flags=SYNC),
                      packet('pc.ram', pages(range(20), 5))[:-1]):
             with self.subTest(len(data)):
-                process, source = self.begin(2)
-                left = source.begin([self.channels[0],
-                                     self.channels[1] + data])
-                at = len(self.main) - len(self.builder.devices) - 60
-                Sender(source.main, self.main[:at], finish=False)
-                source.send_channels(left, finish=False)
-                time.sleep(MOMENT)
-                source.main.sendall(self.main[at:])
-                source.close()
-                self.fails(process, self.image, 'multifd')
+                process = self.sent_after_last_sync(data)
+                self.fails(process, self.image, 'multifd channel 1 sent pages '
+                           'after the last SYNC')
 
-    def test_sync_behind_last_sync(self):
+    def test_sync_after_last_sync_is_refused(self):
         """A point that only one channel knows of"""
+        for data in (head(flags=SYNC), head() + head(flags=SYNC)):
+            with self.subTest(len(data)):
+                process = self.sent_after_last_sync(data)
+                self.fails(process, self.image, 'multifd channel 1 sent more '
+                           'SYNCs than the main channel')
+
+    def test_endless_packets_after_last_sync_are_refused(self):
+        """A source sends one at most."""
+        process = self.sent_after_last_sync(head() * 100)
+        self.fails(process, self.image, 'multifd channel 1 sent more than 16 '
+                   'packets after the last SYNC')
+
+    def test_pages_after_image_is_in_place_are_refused(self):
         process, source = self.begin(2)
-        left = source.begin([self.channels[0],
-                             self.channels[1] + head(flags=SYNC)])
-        source.send_channels(left, finish=False)
-        at = len(self.main) - len(self.builder.devices) - 60
-        source.main.sendall(self.main[:at])
-        time.sleep(MOMENT)
-        Sender(source.main, self.main[at:])
-        self.fails(process, self.image, 'multifd')
+        source.send(self.main[:-10], self.channels, finish=False)
+        wait_until(lambda: os.path.exists(self.image), LIMIT)
+        source.channels[0].sendall(head('pc.ram', [], [0]))
+        self.fails(process, self.image, 'multifd channel 0 sent pages after '
+                   'the last SYNC')
 
 
 class Disturbed(Hostile):

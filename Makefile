@@ -11,6 +11,9 @@ QEMU_TREE ?=
 MESON_ARGS ?=
 # Of "make check", for example --suite unit, or a test's name
 TESTS ?=
+# Busy loops beside each test of "make check-busy", and how often it runs each
+LOOPS ?= 8
+REPEAT ?= 1
 # How long "make fuzz" runs each fuzzer, and which ones
 SECONDS ?= 600
 FUZZERS ?=
@@ -19,7 +22,7 @@ export MESON
 mandir = $(DESTDIR)$(PREFIX)/share/man/man1
 with_env = . $(abspath $(BUILD))/snap-env.sh &&
 
-.PHONY: all analyze check check-sanitizers fuzz demo bench man manual install \
+.PHONY: all analyze check check-busy check-sanitizers fuzz demo bench man manual install \
         clean distclean help deps test-deps docs-deps fuzz-deps
 
 all: $(BUILD)/build.ninja
@@ -47,6 +50,13 @@ fuzz-deps: deps
 # Fuzzers have a build of their own
 check: test-deps all $(if $(TESTS),,$(FUZZ_BUILD)/build.ninja)
 	@scripts/run-tests $(if $(TESTS),,--and $(FUZZ_BUILD)) $(BUILD) $(TESTS)
+
+# The loops are in each test's session: the scheduler may share out the
+# processors by session.
+check-busy: test-deps all
+	@TIMEOUT_MULTIPLIER=$${TIMEOUT_MULTIPLIER:-20} scripts/run-tests $(BUILD) \
+	    --wrapper '$(abspath scripts/busy) $(LOOPS)' --repeat $(REPEAT) \
+	    $(or $(TESTS),--suite vm --suite tool)
 
 fuzz: $(FUZZ_BUILD)/build.ninja
 	@ninja -C $(FUZZ_BUILD) --quiet test-programs.stamp
@@ -95,6 +105,8 @@ distclean: clean
 help:
 	@echo 'make            build $(BUILD)/qemu-snap'
 	@echo 'make check      ... and run the tests; TESTS="--suite unit" for some of them'
+	@echo 'make check-busy ... and run those of vm/ and tool/ beside LOOPS ($(LOOPS)) busy loops'
+	@echo '                each; REPEAT=3 runs them three times, TESTS some of them'
 	@echo 'make check-sanitizers'
 	@echo '                ... with AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make analyze    static analysis, which takes some minutes'

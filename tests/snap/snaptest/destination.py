@@ -13,14 +13,18 @@
 Where QEMU would fail, wait for ever or lose memory, ProtocolError says why.
 """
 
+import array
+import fcntl
 import json
 import os
 import select
 import socket
 import struct
+import termios
 from enum import IntEnum
 
 from .decode import Stream
+from .machine import wait_until
 from .streams import (COMMAND, CONTINUE, END, EOF, EOS, FOOTER, FULL,
                       MEM_SIZE, OPEN_RETURN_PATH, PAGE, PART, PING, START,
                       ZERO, StreamBuilder, command, name8)
@@ -67,6 +71,14 @@ class ProtocolError(Exception):
 def message(kind: int, data: bytes) -> bytes:
     """A message of the return path"""
     return struct.pack('>HH', kind, len(data)) + data
+
+
+def unread(fd: int) -> int:
+    """Bytes in a pipe, by either end, or in a socket that can be read from it
+    """
+    number = array.array('i', [0])
+    fcntl.ioctl(fd, termios.FIONREAD, number)
+    return number[0]
 
 
 def word(kind: int, value: int) -> bytes:
@@ -227,6 +239,18 @@ class Destination:
         else:
             self.send(message(REQ_PAGES_ID, data + name8(name)))
         self.last_requested = name
+
+    def until_heard(self):
+        """The tool has read all requests; over pipes."""
+        def heard():
+            self.write()
+            return not self.outgoing and not unread(self.writer)
+        wait_until(heard, TIMEOUT)
+
+    def until_much_waits(self):
+        """The tool has sent so much that a request had to wait for it."""
+        wait_until(lambda: unread(self.main.fd) > 2 * READ_SIZE - HOST_PAGE,
+                   TIMEOUT)
 
     def unanswered(self):
         return [key for key in self.requested if not self.has(key)]
@@ -583,6 +607,25 @@ class PostcopyTest(ToolTest):
         peer = Destination(self.snapshot, *channel, **kwargs)
         peer.process = process
         return peer
+
+    def recorded(self, keys, *options: str, **kwargs) -> dict:
+        """
+        A load in whose recording these pages are requested, one by one, and
+        nothing else comes.  A busy machine needs more time for it.
+        """
+        for seconds in (1, 5, 25):
+            peer = self.connect(f'--record={seconds}', *options, **kwargs)
+            peer.until(RUNNING)
+            for key in keys:
+                peer.request(*key)
+                peer.until_answered()
+            if all(key in peer.requested for key in peer.arrived):
+                break
+            peer.process.kill()
+            peer.process.wait()
+        wanted = dict.fromkeys(peer.host_page(*key) for key in keys)
+        self.assertEqual(peer.arrived, list(wanted))
+        return self.completes(peer)
 
     def hang_up(self, peer: Destination):
         """Nothing more comes from the peer, which still listens."""

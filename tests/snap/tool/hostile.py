@@ -304,9 +304,7 @@ class Silence(Hostile):
         with self.assertRaises(subprocess.TimeoutExpired):
             peer.process.wait(0.7)
         peer.process.terminate()
-        start = time.monotonic()
         self.fails(peer)
-        self.assertLess(time.monotonic() - start, 5)
 
     def test_never_reads(self):
         self.take(sample([('pc.ram', 8 * MIB)]))
@@ -723,12 +721,7 @@ class Damaged(PostcopyTest):
 
     def test_working_set(self):
         """One that is embedded"""
-        peer = self.connect('--record=1')
-        peer.until(RUNNING)
-        for number in (150, 8200, 3):
-            peer.request('ram', number * PAGE)
-            peer.until_answered()
-        self.completes(peer)
+        self.recorded([('ram', number * PAGE) for number in (150, 8200, 3)])
         self.succeeds('embed', '-f', 'raw', self.image)
         if os.path.exists(self.image + '.working-set'):
             os.unlink(self.image + '.working-set')

@@ -207,12 +207,8 @@ class Embed(PowerCut, PostcopyTest):
     def record_working_set(self, pages: list) -> str:
         """A file with what a load has asked for"""
         path = os.path.join(self.directory(), 'set')
-        peer = self.connect('--record=1', '--working-set', path)
-        for page in pages:
-            peer.until(RUNNING)
-            peer.request('ram', page * PAGE)
-            peer.until_answered()
-        self.completes(peer)
+        self.recorded([('ram', page * PAGE) for page in pages],
+                      '--working-set', path)
         return path
 
     def check(self, save, state: dict, exited: bool) -> list:

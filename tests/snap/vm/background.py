@@ -9,6 +9,7 @@
 import json
 import os
 import sys
+import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
@@ -78,12 +79,14 @@ class Running(Machines, SnapTest):
     def test_responsive(self):
         """QMP does not stand still while a guest is saved."""
         src = self.source(run=True, mib=256)
+        start = time.monotonic()
         with Probe(src) as probe:
             self.save(src, self.path('image'), caps=['background-snapshot'])
+        passed = time.monotonic() - start
         print(f'longest of {probe.count} QMP commands: '
-              f'{probe.longest * 1000:.0f} ms')
+              f'{probe.longest * 1000:.0f} ms of {passed * 1000:.0f}')
         self.assertGreater(probe.count, 10)
-        self.assertLess(probe.longest, 1)
+        self.assertLess(probe.longest, passed / 2)
 
     def test_one_after_another(self):
         """Several snapshots of one running guest, each of its own moment."""

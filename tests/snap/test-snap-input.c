@@ -841,6 +841,7 @@ static void coroutine_fn test_reset(Pair *p)
     assert_good(p->input);
     g_assert_cmphex(snap_input_get_byte(p->input), ==, 0);
     assert_broken(p->input, strerror(ECONNRESET));
+    g_assert_cmpint(snap_input_error(p->input, NULL), ==, -ECONNRESET);
 }
 
 /* Silence is the end, which stays though bytes come. */

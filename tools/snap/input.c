@@ -43,6 +43,7 @@ struct SnapInput {
 
     /* why nothing more comes */
     bool ended;
+    bool reset;                 /* that is what @err says */
     Error *err;
 };
 
@@ -105,11 +106,14 @@ static size_t coroutine_fn read_channel(SnapInput *in, struct iovec *iov,
         qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, in->coalesce_ns);
     }
     in->timed_out = false;
+    errno = 0;
     /* Bytes may have come with the timeout: it counts if a read finds none. */
     while ((ret = qio_channel_readv(in->ioc, iov, niov, &in->err)) ==
            QIO_CHANNEL_ERR_BLOCK && !in->timed_out) {
         wait_for_bytes(in);
+        errno = 0;
     }
+    in->reset = in->err && errno == ECONNRESET;
     in->last = MAX(ret, 0);
     if (ret == 0 || ret == QIO_CHANNEL_ERR_BLOCK) {
         in->ended = true;
@@ -273,10 +277,13 @@ int snap_input_error(const SnapInput *in, Error **errp)
 {
     if (in->err) {
         error_propagate(errp, error_copy(in->err));
-    } else if (in->ended) {
-        error_setg(errp, "The channel has ended");
+        return in->reset ? -ECONNRESET : -EIO;
     }
-    return in->err || in->ended ? -EIO : 0;
+    if (in->ended) {
+        error_setg(errp, "The channel has ended");
+        return -EIO;
+    }
+    return 0;
 }
 
 bool snap_input_ended(const SnapInput *in)

@@ -670,7 +670,7 @@ static void explain(const SnapPostcopy *pc, Error **errp)
 /* Whether @ret says no more than that the other end has gone. */
 static bool is_gone(int ret)
 {
-    return ret == -EPIPE || ret == -ECONNABORTED;
+    return ret == -EPIPE || ret == -ECONNABORTED || ret == -ECONNRESET;
 }
 
 /* What a destination has said before it went tells why. */
@@ -689,7 +689,7 @@ static void coroutine_fn listen_to_last_words(SnapPostcopy *pc)
 
 static int collect_result(SnapPostcopy *pc, Error **errp)
 {
-    if (pc->rp_ret < 0) {
+    if (pc->rp_ret < 0 && !is_gone(pc->rp_ret)) {
         error_propagate(errp, g_steal_pointer(&pc->rp_err));
         return pc->rp_ret;
     }

@@ -294,6 +294,22 @@ class Silence(Hostile):
                 connection.shutdown(socket.SHUT_RDWR)
             self.fails(peer)
 
+    def test_reset_is_explained_like_any_end(self):
+        """A socket whose peer has gone before it had read all"""
+        for percent, cause in ((0, 'before it answered'),
+                               (None, 'migrate-recover')):
+            with self.subTest(percent):
+                listener = self.listen()
+                process, _, _ = self.begin(f'--uri=unix:{self.socket}',
+                                           percent=percent)
+                connection, _ = listener.accept()
+                connection.recv(1)
+                connection.close()
+                self.assertEqual(process.wait(TIMEOUT), 1)
+                error = process.stderr.read().decode()
+                self.assertEqual(error.count('\n'), 1, error)
+                self.assertIn(cause, error)
+
     def test_no_socket(self):
         self.refused('load', '--postcopy', self.image,
                      f'--uri=unix:{self.path("none")}',

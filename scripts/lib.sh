@@ -33,11 +33,12 @@ quietly()
 # apt-get on package lists of our own: the machine's Debian archive with the
 # suites that a stock machine does not have. Nothing in /etc/apt changes, and
 # the archive's address comes from there.
+apt=$sub/apt
 apt_get()
 {
     DEBIAN_FRONTEND=noninteractive $sudo apt-get -q -y \
-        -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$sub/apt/sources" \
-        -o Dir::State::Lists="$sub/apt/lists" \
+        -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$apt/sources" \
+        -o Dir::State::Lists="$apt/lists" -o Acquire::Languages=none \
         -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
         -o APT::Sandbox::User=root -o APT::Install-Recommends=false \
         -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 "$@"
@@ -71,23 +72,31 @@ apt_sources()
 
     key=/usr/share/keyrings/debian-archive-keyring.gpg
     [ -e $key ] && key="[signed-by=$key] " || key=
-    {
+    if [ "$apt" = "$sub/apt/newer" ]; then
+        for suite in trixie trixie-backports sid; do
+            echo "deb $key$archive $suite main"
+        done
+    else
         echo "$own" | sed "s|.*|deb $key& main|"
         echo "deb $key$archive bookworm main"
         echo "deb $key$archive bookworm-backports main"
         echo "deb-src $key$archive trixie main"
-    } | sort -u
+    fi | sort -u
 }
 
 # Call this before the first apt_get.
 apt_update()
 {
     command -v apt-get >/dev/null || die "this needs Debian's apt-get"
-    [ -z "$(find "$sub/apt/updated" -mmin -60 2>/dev/null)" ] || return 0
-    mkdir -p "$sub/apt/sources" "$sub/apt/lists/partial"
+    [ -z "$(find "$apt/updated" -mmin -60 2>/dev/null)" ] || return 0
+    mkdir -p "$apt/sources" "$apt/lists/partial"
     sources=$(apt_sources)
-    echo "$sources" >"$sub/apt/sources/qemu-snap.list"
+    echo "$sources" >"$apt/sources/qemu-snap.list"
     say "updating package lists"
     quietly "apt-get update" apt_get -o APT::Update::Error-Mode=any update
-    touch "$sub/apt/updated"
+    touch "$apt/updated"
 }
+
+# From here on, apt_get knows newer releases of Debian, and nothing else: what
+# they have must not be installed on this one.
+newer_debian() { apt=$sub/apt/newer; }

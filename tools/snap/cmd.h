@@ -26,7 +26,6 @@
  * @working_set: as given, NULL where not
  * @image_opts, @existing, @force_share, @backing_chain, @quiet, @progress,
  * @json, @by_postcopy, @no_verify, @repair: switches
- * @for_postcopy: something was given that only a load by postcopy can have
  */
 typedef struct SnapCmdOptions {
     const char *filename;
@@ -51,7 +50,6 @@ typedef struct SnapCmdOptions {
     bool progress;
     bool json;
     bool by_postcopy;
-    bool for_postcopy;
     bool no_verify;
     bool repair;
 } SnapCmdOptions;

@@ -171,6 +171,23 @@ static unsigned option_verbs(int option)
     }
 }
 
+/* Whether an option is for loads by postcopy only. */
+static bool is_for_postcopy(int option)
+{
+    switch (option) {
+    case OPTION_PREEMPT:
+    case OPTION_PUSH:
+    case OPTION_FAULT_AROUND:
+    case 'r':
+    case OPTION_BACKLOG:
+    case OPTION_RECORD:
+    case OPTION_HOST_PAGE_SIZE:
+        return true;
+    default:
+        return false;
+    }
+}
+
 static void help(void)
 {
     printf("qemu-snap version " QEMU_FULL_VERSION "\n"
@@ -351,7 +368,6 @@ static bool parse_postcopy_option(SnapCmdOptions *options, int option)
     default:
         return false;
     }
-    options->for_postcopy = true;
     return true;
 }
 
@@ -495,20 +511,107 @@ static const Verb *find_verb(const char *name)
     return NULL;
 }
 
+/**
+ * Given: the options of the command line
+ * @options: their values, in the order in which they were given
+ * @stray: may be meant for the option before it, which takes an argument only
+ *         with '='; NULL if there is none
+ * @stray_option: that option
+ */
+typedef struct Given {
+    GArray *options;
+    const char *stray;
+    int stray_option;
+} Given;
+
+/* The option as the user may have written it; newly allocated */
+static char *option_name(int option)
+{
+    const struct option *o = long_options;
+
+    while (o->val != option) {
+        o++;
+    }
+    return option < OPTION_AIO ? g_strdup_printf("-%c (--%s)", option, o->name) :
+                                 g_strdup_printf("--%s", o->name);
+}
+
+/* What an optional argument is; NULL if @option has none */
+static const char *optional_argument_name(int option)
+{
+    switch (option) {
+    case OPTION_POSTCOPY:
+        return "percentage";
+    case OPTION_RECORD:
+        return "number of seconds";
+    default:
+        return NULL;
+    }
+}
+
+/* Whether it is a number or a UUID, which neither verbs nor images are. */
+static bool looks_like_value(const char *arg)
+{
+    QemuUUID uuid;
+
+    return (arg[0] && !arg[strspn(arg, "0123456789")]) ||
+           qemu_uuid_parse(arg, &uuid) == 0;
+}
+
+/* Keep in mind which option it was; getopt_long() has just returned it. */
+static void note_option(Given *given, int option, const char *next)
+{
+    g_array_append_val(given->options, option);
+    if (!optarg && optional_argument_name(option) && next &&
+        looks_like_value(next)) {
+        given->stray = next;
+        given->stray_option = option;
+    }
+}
+
+/* Refuse options that are not for @verb, by name. */
+static void check_verb_options(const Given *given, const Verb *verb)
+{
+    for (unsigned i = 0; i < given->options->len; i++) {
+        int option = g_array_index(given->options, int, i);
+
+        if (!(option_verbs(option) & verb->mask)) {
+            g_autofree char *name = option_name(option);
+
+            error_report("%s cannot be used with '%s'", name, verb->name);
+            exit_with_hint();
+        }
+    }
+}
+
+static void check_postcopy_options(const Given *given)
+{
+    for (unsigned i = 0; i < given->options->len; i++) {
+        int option = g_array_index(given->options, int, i);
+
+        if (is_for_postcopy(option)) {
+            g_autofree char *name = option_name(option);
+
+            error_report("%s needs --postcopy or --resume", name);
+            exit_with_hint();
+        }
+    }
+}
+
 /* What the options of a load by postcopy have to do with each other. */
-static void settle_postcopy(SnapCmdOptions *options)
+static void settle_postcopy(SnapCmdOptions *options, const Given *given)
 {
     SnapPostcopyOptions *postcopy = &options->postcopy;
 
     if (postcopy->resume && postcopy->percent) {
-        error_report("--resume goes on behind the switch: no percentage can "
-                     "be loaded before it");
+        error_report("--postcopy=%u cannot be used with --resume: the guest "
+                     "runs already, so nothing can be loaded before it runs",
+                     postcopy->percent);
         exit(EXIT_FAILURE);
     }
     options->by_postcopy |= postcopy->resume;
-    if (options->for_postcopy && !options->by_postcopy) {
-        error_report("An option was given that needs --postcopy or --resume");
-        exit_with_hint();
+    if (!options->by_postcopy) {
+        check_postcopy_options(given);
     }
     if (options->by_postcopy && options->multifd.nb_channels) {
         error_report("--multifd-channels cannot be used with --postcopy or "
@@ -520,34 +623,49 @@ static void settle_postcopy(SnapCmdOptions *options)
     }
 }
 
-/* Options may stand before and behind the verb, so it is known at the end. */
+/* Say what is wrong with arguments that are not a verb and one image. */
+static void G_NORETURN refuse_arguments(const Given *given, int argc,
+                                        char **argv)
+{
+    if (given->stray) {
+        g_autofree char *name = option_name(given->stray_option);
+
+        error_report("%s takes its %s after '=': %s=%s", name,
+                     optional_argument_name(given->stray_option), name,
+                     given->stray);
+    } else if (argc == 0) {
+        error_report("Missing verb");
+    } else if (!find_verb(argv[0])) {
+        error_report("Unknown verb '%s'", argv[0]);
+    } else if (argc == 1) {
+        error_report("'%s' needs the name of an image", argv[0]);
+    } else {
+        error_report("Unexpected argument '%s': expecting a verb and one image",
+                     argv[2]);
+    }
+    exit_with_hint();
+}
+
+/* Options may stand before and after the verb, so it is known at the end. */
 static const Verb *parse_command_line(int argc, char **argv,
                                       SnapCmdOptions *options)
 {
-    unsigned allowed = VERB_ANY;
+    g_autoptr(GArray) array = g_array_new(false, false, sizeof(int));
+    Given given = { .options = array };
     const Verb *verb;
     int option;
 
     while ((option = getopt_long(argc, argv, "hVT:s:t:f:O:no:Uqpr:",
                                  long_options, NULL)) != -1) {
-        allowed &= option_verbs(option);
+        note_option(&given, option, argv[optind]);
         parse_option(options, option);
     }
-    if (argc - optind != 2) {
-        error_report(argc == optind ? "A verb is missing" :
-                     "Expecting a verb and one image");
-        exit_with_hint();
-    }
-    verb = find_verb(argv[optind]);
+    verb = argc - optind == 2 ? find_verb(argv[optind]) : NULL;
     if (!verb) {
-        error_report("Unknown verb '%s'", argv[optind]);
-        exit_with_hint();
+        refuse_arguments(&given, argc - optind, argv + optind);
     }
-    if (!(verb->mask & allowed)) {
-        error_report("An option was given that is not for '%s'", verb->name);
-        exit_with_hint();
-    }
-    settle_postcopy(options);
+    check_verb_options(&given, verb);
+    settle_postcopy(options, &given);
     options->filename = argv[optind + 1];
     return verb;
 }

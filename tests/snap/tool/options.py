@@ -9,6 +9,7 @@ import os
 import stat
 import subprocess
 import unittest
+import uuid
 
 from snaptest import env
 from snaptest.tool import MIB, TIMEOUT, ToolTest, sample, small
@@ -117,22 +118,73 @@ class Options(ToolTest):
         self.assertRegex(lines[0], 'qemu-snap: ')
         self.assertEqual(self.tree(), before, args)
 
-    def test_usage(self):
+    def test_wrong_arguments_are_named(self):
         self.save(small())
-        for args, cause in (((), 'verb'), (('save',), 'image'),
-                            (('save', self.image, 'x'), 'one image'),
+        for args, cause in (((), 'Missing verb'),
+                            (('save',), "'save' needs the name of an image"),
+                            (('save', self.image, 'x'), "argument 'x'"),
+                            (('frobnicate',), 'frobnicate'),
                             (('frobnicate', self.image), 'frobnicate'),
                             (('--frob', 'save', self.image), '--frob'),
-                            (('-s', '1M', 'load', self.image), 'load'),
-                            (('-n', 'info', self.image), 'info'),
-                            (('-f', 'raw', 'save', self.image), 'save'),
-                            (('-U', 'save', self.image), 'save'),
-                            (('--output=json', 'load', self.image), 'load'),
                             (('--output=xml', 'info', self.image), 'output'),
                             (('--i', 'save', self.image), '--i'),
                             (('save', self.image, '-s'), "'s'")):
             with self.subTest(args):
                 self.usage(*args, cause=cause)
+
+    def test_option_for_another_verb_is_named(self):
+        self.save(small())
+        for option, verb, name in (
+                ('-s1M', 'load', '-s (--image-size)'),
+                ('--image-size=1M', 'load', '-s (--image-size)'),
+                ('-n', 'info', '-n (--target-is-existing)'),
+                ('-fraw', 'save', '-f (--format)'),
+                ('-U', 'save', '-U (--force-share)'),
+                ('--output=json', 'load', '--output'),
+                ('--repair', 'info', '--repair'),
+                ('--postcopy', 'save', '--postcopy'),
+                (f'--uuid={uuid.UUID(int=1)}', 'check', '--uuid')):
+            for args in ((option, verb, self.image), (verb, option, self.image),
+                         (verb, self.image, '-q', option)):
+                with self.subTest(args):
+                    self.usage(*args,
+                               cause=f"{name} cannot be used with '{verb}'")
+
+    def test_option_that_needs_postcopy_is_named(self):
+        self.save(small())
+        for option, name in (('--push=none', '--push'),
+                             ('-r1M', '-r (--rate-limit)'),
+                             ('--preempt', '--preempt'),
+                             ('--backlog=64k', '--backlog'),
+                             ('--fault-around=1', '--fault-around'),
+                             ('--record', '--record'),
+                             ('--host-page-size=2M', '--host-page-size')):
+            with self.subTest(option):
+                self.usage('load', option, self.image,
+                           cause=f'{name} needs --postcopy or --resume')
+        self.usage('load', '--resume', '--postcopy=5', self.image,
+                   cause='--postcopy=5 cannot be used with --resume')
+
+    def test_argument_without_equals_sign_is_recognised(self):
+        """Optional arguments need one, as getopt_long() has it."""
+        self.save(small())
+        for args in (('--postcopy', '50', 'load', self.image),
+                     ('load', '--postcopy', '50', self.image),
+                     ('load', self.image, '--postcopy', '50'),
+                     ('load', self.image, '--postcopy', '50', '-q'),
+                     ('--postcopy', '50', 'load')):
+            with self.subTest(args):
+                self.usage(*args, cause='--postcopy=50')
+        self.usage('--record', '5', '--postcopy', 'load', self.image,
+                   cause='--record=5')
+        # Neither a verb nor an image is taken for such an argument.
+        for args in (('--postcopy', 'load', self.image, 'x'),
+                     ('load', '--postcopy', self.image, 'x')):
+            with self.subTest(args):
+                self.usage(*args, cause="argument 'x'")
+
+    def test_page_sizes(self):
+        self.save(small())
         for size in ('0', '3000', '512', '128k', '1G', 'x', '-4096'):
             with self.subTest(size):
                 self.usage('save', self.image, f'--target-page-size={size}',

@@ -30,6 +30,18 @@ typedef struct SnapImageOptions {
     bool backing_chain;
 } SnapImageOptions;
 
+/**
+ * snap_blockdev_file_name: an image's name as the block layer understands it
+ * @filename: as given on the command line
+ *
+ * What is before a colon is a protocol to the block layer.  If no driver has
+ * that one, as in "vm-2026-11-28T00:50.qcow2", and it is no URL, it is the name
+ * of a local file.
+ *
+ * Returns: newly allocated name for SnapImageOptions
+ */
+char *snap_blockdev_file_name(const char *filename);
+
 /* The local path that an image's name stands for, NULL for anything else. */
 const char *snap_blockdev_local_path(const SnapImageOptions *options);
 

@@ -122,6 +122,31 @@ static BlockBackend *open_with_modes(const OpenRequest *request,
     return blk;
 }
 
+/* Whether no block driver has the protocol that a name begins with. */
+static bool is_unknown_protocol(const char *filename)
+{
+    Error *err = NULL;
+    bool unknown;
+
+    if (bdrv_find_protocol(filename, true, &err) || !err) {
+        return false;
+    }
+    /* A driver in a module that cannot be loaded is another error. */
+    unknown = g_str_has_prefix(error_get_pretty(err), "Unknown protocol");
+    error_free(err);
+    return unknown;
+}
+
+char *snap_blockdev_file_name(const char *filename)
+{
+    if (path_has_protocol(filename) && !strstr(filename, "://") &&
+        !g_str_has_prefix(filename, "json:") &&
+        is_unknown_protocol(filename)) {
+        return g_strdup_printf("./%s", filename);
+    }
+    return g_strdup(filename);
+}
+
 const char *snap_blockdev_local_path(const SnapImageOptions *options)
 {
     const char *filename = options->filename;
@@ -133,6 +158,17 @@ const char *snap_blockdev_local_path(const SnapImageOptions *options)
         return filename;
     }
     return path_has_protocol(filename) ? NULL : filename;
+}
+
+/* Nobody who writes '-' wants a file of that name. */
+static bool check_name(const SnapImageOptions *options, Error **errp)
+{
+    if (!options->image_opts && !strcmp(options->filename, "-")) {
+        error_setg(errp, "An image cannot be read from stdin or written to "
+                   "stdout; a file of this name is './-'");
+        return false;
+    }
+    return true;
 }
 
 /*
@@ -218,6 +254,9 @@ BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
     };
     struct stat st;
 
+    if (!check_name(options, errp)) {
+        return NULL;
+    }
     /* Opening a FIFO would wait for somebody to write to it. */
     if (path && stat(path, &st) == 0 &&
         !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
@@ -238,6 +277,9 @@ static bool create_file(SnapTarget *target, const SnapTargetOptions *options,
     if (!path) {
         error_setg(errp, "Only a local file can be created: "
                    "use -n with an image that exists");
+        return false;
+    }
+    if (!check_name(&options->image, errp)) {
         return false;
     }
     target->replace = snap_replace_begin(path, errp);

@@ -35,7 +35,7 @@ void snap_cmd_abandon(SnapTransport *transport)
 SnapImageOptions snap_cmd_image_options(const SnapCmdOptions *options)
 {
     return (SnapImageOptions) {
-        .filename = options->filename,
+        .filename = options->image,
         .format = options->format,
         .image_opts = options->image_opts,
         .cache = options->cache,

@@ -14,7 +14,8 @@
 
 /**
  * SnapCmdOptions: the command line
- * @filename: the image
+ * @filename: the image, as given
+ * @image: its name, or list of options, for the block layer
  * @cache, @aio, @format, @create_format, @uri, @report: as given, NULL where
  *         not
  * @create_options: all that were given, separated by commas
@@ -29,6 +30,7 @@
  */
 typedef struct SnapCmdOptions {
     const char *filename;
+    char *image;
     const char *cache;
     const char *aio;
     const char *format;

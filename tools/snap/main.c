@@ -379,6 +379,17 @@ static void parse_uuid(QemuUUID *uuid, const char *arg)
     }
 }
 
+/* '-' would be a file of that name, which nobody wants. */
+static const char *parse_path(const char *option, const char *arg)
+{
+    if (!strcmp(arg, "-")) {
+        error_report("%s takes the name of a file; one that is called '-' is "
+                     "'./-'", option);
+        exit(EXIT_FAILURE);
+    }
+    return arg;
+}
+
 static bool parse_output(const char *arg)
 {
     if (strcmp(arg, "json") && strcmp(arg, "human")) {
@@ -477,13 +488,13 @@ static void parse_option(SnapCmdOptions *options, int option)
         options->json = parse_output(optarg);
         break;
     case OPTION_REPORT:
-        options->report = optarg;
+        options->report = parse_path("--report", optarg);
         break;
     case OPTION_URI:
         options->uri = optarg;
         break;
     case OPTION_WORKING_SET:
-        options->working_set = optarg;
+        options->working_set = parse_path("--working-set", optarg);
         break;
     case OPTION_MULTIFD_CHANNELS:
         options->multifd.nb_channels =
@@ -532,8 +543,10 @@ static char *option_name(int option)
     while (o->val != option) {
         o++;
     }
-    return option < OPTION_AIO ? g_strdup_printf("-%c (--%s)", option, o->name) :
-                                 g_strdup_printf("--%s", o->name);
+    if (option < OPTION_AIO) {
+        return g_strdup_printf("-%c (--%s)", option, o->name);
+    }
+    return g_strdup_printf("--%s", o->name);
 }
 
 /* What an optional argument is; NULL if @option has none */
@@ -667,6 +680,8 @@ static const Verb *parse_command_line(int argc, char **argv,
     check_verb_options(&given, verb);
     settle_postcopy(options, &given);
     options->filename = argv[optind + 1];
+    options->image = options->image_opts ? g_strdup(options->filename) :
+                     snap_blockdev_file_name(options->filename);
     return verb;
 }
 
@@ -709,5 +724,6 @@ int main(int argc, char **argv)
     status = verb->func(&options);
     g_ptr_array_unref(options.host_pages);
     g_free(options.create_options);
+    g_free(options.image);
     return status;
 }

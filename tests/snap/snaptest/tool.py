@@ -122,8 +122,8 @@ class ToolTest(unittest.TestCase):
 
     # The verbs, when all is well
 
-    def succeeds(self, *args, stdin: bytes = b'') -> bytes:
-        result = self.tool(*args, stdin=stdin)
+    def succeeds(self, *args, stdin: bytes = b'', **kwargs) -> bytes:
+        result = self.tool(*args, stdin=stdin, **kwargs)
         self.assertEqual((result.returncode, result.stderr), (0, b''))
         return result.stdout
 

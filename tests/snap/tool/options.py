@@ -183,6 +183,14 @@ class Options(ToolTest):
             with self.subTest(args):
                 self.usage(*args, cause="argument 'x'")
 
+    def test_dash_is_no_file(self):
+        self.save(small())
+        for verb, option in (('save', '--report'), ('load', '--report'),
+                             ('load', '--working-set'),
+                             ('embed', '--working-set')):
+            with self.subTest((verb, option)):
+                self.usage(verb, option, '-', self.image, cause=option)
+
     def test_page_sizes(self):
         self.save(small())
         for size in ('0', '3000', '512', '128k', '1G', 'x', '-4096'):

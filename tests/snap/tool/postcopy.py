@@ -1235,6 +1235,14 @@ class WorkingSet(PostcopyTest):
         self.assertIn(b'working set', self.succeeds('embed', *options,
                                                     self.image))
 
+    def test_working_set_lies_beside_a_name_with_a_colon(self):
+        name = 'vm-2026-11-28T00:50.qcow2'
+        os.rename(self.image, self.path(name))
+        os.rename(self.sidecar, self.path(name + '.working-set'))
+        self.succeeds('embed', name, cwd=self.dir)
+        os.rename(self.path(name), self.image)
+        self.assertEqual(self.embedded(), len(self.WANTED))
+
     def embedded(self) -> int:
         """How many pages the image has itself"""
         check = self.tool('check', self.image)

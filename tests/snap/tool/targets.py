@@ -184,6 +184,71 @@ class Existing(ToolTest):
         self.refused('info', self.image, causes=[self.image])
 
 
+class Names(ToolTest):
+    """What stands for a file, what for something else."""
+
+    COLON = 'vm-2026-11-28T00:50.qcow2'
+
+    def here(self, *args: str, **kwargs) -> bytes:
+        return self.succeeds(*args, cwd=self.dir, **kwargs)
+
+    def test_unknown_protocol_is_a_file_name(self):
+        data = sample().build()
+        for name in (self.COLON, 'a:b:c', '2026:image', 'a b:', ':x'):
+            with self.subTest(name):
+                for stdin in (small(), data):
+                    self.here('save', name, stdin=stdin)
+                self.assertEqual(os.listdir(self.dir), [name])
+                self.assert_same_stream(data, self.here('load', name))
+                self.assert_same_stream(data,
+                                        self.here('load', './' + name))
+                self.assertIn(f'image: {name}\n'.encode(),
+                              self.here('info', name))
+                self.here('check', name)
+                self.here('check', '--repair', name)
+                self.here('save', '-n', name, stdin=small())
+                self.assert_same_stream(small(), self.here('load', name), 10)
+                os.unlink(self.path(name))
+
+    def test_raw_format_is_probed_under_such_a_name(self):
+        self.here('save', '-O', 'raw', self.COLON, stdin=small())
+        for options in ([], ['-f', 'raw']):
+            self.assert_same_stream(small(), self.here('load', self.COLON,
+                                                       *options), 10)
+
+    def test_error_names_the_file_as_given(self):
+        for verb in ('load', 'info', 'check', 'embed'):
+            error = self.refused(verb, self.COLON, cwd=self.dir,
+                                 causes=['no such file'])
+            self.assertIn(f"'{self.COLON}': ", error)
+
+    def test_known_protocol_is_no_file_name(self):
+        """Nor is a URL, nor what only looks like a protocol in a path."""
+        for name in ('nbd:localhost:1:exportname=x', 'nbd+unix:///?socket=x',
+                     'frob://host/image', 'json:{"driver":"null-co"}',
+                     'null-co://'):
+            with self.subTest(name):
+                self.refused('save', name, stdin=small(), cwd=self.dir,
+                             causes=[name, '-n'])
+        self.refused('load', 'frob://host/image', cwd=self.dir,
+                     causes=['Unknown protocol', 'frob'])
+        self.here('save', 'file:a:b', stdin=small())
+        self.assertEqual(os.listdir(self.dir), ['a:b'])
+
+    def test_dash_is_refused(self):
+        """It would be a file of that name."""
+        for verb, options in (('save', []), ('save', ['-n']), ('load', []),
+                              ('load', ['--postcopy']), ('info', []),
+                              ('check', []), ('embed', [])):
+            with self.subTest((verb, options)):
+                self.refused(verb, *options, '-', stdin=small(), cwd=self.dir,
+                             causes=["'-'", 'stdin', 'stdout', './-'])
+        self.here('save', './-', stdin=small())
+        self.assertEqual(os.listdir(self.dir), ['-'])
+        self.refused('load', '-', cwd=self.dir, causes=['./-'])
+        self.assert_same_stream(small(), self.here('load', './-'), 10)
+
+
 class Encrypted(ToolTest):
 
     OPTIONS = ['-o', 'encrypt.format=luks,encrypt.key-secret=s0,'

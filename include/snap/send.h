@@ -79,4 +79,7 @@ int coroutine_fn snap_send_zero_pages(SnapSender *sender, bool in_section,
  */
 int coroutine_fn snap_send_devices(SnapSender *sender, Error **errp);
 
+/* Whether an error of a channel says that the other end has closed it. */
+bool snap_send_was_closed(const Error *err);
+
 #endif /* SNAP_SEND_H */

@@ -207,7 +207,23 @@ static int coroutine_fn send_end(SnapLoad *l, Error **errp)
     return snap_stream_flush(l->writer, errp);
 }
 
-static int coroutine_fn precopy(SnapLoad *l, Error **errp)
+/* A destination that fails says so by closing the channel, and no more. */
+static void explain_closing(SnapLoad *l, Error **errp)
+{
+    g_autofree char *text = NULL;
+
+    if (!snap_send_was_closed(*errp)) {
+        return;
+    }
+    text = g_strdup(error_get_pretty(*errp));
+    error_free(*errp);
+    *errp = NULL;
+    error_setg(errp, "The destination has closed %s: it has refused the "
+               "snapshot, or has ended, and its own log says why (%s)",
+               snap_transport_name(l->transport), text);
+}
+
+static int coroutine_fn send_precopy(SnapLoad *l, Error **errp)
 {
     int ret = snap_send_configuration(&l->sender, errp);
 
@@ -220,6 +236,17 @@ static int coroutine_fn precopy(SnapLoad *l, Error **errp)
         ret = snap_send_devices(&l->sender, errp);
     }
     return ret ?: send_end(l, errp);
+}
+
+static int coroutine_fn precopy(SnapLoad *l, Error **errp)
+{
+    ERRP_GUARD();
+    int ret = send_precopy(l, errp);
+
+    if (ret == -EPIPE) {
+        explain_closing(l, errp);
+    }
+    return ret;
 }
 
 static int coroutine_fn postcopy(SnapLoad *l, Error **errp)

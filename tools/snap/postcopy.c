@@ -15,11 +15,14 @@
 #include "trace.h"
 
 /*
- * What the destination is asked to echo, when it has got there.  QEMU itself
- * uses 3 for the last one (migration/migration.c:postcopy_start).
+ * What the destination is asked to echo, when it has got there: it has taken
+ * the configuration, agreed to postcopy, found its RAM in that of the snapshot,
+ * loaded the devices.  QEMU itself uses 3 for the last one
+ * (migration/migration.c:postcopy_start).
  */
 enum {
-    PING_BEFORE  = 1,
+    PING_BEFORE  = 0,
+    PING_AGREED  = 1,
     PING_ADVISED = 2,
     PING_RUN     = 3,
 };
@@ -472,6 +475,7 @@ static int coroutine_fn start_postcopy(SnapPostcopy *pc, Error **errp)
     snap_stream_put_command(pc->writer, SNAP_CMD_OPEN_RETURN_PATH, NULL, 0);
     snap_stream_put_ping(pc->writer, PING_BEFORE);
     snap_stream_put_advise(pc->writer, &pc->host_pages);
+    snap_stream_put_ping(pc->writer, PING_AGREED);
     ret = snap_send_setup(pc->sender, &pc->host_pages, errp);
     if (ret < 0) {
         return ret;
@@ -653,17 +657,23 @@ static void explain(const SnapPostcopy *pc, Error **errp)
         error_setg(errp, "The destination closed the channel before all of RAM "
                    "was loaded");
     } else if (pc->pong[PING_ADVISED]) {
-        error_setg(errp, "The destination has failed to load the devices; its "
-                   "own messages say why");
+        error_setg(errp, "The destination has failed to load the devices, which "
+                   "have to be those of the snapshot; its own log says why");
+    } else if (pc->pong[PING_AGREED]) {
+        error_setg(errp, "The destination refuses the snapshot's RAM: names and "
+                   "sizes of its RAM blocks have to be those that 'qemu-snap "
+                   "info' shows, and its host pages what --host-page-size says; "
+                   "its own log says more");
     } else if (pc->pong[PING_BEFORE]) {
         error_setg(errp, "The destination refuses postcopy: its capability "
                    "postcopy-ram has to be on, it has to be allowed to use "
                    "userfaultfd, and its host pages have to be what "
-                   "--host-page-size says; its own messages say more");
+                   "--host-page-size says; its own log says more");
     } else {
         error_setg(errp, "The destination has failed before it answered: it "
-                   "has to be a QEMU with the same machine that waits for a "
-                   "migration");
+                   "has to be a QEMU that waits for a migration, with the "
+                   "machine type that 'qemu-snap info' shows; its own log says "
+                   "more");
     }
 }
 
@@ -699,10 +709,11 @@ static int collect_result(SnapPostcopy *pc, Error **errp)
     }
     if (pc->shut && pc->shut_status && pc->pong[PING_RUN]) {
         error_setg(errp, "The destination has failed to load (status %" PRIu32
-                   "); its own messages say why", pc->shut_status);
+                   "); its own log says why", pc->shut_status);
         return -EIO;
     }
-    if (pc->work_ret < 0 || !pc->work_over || pc->shut_status) {
+    if (pc->rp_ret < 0 || pc->work_ret < 0 || !pc->work_over ||
+        pc->shut_status) {
         explain(pc, errp);
         return -ECONNABORTED;
     }

@@ -4,6 +4,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qapi/error.h"
 #include "snap/send.h"
 #include "snap/task.h"
 
@@ -137,4 +138,13 @@ int coroutine_fn snap_send_devices(SnapSender *s, Error **errp)
 {
     return snap_image_copy_part(s->image, SNAP_PART_DEVICES, send_device_bytes,
                                 s, errp);
+}
+
+bool snap_send_was_closed(const Error *err)
+{
+    /* Of an error, channels and QEMUFile keep nothing but the text. */
+    const char *text = error_get_pretty(err);
+
+    return g_str_has_suffix(text, strerror(EPIPE)) ||
+           g_str_has_suffix(text, strerror(ECONNRESET));
 }

@@ -12,6 +12,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import stat
 import struct
 import subprocess
@@ -415,6 +416,53 @@ class DiskFull(SaveTest):
         self.assertEqual(process.stderr.read().count(b'\n'), 1)
         self.refused('load', self.image, causes=[self.image],
                      preexec_fn=lambda: os.close(1))
+
+
+class Refused(ToolTest):
+    """A destination that fails closes the channel, and says no more."""
+
+    def assert_says_refused(self, process: subprocess.Popen, name: str,
+                            reason: str):
+        self.assertEqual(process.wait(20), 1)
+        error = process.stderr.read().decode()
+        self.assertEqual(error, f"qemu-snap: Could not load '{self.image}': "
+                         f'The destination has closed {name}: it has refused '
+                         'the snapshot, or has ended, and its own log says '
+                         f'why ({reason})\n')
+
+    def test_destination_that_closes_a_pipe_has_refused(self):
+        self.save(sample([('pc.ram', 8 * MIB)]).build())
+        for verify in ([], ['--no-verify']):
+            process = self.start('load', *verify, self.image)
+            process.stdout.read(1)
+            process.stdout.close()
+            self.assert_says_refused(process, 'stdout', 'Unable to write to '
+                                     'file: Broken pipe')
+
+    def test_destination_that_closes_a_socket_has_refused(self):
+        self.save(sample([('pc.ram', 8 * MIB)]).build())
+        for size in (1, 1 << 17):
+            with self.subTest(size), socket.socket(socket.AF_UNIX) as listener:
+                path = self.path(f'sock{size}')
+                listener.bind(path)
+                listener.listen()
+                process = self.start(f'--uri=unix:{path}', 'load', self.image)
+                connection, _ = listener.accept()
+                connection.recv(size)
+                connection.close()
+                self.assertEqual(process.wait(20), 1)
+                error = process.stderr.read().decode()
+                self.assertIn(f'The destination has closed unix:{path}: it '
+                              'has refused the snapshot', error)
+
+    def test_error_of_another_kind_is_no_refusal(self):
+        self.save(sample([('pc.ram', 8 * MIB)]).build())
+        with open('/dev/full', 'wb') as full:
+            process = subprocess.run([env('QEMU_SNAP'), 'load', self.image],
+                                     stdout=full, stderr=subprocess.PIPE,
+                                     check=False)
+        self.assertIn(b'No space left', process.stderr)
+        self.assertNotIn(b'destination', process.stderr)
 
 
 class Replaced(SaveTest):

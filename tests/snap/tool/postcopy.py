@@ -7,6 +7,7 @@
 
 import os
 import random
+import select
 import shutil
 import signal
 import socket
@@ -22,7 +23,7 @@ from snaptest.destination import (ADVISE, DISCARD, ENDED, LISTEN, PACKAGED,
                                   ProtocolError, message)
 from snaptest.streams import (END, EOF, OPEN_RETURN_PATH, PAGE as PAGE_FLAG,
                               PART, PING, ZERO, StreamBuilder, command, name8)
-from snaptest.tool import MIB, PAGE, pattern, sample
+from snaptest.tool import MIB, PAGE, TIMEOUT, pattern, sample
 
 GIB = 1 << 30
 SWITCHOVER_ACK = 7
@@ -345,6 +346,46 @@ class RoundTrip(PostcopyTest):
                 ('nope', ['--postcopy', '--host-page-size=nope=2M'])):
             with self.subTest(options):
                 self.usage(*options, cause=value)
+
+
+class Refused(PostcopyTest):
+    """How far a destination has come before it closes tells what is wrong."""
+
+    # Commands and sections until there, and PINGs among them
+    STEPS = {1: ('waits for a migration', 'machine type', 'info'),
+             3: ('postcopy-ram', 'userfaultfd', '--host-page-size'),
+             5: ('RAM', 'sizes', 'info', '--host-page-size'),
+             7: ('devices',)}
+    ALL = {'waits', 'postcopy-ram', "snapshot's RAM", 'devices'}
+
+    def assert_explained(self, peer, steps: int):
+        error = self.fails(peer, *self.STEPS[steps], 'its own log')
+        self.assertEqual(sum(word in error for word in self.ALL), 1, error)
+
+    def test_destination_that_closes_is_explained(self):
+        self.take(sample())
+        for steps in self.STEPS:
+            with self.subTest(steps):
+                peer = self.connect()
+                for _ in range(steps):
+                    peer.step()
+                self.hang_up(peer)
+                peer.process.stdout.close()
+                self.assert_explained(peer, steps)
+
+    def test_destination_that_resets_is_explained(self):
+        """What was not read makes the system tell the tool of a reset."""
+        self.take(sample([('pc.ram', 8 * MIB)]))
+        for steps in self.STEPS:
+            with self.subTest(steps):
+                peer = self.connect_socket(percent=100)
+                for _ in range(steps):
+                    peer.step()
+                # There is more to read, whatever the peer has read ahead.
+                select.select([peer.main.fd], [], [], TIMEOUT)
+                with open('/dev/null', 'rb') as null:
+                    os.dup2(null.fileno(), peer.main.fd)
+                self.assert_explained(peer, steps)
 
 
 class Precopy(PostcopyTest):

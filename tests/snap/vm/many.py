@@ -15,7 +15,8 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
 from snaptest.case import PostcopyTest
-from snaptest.machine import wait_until
+from snaptest.guests import MIB
+from snaptest.machine import VM, wait_until
 from snaptest.postcopy import Load
 from snaptest.ram import Ram
 
@@ -203,6 +204,56 @@ class Misuse(PostcopyTest):
 
     def test_no_capability_unix(self):
         self.no_capability('unix')
+
+    def refused(self, dst: VM, over: str, *options: str) -> str:
+        """What the tool says of a destination that takes no snapshot"""
+        load = Load(self, dst, dst.incoming, over, self.image, *options)
+        err = load.finish(1)
+        self.assertRegex(err, "^qemu-snap: Could not load '.*': .*\n$")
+        self.assertIn('its own log', err)
+        self.assertIn(load.report()['error'], err)
+        wait_until(lambda: dst.exitcode() is not None, 20)
+        return err
+
+    def test_lazy_load_into_other_ram_is_explained(self):
+        for version, over in (('10.0', 'exec'), ('10.0', 'unix'),
+                              ('7.2', 'exec'), ('7.2', 'unix')):
+            src = self.snapshot('pc-q35-7.2', version=version, mib=32)
+            for mib in (16, 64):
+                with self.subTest((version, over, mib)):
+                    dst = self.destination(src, version=version,
+                                           ram=self.ram(mib * MIB))
+                    dst.capabilities('postcopy-ram')
+                    err = self.refused(dst, over, '--postcopy')
+                    self.assertIn("refuses the snapshot's RAM", err)
+                    self.assertNotIn('userfaultfd', err)
+
+    def test_load_into_another_machine_is_explained(self):
+        src = self.snapshot(mib=32)
+        src.machine = 'pc-i440fx-10.0'
+        for over in ('exec', 'unix'):
+            with self.subTest(over):
+                dst = self.destination(src)
+                dst.capabilities('postcopy-ram')
+                err = self.refused(dst, over, '--postcopy')
+                self.assertIn('machine type', err)
+                err = self.refused(self.destination(src), over)
+                self.assertIn('has refused the snapshot', err)
+
+    def test_eager_load_into_other_ram_is_a_refusal(self):
+        src = self.snapshot(mib=32)
+        for over in ('exec', 'unix', 'fd'):
+            with self.subTest(over):
+                dst = self.destination(src, ram=self.ram(64 * MIB))
+                err = self.refused(dst, over)
+                self.assertIn('has refused the snapshot', err)
+
+    def test_multifd_load_into_other_ram_is_a_refusal(self):
+        src = self.snapshot(mib=32)
+        dst = self.destination(src, ram=self.ram(64 * MIB))
+        dst.capabilities('multifd')
+        err = self.refused(dst, 'unix', '--multifd-channels=2')
+        self.assertIn('has refused the snapshot', err)
 
     def test_percent(self):
         self.snapshot(mib=32)

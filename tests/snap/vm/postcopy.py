@@ -109,6 +109,20 @@ class Running(Machines, PostcopyTest):
         self.load_postcopy(dst, self.image)
         self.assert_ran_on(dst, src)
 
+    def test_loaded_guest_can_be_saved_in_the_background(self):
+        """As soon as the capability of its load is off."""
+        src = self.snapshot(mib=32, run=True)
+        dst = self.destination(src, run=True)
+        self.load_postcopy(dst, self.image)
+        with self.assertRaisesRegex(Exception, 'postcopy-ram'):
+            dst.capabilities('background-snapshot')
+        dst.cmd('migrate-set-capabilities', capabilities=[
+            {'capability': 'postcopy-ram', 'state': False},
+            {'capability': 'background-snapshot', 'state': True}])
+        self.save(dst, self.path('again'))
+        self.assertTrue(self.info(self.path('again'))['live'])
+        self.assert_runs(dst, src.loop)
+
     def test_live_snapshot(self):
         """A snapshot of plain precopy has no arrivals of use."""
         src = self.source(run=True, mib=32, pages=1024)

@@ -169,4 +169,30 @@ class Loads(SharingTest):
             self.finish_load(dst, load, self.old_mark)
 
 
+class Disks(SharingTest):
+    """
+    A destination whose disks another QEMU has locked does not run, and its
+    migration is completed: QEMU tells the tool nothing of it.
+    """
+
+    def test_guest_runs_once_its_disks_are_free(self):
+        disk = self.path('disk')
+        self.img('create', '-f', 'qcow2', disk, '1M')
+        options = ['-blockdev', 'driver=qcow2,node-name=disk,file.driver=file,'
+                   f'file.filename={disk}', '-device', 'ide-hd,drive=disk']
+        for version, machine in (('10.0', 'pc-q35-10.0'),
+                                 ('7.2', 'pc-q35-7.2')):
+            with self.subTest(version):
+                src = self.source(machine, *options, version=version, run=True)
+                self.save(src, self.path('locked'), caps=['background-snapshot'])
+                dst = self.destination(src, *options, version=version)
+                self.load(self.path('locked'), dst)
+                self.assertEqual(dst.status(), 'paused')
+                reply = dst.qmp('cont')
+                self.assertIn('lock', reply['error']['desc'])
+                src.kill()
+                self.assert_goes_on(dst, src.loop)
+                dst.kill()
+
+
 unittest.main(verbosity=2)

@@ -18,6 +18,7 @@ typedef struct SnapStreamReader SnapStreamReader;
 /**
  * SnapEventType: what the stream said
  *
+ * @SNAP_EVENT_NONE: none yet; never returned
  * @SNAP_EVENT_RAM_SETUP: RAM's START section has told its blocks; layout and
  *                        configuration are known from here on, and from the
  *                        next event on, whether sections have footers
@@ -42,6 +43,7 @@ typedef struct SnapStreamReader SnapStreamReader;
  * @SNAP_EVENT_END: end of the stream; @length bytes of description at @data
  */
 typedef enum SnapEventType {
+    SNAP_EVENT_NONE,
     SNAP_EVENT_RAM_SETUP,
     SNAP_EVENT_PAGE,
     SNAP_EVENT_ZERO_PAGE,

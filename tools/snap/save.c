@@ -409,6 +409,8 @@ static int coroutine_fn handle(SnapSave *s, const SnapEvent *event,
         return finish(s, event, errp);
     case SNAP_EVENT_RAM_SETUP:
         return 0;
+    case SNAP_EVENT_NONE:
+        break;
     }
     g_assert_not_reached();
 }

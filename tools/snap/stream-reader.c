@@ -852,10 +852,10 @@ static int coroutine_fn parse_named_section(SnapStreamReader *r, uint8_t type,
            copy_section(r, array, id, errp);
 }
 
-/* PART or END; *@event_set where it is RAM's END */
+/* PART or END */
 static int coroutine_fn parse_iteration(SnapStreamReader *r, uint8_t type,
                                         uint32_t id, SnapEvent *event,
-                                        bool *event_set, Error **errp)
+                                        Error **errp)
 {
     if (r->ram_started && id == r->section.id) {
         r->where = "RAM";
@@ -863,7 +863,6 @@ static int coroutine_fn parse_iteration(SnapStreamReader *r, uint8_t type,
         r->ram_paged = true;
         if (type == QEMU_VM_SECTION_END) {
             event->type = SNAP_EVENT_RAM_FINAL;
-            *event_set = true;
         }
         return 0;
     }
@@ -876,7 +875,7 @@ static int coroutine_fn parse_iteration(SnapStreamReader *r, uint8_t type,
 }
 
 static int coroutine_fn parse_command(SnapStreamReader *r, SnapEvent *event,
-                                      bool *event_set, Error **errp)
+                                      Error **errp)
 {
     unsigned command = snap_input_get_be16(r->input);
     unsigned length = snap_input_get_be16(r->input);
@@ -906,11 +905,9 @@ static int coroutine_fn parse_command(SnapStreamReader *r, SnapEvent *event,
     if (command == SNAP_CMD_OPEN_RETURN_PATH && length == 0) {
         r->return_path = true;
         event->type = SNAP_EVENT_OPEN_RETURN_PATH;
-        *event_set = true;
     } else if (command == SNAP_CMD_PING && length == 4) {
         event->type = SNAP_EVENT_PING;
         event->value = ldl_be_p(data);
-        *event_set = true;
     } else if (command == SNAP_CMD_POSTCOPY_ADVISE ||
                command == SNAP_CMD_SWITCHOVER_START) {
         /* Possibilities of the source that a complete precopy does not use. */
@@ -931,7 +928,7 @@ static int coroutine_fn read_section_id(SnapStreamReader *r, uint32_t *id,
 
 /* Whatever starts at the next byte, while device state has not begun. */
 static int coroutine_fn parse_section(SnapStreamReader *r, SnapEvent *event,
-                                      bool *event_set, Error **errp)
+                                      Error **errp)
 {
     uint8_t type;
     bool was_started = r->ram_started;
@@ -949,7 +946,6 @@ static int coroutine_fn parse_section(SnapStreamReader *r, SnapEvent *event,
         snap_device_end_init(&r->end, r->section.footers);
         g_byte_array_append(r->pending, r->late->data, r->late->len);
         event->type = SNAP_EVENT_DEVICES;
-        *event_set = true;
         return 0;
     }
 
@@ -963,10 +959,10 @@ static int coroutine_fn parse_section(SnapStreamReader *r, SnapEvent *event,
     case QEMU_VM_SECTION_PART:
     case QEMU_VM_SECTION_END:
         ret = read_section_id(r, &id, errp) ?:
-              parse_iteration(r, type, id, event, event_set, errp);
+              parse_iteration(r, type, id, event, errp);
         break;
     case QEMU_VM_COMMAND:
-        ret = parse_command(r, event, event_set, errp);
+        ret = parse_command(r, event, errp);
         break;
     default:
         error_setg(errp, "Unknown section type 0x%02x in the migration stream",
@@ -975,7 +971,6 @@ static int coroutine_fn parse_section(SnapStreamReader *r, SnapEvent *event,
     }
     if (!ret && r->ram_started && !was_started) {
         event->type = SNAP_EVENT_RAM_SETUP;
-        *event_set = true;
     }
     return ret;
 }
@@ -1142,7 +1137,6 @@ static int coroutine_fn parse_event(SnapStreamReader *r, SnapEvent *event,
 int coroutine_fn snap_stream_next(SnapStreamReader *r, SnapEvent *event,
                                   Error **errp)
 {
-    bool event_set = false;
     int ret = 0;
 
     *event = (SnapEvent) { .block = -1 };
@@ -1155,10 +1149,10 @@ int coroutine_fn snap_stream_next(SnapStreamReader *r, SnapEvent *event,
     } else if (r->section_open) {
         ret = finish_ram_section(r, errp);
     }
-    while (!ret && r->phase == PHASE_SECTIONS && !event_set) {
-        ret = parse_section(r, event, &event_set, errp);
+    while (!ret && r->phase == PHASE_SECTIONS && !event->type) {
+        ret = parse_section(r, event, errp);
     }
-    if (!ret && !event_set) {
+    if (!ret && !event->type) {
         ret = parse_event(r, event, errp);
     }
     return ret;

@@ -56,6 +56,14 @@ SnapInput *snap_transport_input(SnapTransport *transport);
 QEMUFile *snap_transport_output(SnapTransport *transport);
 
 /**
+ * snap_transport_put_last_byte: write a byte past the QEMUFile
+ *
+ * For a process that ends, as snap_transport_abandon().  Nothing happens if
+ * there is no output, or no place for the byte within 100 ms.
+ */
+void snap_transport_put_last_byte(SnapTransport *transport, uint8_t byte);
+
+/**
  * snap_transport_open_urgent: a second connection to the same socket
  *
  * For the capability postcopy-preempt: QEMU takes the first connection for the

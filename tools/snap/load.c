@@ -161,9 +161,6 @@ static int coroutine_fn send_multifd(SnapLoad *l, Error **errp)
     bool each_section;
     int ret = flushes_each_section(l, &each_section, errp);
 
-    if (!ret) {
-        ret = snap_stream_flush(l->writer, errp);
-    }
     if (ret < 0) {
         return ret;
     }
@@ -288,19 +285,9 @@ static int coroutine_fn load(void *opaque, Error **errp)
     return l->options->postcopy ? postcopy(l, errp) : precopy(l, errp);
 }
 
-static int coroutine_fn refuse(void *opaque, Error **errp)
-{
-    QEMUFile *output = snap_transport_output(opaque);
-
-    qemu_put_byte(output, 0);
-    return qemu_fflush(output);
-}
-
 void snap_load_refuse(SnapTransport *transport)
 {
-    if (snap_transport_output(transport)) {
-        snap_task_run(refuse, transport, NULL, NULL);
-    }
+    snap_transport_put_last_byte(transport, 0);
 }
 
 /* A byte 0 would end what is being resumed, as if it were complete. */
@@ -322,7 +309,8 @@ int snap_load_run(SnapLoad *l, SnapStats *stats, Error **errp)
     snap_transport_resize_output(l->transport, PIPE_SIZE);
     ret = snap_task_run(load, l, &l->interrupted, errp);
     snap_progress_end(&l->progress);
-    if (ret < 0 && ret != -EINTR && !is_resumption(l->options) &&
+    /* It counts what is about to be written, too. */
+    if (ret < 0 && !is_resumption(l->options) &&
         !qemu_file_transferred(snap_transport_output(l->transport))) {
         snap_load_refuse(l->transport);
     }

@@ -20,7 +20,8 @@ int coroutine_fn snap_send_configuration(SnapSender *s, Error **errp)
         return -EIO;
     }
     snap_stream_put(s->writer, configuration->data, configuration->len);
-    return 0;
+    /* From now on, a load that fails has sent something. */
+    return snap_stream_flush(s->writer, errp);
 }
 
 int coroutine_fn snap_send_setup(SnapSender *s, const SnapHostPages *advised,

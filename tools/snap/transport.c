@@ -18,6 +18,9 @@
 /* Connections that may wait until they are accepted. */
 #define BACKLOG 256
 
+/* How long the last byte waits for its place, in milliseconds */
+#define LAST_BYTE_MS 100
+
 /**
  * SnapDirection: one way through the channel
  * @ioc: NULL where there is no such direction
@@ -465,6 +468,18 @@ QEMUFile *snap_transport_output(SnapTransport *transport)
         output->file = qemu_file_new_output(output->ioc);
     }
     return output->file;
+}
+
+void snap_transport_put_last_byte(SnapTransport *transport, uint8_t byte)
+{
+    SnapDirection *output = &transport->output;
+    struct pollfd pollfd = { .fd = output->fd, .events = POLLOUT };
+
+    if (output->ioc &&
+        RETRY_ON_EINTR(poll(&pollfd, 1, LAST_BYTE_MS)) > 0 &&
+        RETRY_ON_EINTR(write(output->fd, &byte, 1)) < 0) {
+        trace_snap_transport_no_last_byte(transport->name, errno);
+    }
 }
 
 QEMUFile *snap_transport_open_urgent(SnapTransport *transport, Error **errp)

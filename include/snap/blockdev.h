@@ -6,6 +6,7 @@
 #ifndef SNAP_BLOCKDEV_H
 #define SNAP_BLOCKDEV_H
 
+#include "snap/interrupt.h"
 #include "system/block-backend.h"
 
 /**
@@ -18,6 +19,8 @@
  * @bulk: all of it is going to be read
  * @force_share: open also what others have open for writing
  * @backing_chain: follow what the image refers to, if it does
+ * @interrupt: signals while opening or creating it waits; NULL for none.  If
+ *             they end the process, what was created is removed
  */
 typedef struct SnapImageOptions {
     const char *filename;
@@ -28,6 +31,7 @@ typedef struct SnapImageOptions {
     bool bulk;
     bool force_share;
     bool backing_chain;
+    SnapInterrupt *interrupt;
 } SnapImageOptions;
 
 /**

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * SIGINT, SIGTERM and SIGHUP as events of the main AioContext
+ * SIGINT, SIGTERM and SIGHUP: as events, and while the main thread is blocked
  */
 
 #ifndef SNAP_INTERRUPT_H
@@ -9,14 +9,53 @@
 typedef struct SnapInterrupt SnapInterrupt;
 
 /**
- * snap_interrupt_new: watch for the signals
- * @func: called in the main AioContext when one has come
+ * snap_interrupt_new: take charge of the signals
+ * @end: ends the process, because of a signal; does not return.  Called in any
+ *       thread, see snap_interrupt_begin_blocking()
  *
- * The signals are blocked for this thread and those it starts later, for good:
- * one that comes when all is decided must not change what is reported.
+ * From now on they wait until somebody takes them: for the whole process, also
+ * if other threads do not block them.  One that the process was started to
+ * ignore, such as SIGHUP under nohup, is still ignored.  For the rest of the
+ * process: one that comes when all is decided must not change what is reported.
  */
-SnapInterrupt *snap_interrupt_new(void (*func)(void *opaque), void *opaque);
-void snap_interrupt_free(SnapInterrupt *interrupt);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapInterrupt, snap_interrupt_free)
+SnapInterrupt *snap_interrupt_new(void (*end)(void *opaque), void *opaque);
+
+/**
+ * snap_interrupt_watch: make the signals events of the main AioContext
+ * @func: called in the main loop for each signal that has come or comes; NULL
+ *        to let them wait again
+ *
+ * Does nothing without @interrupt.
+ */
+void snap_interrupt_watch(SnapInterrupt *interrupt, void (*func)(void *opaque),
+                          void *opaque);
+
+/**
+ * snap_interrupt_begin_blocking: the main thread may be blocked from now on
+ *
+ * Until snap_interrupt_end_blocking(), a signal ends the process: what
+ * snap_interrupt_add() has added is called, the last one first, then @end of
+ * snap_interrupt_new().  They run in another thread, while the main one stands
+ * anywhere in the call that blocks, or leaves it: so they may read what that
+ * call does not change, use descriptors and paths, allocate memory and report
+ * errors, but not free anything or run the main loop.  Does nothing without
+ * @interrupt; may be nested.
+ *
+ * If a signal has come before, this does not return.
+ */
+void snap_interrupt_begin_blocking(SnapInterrupt *interrupt);
+void snap_interrupt_end_blocking(SnapInterrupt *interrupt);
+
+/**
+ * snap_interrupt_add: something to do before a signal ends the process
+ *
+ * Does nothing without @interrupt.
+ */
+void snap_interrupt_add(SnapInterrupt *interrupt, void (*func)(void *opaque),
+                        void *opaque);
+
+/* It is not to be done any more, if it was. */
+void snap_interrupt_remove(SnapInterrupt *interrupt,
+                           void (*func)(void *opaque), void *opaque);
 
 #endif /* SNAP_INTERRUPT_H */

@@ -62,7 +62,8 @@ bool snap_load_is_idle(const SnapLoad *load);
  *
  * A destination does not notice the end of a pipe from which nothing has come,
  * and would wait for ever; a byte that is no stream makes its migration fail.
- * Not for a load that is resumed: there, the byte would be a valid end.
+ * Not for a load that is resumed: there, the byte would be a valid end.  May be
+ * called as what snap_interrupt_add() adds.
  */
 void snap_load_refuse(SnapTransport *transport);
 

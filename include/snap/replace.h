@@ -38,6 +38,13 @@ int snap_replace_sync(const SnapReplace *replace);
 const char *snap_replace_path(const SnapReplace *replace);
 
 /**
+ * snap_replace_remove: remove the temporary, and do nothing else
+ *
+ * For a process that ends at once, in any thread.
+ */
+void snap_replace_remove(const SnapReplace *replace);
+
+/**
  * snap_replace_commit: let the temporary take the file's name, durably
  *
  * The content must be on stable storage.  The new file gets mode, owner, access

@@ -9,35 +9,51 @@
 #include "io/channel.h"
 #include "migration/qemu-file.h"
 #include "snap/input.h"
+#include "snap/interrupt.h"
 
 typedef struct SnapTransport SnapTransport;
 
 /**
- * snap_transport_open: open the channel to QEMU
+ * snap_transport_open: the channel to QEMU, without waiting for QEMU
  * @uri: NULL for stdin and stdout; "unix:PATH[,server=on|off]"; "fd:N"
  * @listen: what unix: does without ",server=": listen and accept (save), or
  *          connect (load)
+ * @interrupt: signals while a connection is waited for; may be NULL.  If they
+ *             end the process, snap_transport_abandon() is called
  *
  * Descriptors that were given stay open and the caller's: the transport works
  * on duplicates.  A direction is made non-blocking when it is asked for first,
  * and snap_transport_close() puts back what was there, since descriptors that
  * were inherited share the flag with their other holders (stdout may be the
- * same pipe as stderr).  A listening socket is reachable by its owner only; its
- * path is removed by snap_transport_accept_channels(), or at the end.  Waits
- * for the connection.  Call outside a coroutine, with SIGPIPE ignored.
+ * same pipe as stderr).  Call outside a coroutine, with SIGPIPE ignored.
  *
  * Returns: the transport, NULL with @errp set
  */
-SnapTransport *snap_transport_open(const char *uri, bool listen, Error **errp);
+SnapTransport *snap_transport_open(const char *uri, bool listen,
+                                   SnapInterrupt *interrupt, Error **errp);
+
+/**
+ * snap_transport_connect: connect or accept, if the channel is a unix socket
+ *
+ * A listening socket is reachable by its owner only.  Its path appears when
+ * connections are accepted, so that whoever waits for it can connect; it is
+ * removed by snap_transport_accept_channels(), or at the end.  Waits for the
+ * connection.  Once a transport, before all that follows.
+ *
+ * Returns: false with @errp set
+ */
+bool snap_transport_connect(SnapTransport *transport, Error **errp);
 
 /* Never waits: what was written and not flushed is dropped. */
 void snap_transport_close(SnapTransport *transport);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapTransport, snap_transport_close)
 
 /**
- * snap_transport_abandon: put back what the descriptors' flags were, no more
+ * snap_transport_abandon: remove the socket's path, and put back what the
+ * descriptors' flags were, no more
  *
- * For a process that ends at once, while a coroutine waits for the channel.
+ * For a process that ends at once, while a coroutine or another thread waits
+ * for the channel.
  */
 void snap_transport_abandon(SnapTransport *transport);
 

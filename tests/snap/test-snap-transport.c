@@ -24,7 +24,7 @@ static SnapTransport *open_fd(int fd)
 {
     g_autofree char *uri = fd_uri(fd);
 
-    return snap_transport_open(uri, false, &error_abort);
+    return snap_transport_open(uri, false, NULL, &error_abort);
 }
 
 static void make_pipe(int fds[2])
@@ -49,11 +49,23 @@ static bool is_nonblocking(int fd)
     return fcntl(fd, F_GETFL) & O_NONBLOCK;
 }
 
+static SnapTransport *open_connected(const char *uri, bool listen)
+{
+    SnapTransport *transport = snap_transport_open(uri, listen, NULL,
+                                                   &error_abort);
+
+    g_assert_true(snap_transport_connect(transport, &error_abort));
+    return transport;
+}
+
 static void assert_refused(const char *uri, const char *why)
 {
+    SnapTransport *transport;
     Error *err = NULL;
 
-    g_assert_null(snap_transport_open(uri, false, &err));
+    transport = snap_transport_open(uri, false, NULL, &err);
+    g_assert_false(transport && snap_transport_connect(transport, &err));
+    snap_transport_close(transport);
     g_assert_nonnull(strstr(error_get_pretty(err), uri));
     g_assert_nonnull(strstr(error_get_pretty(err), why));
     error_free(err);
@@ -334,7 +346,7 @@ static void with_stdio(int in, int out, void (*test)(SnapTransport *, int),
     fflush(stdout);
     g_assert_cmpint(dup2(in, STDIN_FILENO), ==, STDIN_FILENO);
     g_assert_cmpint(dup2(out, STDOUT_FILENO), ==, STDOUT_FILENO);
-    transport = snap_transport_open(NULL, true, &error_abort);
+    transport = snap_transport_open(NULL, true, NULL, &error_abort);
     test(transport, peer);
     snap_transport_close(transport);
     dup2(saved_in, STDIN_FILENO);
@@ -577,7 +589,7 @@ static SnapTransport *open_listener(UnixFixture *f, const char *uri,
                                     bool listen, int *fd)
 {
     GThread *thread = g_thread_new("connect", connect_thread, f);
-    SnapTransport *transport = snap_transport_open(uri, listen, &error_abort);
+    SnapTransport *transport = open_connected(uri, listen);
 
     *fd = GPOINTER_TO_INT(g_thread_join(thread));
     return transport;
@@ -636,7 +648,7 @@ static void test_unix_listen_keeps_file(UnixFixture *f, gconstpointer data)
 static void check_connect(UnixFixture *f, const char *uri, bool listen)
 {
     int listener = unix_listen(f);
-    SnapTransport *transport = snap_transport_open(uri, listen, &error_abort);
+    SnapTransport *transport = open_connected(uri, listen);
     int fd = accept(listener, NULL, NULL);
 
     assert_reads(transport, fd);
@@ -675,7 +687,7 @@ typedef struct Urgent {
 static void urgent_begin(Urgent *u, UnixFixture *f)
 {
     u->listener = unix_listen(f);
-    u->transport = snap_transport_open(f->uri, false, &error_abort);
+    u->transport = open_connected(f->uri, false);
     u->file = snap_transport_open_urgent(u->transport, &error_abort);
     g_assert_nonnull(u->file);
     u->main_fd = accept(u->listener, NULL, NULL);
@@ -776,8 +788,7 @@ static void assert_no_urgent(SnapTransport *transport)
 static void test_urgent_nobody_listens(UnixFixture *f, gconstpointer data)
 {
     int listener = unix_listen(f);
-    SnapTransport *transport = snap_transport_open(f->uri, false,
-                                                   &error_abort);
+    SnapTransport *transport = open_connected(f->uri, false);
     int fd = accept(listener, NULL, NULL);
 
     close(listener);
@@ -1022,8 +1033,7 @@ static void test_channels_close(UnixFixture *f, gconstpointer data)
 static void test_channels_of_connection(UnixFixture *f, gconstpointer data)
 {
     int listener = unix_listen(f);
-    SnapTransport *transport = snap_transport_open(f->uri, false,
-                                                   &error_abort);
+    SnapTransport *transport = open_connected(f->uri, false);
 
     g_assert_cmpuint(accept_channels(transport)->len, ==, 0);
     g_assert_cmpint(access(f->path, F_OK), ==, 0);
@@ -1068,8 +1078,7 @@ static void test_channels_of_listener(UnixFixture *f, gconstpointer data)
 static void test_open_channels(UnixFixture *f, gconstpointer data)
 {
     int listener = unix_listen(f);
-    SnapTransport *transport = snap_transport_open(f->uri, false,
-                                                   &error_abort);
+    SnapTransport *transport = open_connected(f->uri, false);
     int main_fd = accept(listener, NULL, NULL);
     GPtrArray *channels = snap_transport_open_channels(transport, NB_CHANNELS,
                                                        &error_abort);
@@ -1098,8 +1107,7 @@ static void test_open_channels(UnixFixture *f, gconstpointer data)
 static void test_open_no_channels(UnixFixture *f, gconstpointer data)
 {
     int listener = unix_listen(f);
-    SnapTransport *transport = snap_transport_open(f->uri, false,
-                                                   &error_abort);
+    SnapTransport *transport = open_connected(f->uri, false);
 
     g_assert_cmpuint(snap_transport_open_channels(transport, 0,
                                                   &error_abort)->len, ==, 0);
@@ -1110,8 +1118,7 @@ static void test_open_no_channels(UnixFixture *f, gconstpointer data)
 static void test_open_channels_nobody(UnixFixture *f, gconstpointer data)
 {
     int listener = unix_listen(f);
-    SnapTransport *transport = snap_transport_open(f->uri, false,
-                                                   &error_abort);
+    SnapTransport *transport = open_connected(f->uri, false);
     int fd = accept(listener, NULL, NULL);
     Error *err = NULL;
 

@@ -23,6 +23,7 @@
 #define PREALLOCATION "64M"
 
 struct SnapTarget {
+    SnapInterrupt *interrupt;
     BlockBackend *blk;
     SnapReplace *replace;       /* NULL for an existing target */
     bool unflushed;             /* the block layer does not flush the file */
@@ -113,7 +114,9 @@ static BlockBackend *open_with_modes(const OpenRequest *request,
     if (!dict) {
         return NULL;
     }
+    snap_interrupt_begin_blocking(request->options->interrupt);
     blk = blk_new_open(request->filename, NULL, dict, flags, errp);
+    snap_interrupt_end_blocking(request->options->interrupt);
     if (!blk) {
         return NULL;
     }
@@ -269,10 +272,16 @@ BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
     return open_blk(&request, errp);
 }
 
+static void remove_temporary(void *opaque)
+{
+    snap_replace_remove(opaque);
+}
+
 static bool create_file(SnapTarget *target, const SnapTargetOptions *options,
                         uint64_t size, Error **errp)
 {
     const char *path = snap_blockdev_local_path(&options->image);
+    bool done;
 
     if (!path) {
         error_setg(errp, "Only a local file can be created: "
@@ -286,9 +295,13 @@ static bool create_file(SnapTarget *target, const SnapTargetOptions *options,
     if (!target->replace) {
         return false;
     }
-    return snap_create_image(snap_replace_path(target->replace),
+    snap_interrupt_add(target->interrupt, remove_temporary, target->replace);
+    snap_interrupt_begin_blocking(target->interrupt);
+    done = snap_create_image(snap_replace_path(target->replace),
                              options->image.format, options->create_options,
                              size, errp);
+    snap_interrupt_end_blocking(target->interrupt);
+    return done;
 }
 
 /* What an encrypted image was created with is needed to open it, too. */
@@ -410,6 +423,7 @@ SnapTarget *snap_target_open(const SnapTargetOptions *options, uint64_t size,
 {
     g_autoptr(SnapTarget) target = g_new0(SnapTarget, 1);
 
+    target->interrupt = options->image.interrupt;
     if (options->existing) {
         target->blk = snap_blockdev_open(&options->image, true, errp);
     } else {
@@ -481,6 +495,8 @@ void snap_target_confirm(SnapTarget *target)
 
 void snap_target_abandon(SnapTarget *target)
 {
+    snap_interrupt_remove(target->interrupt, remove_temporary,
+                          target->replace);
     g_clear_pointer(&target->replace, snap_replace_end);
 }
 

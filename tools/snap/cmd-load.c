@@ -5,7 +5,6 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "qemu/timer.h"
 #include "snap/interrupt.h"
 #include "snap/load.h"
 #include "cmd.h"
@@ -15,9 +14,36 @@ static void on_interrupt(void *opaque)
     snap_load_interrupt(opaque);
 }
 
-static void load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
+static void refuse(void *opaque)
+{
+    snap_load_refuse(opaque);
+}
+
+/* Everything that may fail or wait before anything is sent */
+static BlockBackend *prepare(const SnapCmdOptions *options,
+                             SnapTransport *transport, Error **errp)
 {
     SnapImageOptions image_options = snap_cmd_image_options(options);
+    bool resume = options->postcopy.resume;
+    BlockBackend *blk = NULL;
+
+    image_options.bulk = !options->by_postcopy;
+    if (!resume) {
+        snap_interrupt_add(options->interrupt, refuse, transport);
+    }
+    if (snap_cmd_create_objects(options, errp) &&
+        snap_transport_connect(transport, errp)) {
+        blk = snap_blockdev_open(&image_options, false, errp);
+    }
+    snap_interrupt_remove(options->interrupt, refuse, transport);
+    if (!blk && !resume) {
+        snap_load_refuse(transport);
+    }
+    return blk;
+}
+
+static void load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
+{
     g_autofree char *working_set = snap_cmd_working_set(options);
     SnapPostcopyOptions postcopy = options->postcopy;
     SnapLoadOptions load_options = {
@@ -26,33 +52,30 @@ static void load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
         .postcopy = options->by_postcopy ? &postcopy : NULL,
         .multifd = options->multifd.nb_channels ? &options->multifd : NULL,
     };
-    g_autoptr(SnapInterrupt) interrupt = NULL;
     SnapTransport *transport;
     BlockBackend *blk;
     SnapLoad *l;
 
-    image_options.bulk = !options->by_postcopy;
     postcopy.working_set = working_set;
     postcopy.host_pages = (char **)options->host_pages->pdata;
     if (postcopy.record && !working_set) {
         error_setg(errp, "--record needs --working-set=FILE with this image");
         return;
     }
-    transport = snap_transport_open(options->uri, false, errp);
+    transport = snap_transport_open(options->uri, false, options->interrupt,
+                                    errp);
     if (!transport) {
         return;
     }
-    blk = snap_blockdev_open(&image_options, false, errp);
+    blk = prepare(options, transport, errp);
     if (!blk) {
-        if (!postcopy.resume) {
-            snap_load_refuse(transport);
-        }
         snap_transport_close(transport);
         return;
     }
     l = snap_load_new(blk, transport, &load_options);
-    interrupt = snap_interrupt_new(on_interrupt, l);
+    snap_interrupt_watch(options->interrupt, on_interrupt, l);
     snap_load_run(l, stats, errp);
+    snap_interrupt_watch(options->interrupt, NULL, NULL);
     if (!snap_load_is_idle(l)) {
         snap_cmd_abandon(transport);
         return;
@@ -64,10 +87,9 @@ static void load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
 
 int snap_cmd_load(const SnapCmdOptions *options)
 {
-    int64_t start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     SnapStats stats = { };
     Error *err = NULL;
 
     load(options, &stats, &err);
-    return snap_cmd_finish(options, "load", &stats, start_ns, err);
+    return snap_cmd_finish(options, &stats, err);
 }

@@ -5,7 +5,6 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "qemu/timer.h"
 #include "snap/interrupt.h"
 #include "snap/save.h"
 #include "cmd.h"
@@ -25,20 +24,28 @@ static void save(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
         .page_bits = options->page_bits,
         .progress = options->progress && !options->quiet,
     };
-    g_autoptr(SnapInterrupt) interrupt = NULL;
     SnapTransport *transport;
     SnapSave *s;
+    int ret;
 
     save_options.target.image.format = options->create_format;
     /* An image to write to is the user's own. */
     save_options.target.image.backing_chain = true;
-    transport = snap_transport_open(options->uri, true, errp);
+    transport = snap_transport_open(options->uri, true, options->interrupt,
+                                    errp);
     if (!transport) {
         return;
     }
+    if (!snap_cmd_create_objects(options, errp) ||
+        !snap_transport_connect(transport, errp)) {
+        snap_transport_close(transport);
+        return;
+    }
     s = snap_save_new(&save_options, transport);
-    interrupt = snap_interrupt_new(on_interrupt, s);
-    if (snap_save_run(s, stats, errp) < 0) {
+    snap_interrupt_watch(options->interrupt, on_interrupt, s);
+    ret = snap_save_run(s, stats, errp);
+    snap_interrupt_watch(options->interrupt, NULL, NULL);
+    if (ret < 0) {
         snap_cmd_abandon(transport);
         return;
     }
@@ -48,10 +55,9 @@ static void save(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
 
 int snap_cmd_save(const SnapCmdOptions *options)
 {
-    int64_t start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     SnapStats stats = { };
     Error *err = NULL;
 
     save(options, &stats, &err);
-    return snap_cmd_finish(options, "save", &stats, start_ns, err);
+    return snap_cmd_finish(options, &stats, err);
 }

@@ -7,6 +7,7 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/timer.h"
+#include "qom/object_interfaces.h"
 #include "qobject/qdict.h"
 #include "qobject/qjson.h"
 #include "qobject/qlist.h"
@@ -32,6 +33,19 @@ void snap_cmd_abandon(SnapTransport *transport)
 #endif
 }
 
+bool snap_cmd_create_objects(const SnapCmdOptions *options, Error **errp)
+{
+    Error *err = NULL;
+
+    snap_interrupt_begin_blocking(options->interrupt);
+    for (unsigned i = 0; i < options->objects->len && !err; i++) {
+        user_creatable_add_qapi(g_ptr_array_index(options->objects, i), &err);
+    }
+    snap_interrupt_end_blocking(options->interrupt);
+    error_propagate(errp, err);
+    return !err;
+}
+
 SnapImageOptions snap_cmd_image_options(const SnapCmdOptions *options)
 {
     return (SnapImageOptions) {
@@ -42,6 +56,7 @@ SnapImageOptions snap_cmd_image_options(const SnapCmdOptions *options)
         .aio = options->aio,
         .force_share = options->force_share,
         .backing_chain = options->backing_chain,
+        .interrupt = options->interrupt,
     };
 }
 
@@ -148,8 +163,7 @@ static int64_t since(int64_t start_ns, int64_t ns)
 }
 
 static QDict *describe_postcopy(const SnapCmdOptions *options,
-                                const SnapPostcopyStats *stats,
-                                int64_t start_ns)
+                                const SnapPostcopyStats *stats)
 {
     static const char *const names[] = {
         [SNAP_PUSH_PRECOPY]     = "precopy-pages",
@@ -159,6 +173,7 @@ static QDict *describe_postcopy(const SnapCmdOptions *options,
         [SNAP_PUSH_AROUND]      = "around-pages",
         [SNAP_PUSH_LINEAR]      = "linear-pages",
     };
+    int64_t start_ns = options->start_ns;
     QDict *dict = qdict_new();
 
     qdict_put_int(dict, "percent", options->postcopy.percent);
@@ -175,15 +190,14 @@ static QDict *describe_postcopy(const SnapCmdOptions *options,
     return dict;
 }
 
-static bool write_report(const SnapCmdOptions *options, const char *verb,
-                         const SnapStats *stats, int64_t start_ns,
-                         const Error *err)
+static bool write_report(const SnapCmdOptions *options,
+                         const SnapStats *stats, const Error *err)
 {
-    int64_t ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - start_ns;
+    int64_t ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - options->start_ns;
     g_autoptr(QDict) report = qdict_new();
     g_autoptr(GString) json = NULL;
 
-    qdict_put_str(report, "verb", verb);
+    qdict_put_str(report, "verb", options->verb);
     qdict_put_str(report, "image", options->filename);
     qdict_put_str(report, "status", err ? "failed" : "completed");
     if (err) {
@@ -196,27 +210,37 @@ static bool write_report(const SnapCmdOptions *options, const char *verb,
     qdict_put_int(report, "device-bytes", stats->device_bytes);
     if (stats->postcopy.active) {
         qdict_put(report, "postcopy",
-                  describe_postcopy(options, &stats->postcopy, start_ns));
+                  describe_postcopy(options, &stats->postcopy));
     }
     json = qobject_to_json_pretty(QOBJECT(report), true);
     g_string_append_c(json, '\n');
     return write_file(options->report, json);
 }
 
-int snap_cmd_finish(const SnapCmdOptions *options, const char *verb,
-                    const SnapStats *stats, int64_t start_ns, Error *err)
+int snap_cmd_finish(const SnapCmdOptions *options, const SnapStats *stats,
+                    Error *err)
 {
     int status = err ? EXIT_FAILURE : EXIT_SUCCESS;
 
-    if (options->report &&
-        !write_report(options, verb, stats, start_ns, err)) {
+    if (options->report && !write_report(options, stats, err)) {
         status = EXIT_FAILURE;
     }
     if (err) {
         g_autofree char *text = message(err);
 
-        error_report("Could not %s '%s': %s", verb, options->filename, text);
+        error_report("Could not %s '%s': %s", options->verb, options->filename,
+                     text);
         error_free(err);
     }
     return status;
+}
+
+void snap_cmd_end_interrupted(const SnapCmdOptions *options)
+{
+    SnapStats stats = { };
+    Error *err = NULL;
+
+    error_setg(&err, "Interrupted");
+    /* Not exit(): whatever it calls may be in use. */
+    _exit(snap_cmd_finish(options, &stats, err));
 }

@@ -6,6 +6,7 @@
 #ifndef SNAP_CMD_H
 #define SNAP_CMD_H
 
+#include "qapi/qapi-types-qom.h"
 #include "snap/blockdev.h"
 #include "snap/multifd-sender.h"
 #include "snap/postcopy.h"
@@ -14,6 +15,10 @@
 
 /**
  * SnapCmdOptions: the command line
+ * @verb: name of the verb
+ * @start_ns: QEMU_CLOCK_REALTIME when it began
+ * @interrupt: signals; NULL for a verb that they just kill
+ * @objects: array of ObjectOptions *, to be created
  * @filename: the image, as given
  * @image: its name, or list of options, for the block layer
  * @cache, @aio, @format, @create_format, @uri, @report: as given, NULL where
@@ -29,6 +34,10 @@
  * @json, @by_postcopy, @no_verify, @repair: switches
  */
 typedef struct SnapCmdOptions {
+    const char *verb;
+    int64_t start_ns;
+    SnapInterrupt *interrupt;
+    GPtrArray *objects;
     const char *filename;
     char *image;
     const char *cache;
@@ -63,6 +72,16 @@ int snap_cmd_info(const SnapCmdOptions *options);
 int snap_cmd_check(const SnapCmdOptions *options);
 int snap_cmd_embed(const SnapCmdOptions *options);
 
+/**
+ * snap_cmd_create_objects: create what --object describes
+ *
+ * May block: a secret comes from any file.  Save and load do it when QEMU can
+ * be told that it fails; for the other verbs it has been done.
+ *
+ * Returns: false with @errp set
+ */
+bool snap_cmd_create_objects(const SnapCmdOptions *options, Error **errp);
+
 /* How to open the image that a verb reads. */
 SnapImageOptions snap_cmd_image_options(const SnapCmdOptions *options);
 
@@ -96,15 +115,16 @@ int snap_cmd_output(int status);
 
 /**
  * snap_cmd_finish: report how a save or load ended
- * @verb: "save" or "load"
  * @err: what went wrong, taken over; NULL for nothing
- * @start_ns: QEMU_CLOCK_REALTIME when it began
  *
  * To stderr, and to the file of --report.
  *
  * Returns: exit status
  */
-int snap_cmd_finish(const SnapCmdOptions *options, const char *verb,
-                    const SnapStats *stats, int64_t start_ns, Error *err);
+int snap_cmd_finish(const SnapCmdOptions *options, const SnapStats *stats,
+                    Error *err);
+
+/* A signal has come while nothing can be undone: report that, and end. */
+void G_NORETURN snap_cmd_end_interrupted(const SnapCmdOptions *options);
 
 #endif /* SNAP_CMD_H */

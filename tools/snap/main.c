@@ -43,6 +43,7 @@ enum {
     VERB_CHECK = 1 << 3,
     VERB_EMBED = 1 << 4,
     VERB_READ  = VERB_LOAD | VERB_INFO | VERB_CHECK,
+    VERB_LIVE  = VERB_SAVE | VERB_LOAD,
     VERB_ANY   = VERB_SAVE | VERB_READ | VERB_EMBED,
 };
 
@@ -408,6 +409,22 @@ static void accumulate_options(SnapCmdOptions *options, const char *arg)
     g_free(before);
 }
 
+static void free_object(gpointer opaque)
+{
+    qapi_free_ObjectOptions(opaque);
+}
+
+/* Creating it may wait for others: that is the verb's part. */
+static void add_object(SnapCmdOptions *options, const char *arg)
+{
+    ObjectOptions *object = user_creatable_parse_str(arg, &error_fatal);
+
+    if (!object) {
+        exit(EXIT_SUCCESS); /* help was printed */
+    }
+    g_ptr_array_add(options->objects, object);
+}
+
 /* Returns: whether it was one of the options without an argument */
 static bool parse_switch(SnapCmdOptions *options, int option)
 {
@@ -482,7 +499,7 @@ static void parse_option(SnapCmdOptions *options, int option)
         accumulate_options(options, optarg);
         break;
     case OPTION_OBJECT:
-        user_creatable_process_cmdline(optarg);
+        add_object(options, optarg);
         break;
     case OPTION_OUTPUT:
         options->json = parse_output(optarg);
@@ -682,7 +699,28 @@ static const Verb *parse_command_line(int argc, char **argv,
     options->filename = argv[optind + 1];
     options->image = options->image_opts ? g_strdup(options->filename) :
                      snap_blockdev_file_name(options->filename);
+    options->verb = verb->name;
     return verb;
+}
+
+static void end_interrupted(void *opaque)
+{
+    snap_cmd_end_interrupted(opaque);
+}
+
+static bool start_trace(const SnapCmdOptions *options)
+{
+    bool done;
+
+    /* It may go to a FIFO. */
+    snap_interrupt_begin_blocking(options->interrupt);
+    done = trace_init_backends();
+    if (done) {
+        trace_init_file();
+        qemu_set_log(LOG_TRACE, &error_fatal);
+    }
+    snap_interrupt_end_blocking(options->interrupt);
+    return done;
 }
 
 int main(int argc, char **argv)
@@ -697,6 +735,8 @@ int main(int argc, char **argv)
             .backlog = DEFAULT_BACKLOG,
         },
         .host_pages = g_ptr_array_new(),
+        .objects = g_ptr_array_new_with_free_func(free_object),
+        .start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME),
     };
     const Verb *verb;
     int status;
@@ -715,13 +755,18 @@ int main(int argc, char **argv)
     qemu_add_opts(&qemu_trace_opts);
 
     verb = parse_command_line(argc, argv, &options);
-    if (!trace_init_backends()) {
+    if (verb->mask & VERB_LIVE) {
+        options.interrupt = snap_interrupt_new(end_interrupted, &options);
+    }
+    if (!start_trace(&options)) {
         return EXIT_FAILURE;
     }
-    trace_init_file();
-    qemu_set_log(LOG_TRACE, &error_fatal);
+    if (!(verb->mask & VERB_LIVE)) {
+        snap_cmd_create_objects(&options, &error_fatal);
+    }
 
     status = verb->func(&options);
+    g_ptr_array_unref(options.objects);
     g_ptr_array_unref(options.host_pages);
     g_free(options.create_options);
     g_free(options.image);

@@ -621,6 +621,13 @@ const char *snap_replace_path(const SnapReplace *replace)
     return replace->temporary;
 }
 
+void snap_replace_remove(const SnapReplace *replace)
+{
+    if (replace->fd >= 0 && names_fd(replace->temporary, replace->fd)) {
+        unlink(replace->temporary);
+    }
+}
+
 int snap_replace_commit(SnapReplace *replace, Error **errp)
 {
     int ret;
@@ -691,9 +698,8 @@ void snap_replace_end(SnapReplace *replace)
     }
     if (replace->committed && !replace->confirmed) {
         undo_commit(replace);
-    } else if (replace->fd >= 0 &&
-               names_fd(replace->temporary, replace->fd)) {
-        unlink(replace->temporary);
+    } else {
+        snap_replace_remove(replace);
     }
     unlock_old(replace);
     if (replace->fd >= 0) {

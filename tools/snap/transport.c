@@ -14,6 +14,7 @@
 #include "trace.h"
 
 #include <poll.h>
+#include <sys/un.h>
 
 /* Connections that may wait until they are accepted. */
 #define BACKLOG 256
@@ -38,8 +39,13 @@ typedef struct SnapDirection {
 
 struct SnapTransport {
     char *name;
-    char *path;                 /* of the socket connected to, or NULL */
+    char *uri;                  /* as given, for messages */
+    SnapInterrupt *interrupt;
+    char *path;                 /* of the socket, or NULL */
+    bool listen;                /* there, instead of connecting */
     QIOChannelSocket *listener; /* until all connections are accepted */
+    dev_t socket_dev;           /* what @listener has made */
+    ino_t socket_ino;
     SnapDirection input;
     SnapDirection output;
     SnapDirection urgent;
@@ -283,7 +289,7 @@ static bool transport_init_fd(SnapTransport *transport, const char *number,
     return transport_init_files(transport, fd, fd, errp);
 }
 
-/* qio_channel_socket_listen_sync() unlinks whatever it finds at @path. */
+/* A socket that is in the way is replaced, but nothing else is. */
 static bool check_stale_socket(const char *path, Error **errp)
 {
     struct stat st;
@@ -295,43 +301,98 @@ static bool check_stale_socket(const char *path, Error **errp)
     return true;
 }
 
-/* Returns: NULL with @errp set */
-static QIOChannelSocket *listen_at(SocketAddress *address, Error **errp)
+/* Where to listen until the socket is ready; @path if its name is too long. */
+static char *unready_path(const char *path)
 {
-    g_autoptr(QIOChannelSocket) listener = qio_channel_socket_new();
-    mode_t mask;
-    int ret;
+    g_autofree char *unready = g_strdup_printf("%s.%d", path, getpid());
 
-    if (!check_stale_socket(address->u.q_unix.path, errp)) {
-        return NULL;
-    }
-    mask = umask(0077);
-    ret = qio_channel_socket_listen_sync(listener, address, BACKLOG, errp);
-    umask(mask);
-    if (ret < 0) {
-        return NULL;
-    }
-    trace_snap_transport_listen(address->u.q_unix.path);
-    return g_steal_pointer(&listener);
+    return strlen(unready) < sizeof(((struct sockaddr_un *)NULL)->sun_path) ?
+           g_steal_pointer(&unready) : g_strdup(path);
 }
 
-/* Closing a channel that listens unlinks the path. */
+/* Returns: NULL with @errp set */
+static QIOChannelSocket *listen_private(char *path, Error **errp)
+{
+    g_autoptr(QIOChannelSocket) listener = qio_channel_socket_new();
+    SocketAddress address = {
+        .type = SOCKET_ADDRESS_TYPE_UNIX,
+        .u.q_unix.path = path,
+    };
+    mode_t mask = umask(0077);
+    int ret = qio_channel_socket_listen_sync(listener, &address, BACKLOG, errp);
+
+    umask(mask);
+    return ret < 0 ? NULL : g_steal_pointer(&listener);
+}
+
+/* Who finds the path can connect: it appears when connections are accepted. */
+static bool listen_at(SnapTransport *transport, Error **errp)
+{
+    g_autofree char *unready = unready_path(transport->path);
+    struct stat st;
+
+    if (!check_stale_socket(transport->path, errp)) {
+        return false;
+    }
+    transport->listener = listen_private(unready, errp);
+    if (!transport->listener) {
+        return false;
+    }
+    if (lstat(unready, &st) < 0 || rename(unready, transport->path) < 0) {
+        error_setg_errno(errp, errno, "Failed to rename socket '%s'", unready);
+        return false;
+    }
+    transport->socket_dev = st.st_dev;
+    transport->socket_ino = st.st_ino;
+    trace_snap_transport_listen(transport->path);
+    return true;
+}
+
+/* Unless somebody else listens there by now */
+static void remove_socket(SnapTransport *transport)
+{
+    struct stat st;
+
+    if (transport->listener && lstat(transport->path, &st) == 0 &&
+        st.st_dev == transport->socket_dev &&
+        st.st_ino == transport->socket_ino) {
+        unlink(transport->path);
+    }
+}
+
 static void stop_listening(SnapTransport *transport)
 {
     if (transport->listener) {
+        remove_socket(transport);
         qio_channel_close(QIO_CHANNEL(transport->listener), NULL);
         g_clear_pointer(&transport->listener, object_unref);
     }
 }
 
-static QIOChannelSocket *connect_one(SocketAddress *address, Error **errp)
+static QIOChannelSocket *accept_one(SnapTransport *transport, Error **errp)
+{
+    QIOChannelSocket *sioc;
+
+    snap_interrupt_begin_blocking(transport->interrupt);
+    sioc = qio_channel_socket_accept(transport->listener, errp);
+    snap_interrupt_end_blocking(transport->interrupt);
+    return sioc;
+}
+
+static QIOChannelSocket *connect_one(SnapTransport *transport, Error **errp)
 {
     g_autoptr(QIOChannelSocket) sioc = qio_channel_socket_new();
+    SocketAddress address = {
+        .type = SOCKET_ADDRESS_TYPE_UNIX,
+        .u.q_unix.path = transport->path,
+    };
+    int ret;
 
-    if (qio_channel_socket_connect_sync(sioc, address, errp) < 0) {
-        return NULL;
-    }
-    return g_steal_pointer(&sioc);
+    /* If the peer's backlog is full, this waits for it to accept. */
+    snap_interrupt_begin_blocking(transport->interrupt);
+    ret = qio_channel_socket_connect_sync(sioc, &address, errp);
+    snap_interrupt_end_blocking(transport->interrupt);
+    return ret < 0 ? NULL : g_steal_pointer(&sioc);
 }
 
 /*
@@ -358,26 +419,14 @@ static bool parse_server(char *path, bool *server, Error **errp)
 static bool transport_init_unix(SnapTransport *transport, const char *address,
                                 bool server, Error **errp)
 {
-    g_autofree char *path = g_strdup(address);
-    SocketAddress saddr = { .type = SOCKET_ADDRESS_TYPE_UNIX };
-    QIOChannelSocket *sioc;
-
-    if (!parse_server(path, &server, errp)) {
+    transport->path = g_strdup(address);
+    if (!parse_server(transport->path, &server, errp)) {
         return false;
     }
-    saddr.u.q_unix.path = path;
+    transport->listen = server;
     g_free(transport->name);
-    transport->name = g_strdup_printf("unix:%s", path);
-
-    if (server) {
-        transport->listener = listen_at(&saddr, errp);
-        sioc = transport->listener ?
-               qio_channel_socket_accept(transport->listener, errp) : NULL;
-    } else {
-        transport->path = g_strdup(path);
-        sioc = connect_one(&saddr, errp);
-    }
-    return sioc && transport_init_socket(transport, sioc, errp);
+    transport->name = g_strdup_printf("unix:%s", transport->path);
+    return true;
 }
 
 static bool transport_init(SnapTransport *transport, const char *uri,
@@ -399,27 +448,54 @@ static bool transport_init(SnapTransport *transport, const char *uri,
     return false;
 }
 
-SnapTransport *snap_transport_open(const char *uri, bool listen, Error **errp)
+static void transport_abandon(void *opaque)
+{
+    snap_transport_abandon(opaque);
+}
+
+SnapTransport *snap_transport_open(const char *uri, bool listen,
+                                   SnapInterrupt *interrupt, Error **errp)
 {
     ERRP_GUARD();
     g_autoptr(SnapTransport) transport = g_new0(SnapTransport, 1);
 
     transport->name = g_strdup(uri ?: (listen ? "stdin" : "stdout"));
+    transport->uri = g_strdup(uri ?: "stdin and stdout");
+    transport->interrupt = interrupt;
     transport->channels = g_ptr_array_new_with_free_func(object_unref);
     if (!transport_init(transport, uri, listen, errp)) {
-        error_prepend(errp, "Cannot open channel '%s': ",
-                      uri ?: "stdin and stdout");
+        error_prepend(errp, "Cannot open channel '%s': ", transport->uri);
         return NULL;
+    }
+    snap_interrupt_add(interrupt, transport_abandon, transport);
+    return g_steal_pointer(&transport);
+}
+
+bool snap_transport_connect(SnapTransport *transport, Error **errp)
+{
+    ERRP_GUARD();
+    QIOChannelSocket *sioc = NULL;
+
+    if (transport->path) {
+        if (!transport->listen) {
+            sioc = connect_one(transport, errp);
+        } else if (listen_at(transport, errp)) {
+            sioc = accept_one(transport, errp);
+        }
+        if (!sioc || !transport_init_socket(transport, sioc, errp)) {
+            error_prepend(errp, "Cannot open channel '%s': ", transport->uri);
+            return false;
+        }
     }
     trace_snap_transport_open(transport->name, !!transport->input.ioc,
                               !!transport->output.ioc);
-    return g_steal_pointer(&transport);
+    return true;
 }
 
 void snap_transport_abandon(SnapTransport *transport)
 {
     trace_snap_transport_abandon(transport->name);
-    stop_listening(transport);
+    remove_socket(transport);
     direction_restore(&transport->input);
     direction_restore(&transport->output);
 }
@@ -430,6 +506,7 @@ void snap_transport_close(SnapTransport *transport)
         return;
     }
     trace_snap_transport_close(transport->name);
+    snap_interrupt_remove(transport->interrupt, transport_abandon, transport);
     stop_listening(transport);
     /* Both while their descriptors, which may share the flag, are there. */
     direction_restore(&transport->input);
@@ -439,6 +516,7 @@ void snap_transport_close(SnapTransport *transport)
     direction_destroy(&transport->urgent);
     g_ptr_array_unref(transport->channels);
     g_free(transport->path);
+    g_free(transport->uri);
     g_free(transport->name);
     g_free(transport);
 }
@@ -482,19 +560,23 @@ void snap_transport_put_last_byte(SnapTransport *transport, uint8_t byte)
     }
 }
 
+/* Whether there is a socket that further connections can be made to */
+static bool has_connected(const SnapTransport *transport)
+{
+    return transport->path && !transport->listen;
+}
+
 QEMUFile *snap_transport_open_urgent(SnapTransport *transport, Error **errp)
 {
     SnapDirection *urgent = &transport->urgent;
-    SocketAddress saddr = { .type = SOCKET_ADDRESS_TYPE_UNIX };
     QIOChannelSocket *sioc;
 
-    if (!transport->path) {
+    if (!has_connected(transport)) {
         error_setg(errp, "A second channel needs a socket to connect to, "
                    "--uri=unix:PATH");
         return NULL;
     }
-    saddr.u.q_unix.path = transport->path;
-    sioc = connect_one(&saddr, errp);
+    sioc = connect_one(transport, errp);
     if (!sioc) {
         return NULL;
     }
@@ -557,16 +639,13 @@ GPtrArray *snap_transport_accept_channels(SnapTransport *transport,
 GPtrArray *snap_transport_open_channels(SnapTransport *transport, unsigned nb,
                                         Error **errp)
 {
-    SocketAddress saddr = { .type = SOCKET_ADDRESS_TYPE_UNIX };
-
-    if (!transport->path) {
+    if (!has_connected(transport)) {
         error_setg(errp, "Several channels need a socket to connect to, "
                    "--uri=unix:PATH");
         return NULL;
     }
-    saddr.u.q_unix.path = transport->path;
     while (nb--) {
-        QIOChannelSocket *sioc = connect_one(&saddr, errp);
+        QIOChannelSocket *sioc = connect_one(transport, errp);
 
         if (!sioc) {
             return NULL;

@@ -292,7 +292,7 @@ SnapTransport *fuzz_transport_open(int in, int out)
     if (in >= 0) {
         close(in);
     }
-    transport = snap_transport_open(NULL, true, &error_abort);
+    transport = snap_transport_open(NULL, true, NULL, &error_abort);
     replace_fd(STDIN_FILENO, null);
     replace_fd(STDOUT_FILENO, null);
     close(null);

@@ -38,11 +38,8 @@ def wait_until(what, timeout: float):
 
 
 def is_listening(path: str) -> bool:
-    """Whether connections to @path are taken, which is later than it is."""
-    with open('/proc/net/unix', encoding='utf-8') as f:
-        sockets = [line.split() for line in f]
-    return any(fields[3] == '00010000' and fields[-1] == path
-               for fields in sockets)
+    """Whether connections to @path are taken: as soon as it is there."""
+    return os.path.exists(path)
 
 
 class VM(QEMUMachine):

@@ -30,3 +30,6 @@ sys.path.insert(0, os.path.join(env('QEMU_TREE'), 'python'))
 
 # A test that is told to end does so by way of its cleanups.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+# The tool ignores what whoever starts it has ignored, as nohup does.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)

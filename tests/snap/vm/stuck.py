@@ -7,6 +7,7 @@
 import os
 import random
 import signal
+import socket
 import sys
 import time
 import unittest
@@ -286,6 +287,81 @@ class StuckDestination(LoadTest):
                 load.finish()
                 self.assert_loaded(dst)
                 dst.kill()
+
+
+class Opening(LoadTest):
+    """The image is at a server that accepts, and never says a word."""
+
+    def setUp(self):
+        super().setUp()
+        path = self.path('server')
+        self.server = socket.socket(socket.AF_UNIX)
+        self.addCleanup(self.server.close)
+        self.server.bind(path)
+        self.server.listen()
+        self.silent = f'nbd:unix:{path}'
+
+    def interrupt(self, run: Run, number: int):
+        """It is told to end when it has connected to the server."""
+        self.server.settimeout(60)
+        self.addCleanup(self.server.accept()[0].close)
+        run.kill(number)
+        self.assertEqual(run.status(), 1)
+        self.assertEqual(run.report()['error'], 'Interrupted')
+        self.tried('signals to the tool while it opened an image: QEMU knows')
+
+    def loads(self, over: str, *options: str):
+        for number in SIGNALS:
+            with self.subTest(f'{over}, {number.name}'):
+                dst = self.destination(self.src, run=True)
+                dst.capabilities('events')
+                load = Run(self, dst, dst.incoming, over, 'load', self.silent,
+                           *options)
+                self.interrupt(load, number)
+                self.assert_gives_up(dst)
+
+    def test_load_over_exec_fails(self):
+        self.loads('exec')
+
+    def test_load_over_unix_fails(self):
+        self.loads('unix')
+
+    def test_load_over_descriptor_fails(self):
+        self.loads('fd')
+
+
+class OpeningSave(StuckTest):
+    """The same, and the source's guest runs on."""
+
+    def test_save_fails(self):
+        path = self.path('server')
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path)
+            server.listen()
+            server.settimeout(60)
+            for n, mode in enumerate(MODES):
+                with self.subTest(mode):
+                    run = self.begin(mode, '-n', '-O', 'raw',
+                                     image=f'nbd:unix:{path}')
+                    self.addCleanup(server.accept()[0].close)
+                    run.kill(SIGNALS[n % len(SIGNALS)])
+                    self.assertEqual(run.status(), 1)
+                    self.assertEqual(run.report()['error'], 'Interrupted')
+                    self.assertEqual(self.outcome(mode, run)[1], False)
+                    self.tried('signals to the tool while it opened an image: '
+                               'QEMU knows')
+
+    def test_listening_save_leaves_no_socket(self):
+        """The source has not come yet, and finds nobody."""
+        path = self.path('channel')
+        for number in SIGNALS:
+            process = self.start(self.command('save', self.image,
+                                              f'--uri=unix:{path}'))
+            wait_until(lambda: os.path.exists(path), 60)
+            process.send_signal(number)
+            self.finish(process, 1)
+            self.assertEqual(self.report()['error'], 'Interrupted')
+            self.assertFalse(os.path.exists(path))
 
 
 unittest.main(verbosity=2)

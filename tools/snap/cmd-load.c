@@ -58,10 +58,6 @@ static void load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
 
     postcopy.working_set = working_set;
     postcopy.host_pages = (char **)options->host_pages->pdata;
-    if (postcopy.record && !working_set) {
-        error_setg(errp, "--record needs --working-set=FILE with this image");
-        return;
-    }
     transport = snap_transport_open(options->uri, false, options->interrupt,
                                     errp);
     if (!transport) {

@@ -653,6 +653,18 @@ static void settle_postcopy(SnapCmdOptions *options, const Given *given)
     }
 }
 
+/* What somebody records has to go somewhere. */
+static void check_record(const SnapCmdOptions *options)
+{
+    g_autofree char *path = snap_cmd_working_set(options);
+
+    if (options->postcopy.record && !path) {
+        error_report("--record needs --working-set=FILE with '%s', which is no "
+                     "local file", options->filename);
+        exit(EXIT_FAILURE);
+    }
+}
+
 /* Say what is wrong with arguments that are not a verb and one image. */
 static void G_NORETURN refuse_arguments(const Given *given, int argc,
                                         char **argv)
@@ -674,6 +686,49 @@ static void G_NORETURN refuse_arguments(const Given *given, int argc,
                      argv[2]);
     }
     exit_with_hint();
+}
+
+/**
+ * CommandLine: for what is to be done if it is wrong
+ * @understood: from now on, verbs see to failures
+ */
+typedef struct CommandLine {
+    char **argv;
+    bool understood;
+} CommandLine;
+
+/* Whether it seems to be a load, to a destination that waits for its stdout. */
+static bool is_awaited_load(char **argv)
+{
+    const Verb *verb = NULL;
+    struct stat st;
+
+    if (fstat(STDOUT_FILENO, &st) < 0 ||
+        !(S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode))) {
+        return false;
+    }
+    for (char **arg = argv + 1; *arg; arg++) {
+        /* Another channel, or a resumption, which the byte would end. */
+        if (g_str_has_prefix(*arg, "--u") || g_str_has_prefix(*arg, "--res")) {
+            return false;
+        }
+        verb = verb ?: find_verb(*arg);
+    }
+    return verb && verb->mask == VERB_LOAD;
+}
+
+/*
+ * QEMU waits indefinitely if a command ends without a byte.  Whatever parses
+ * an option may exit.
+ */
+static void on_usage_error(int status, void *opaque)
+{
+    const CommandLine *line = opaque;
+
+    if (status && !line->understood && is_awaited_load(line->argv) &&
+        qemu_write_full(STDOUT_FILENO, "", 1) != 1) {
+        error_report("Could not write to stdout: %s", strerror(errno));
+    }
 }
 
 /* Options may stand before and after the verb, so it is known at the end. */
@@ -700,6 +755,7 @@ static const Verb *parse_command_line(int argc, char **argv,
     options->image = options->image_opts ? g_strdup(options->filename) :
                      snap_blockdev_file_name(options->filename);
     options->verb = verb->name;
+    check_record(options);
     return verb;
 }
 
@@ -738,6 +794,7 @@ int main(int argc, char **argv)
         .objects = g_ptr_array_new_with_free_func(free_object),
         .start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME),
     };
+    CommandLine *line = g_new0(CommandLine, 1);     /* needed until the end */
     const Verb *verb;
     int status;
 
@@ -754,7 +811,10 @@ int main(int argc, char **argv)
     bdrv_init();
     qemu_add_opts(&qemu_trace_opts);
 
+    line->argv = argv;
+    on_exit(on_usage_error, line);
     verb = parse_command_line(argc, argv, &options);
+    line->understood = true;
     if (verb->mask & VERB_LIVE) {
         options.interrupt = snap_interrupt_new(end_interrupted, &options);
     }

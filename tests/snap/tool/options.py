@@ -12,7 +12,9 @@ import unittest
 import uuid
 
 from snaptest import env
-from snaptest.tool import MIB, TIMEOUT, ToolTest, sample, small
+from snaptest.tool import MIB, REFUSAL, TIMEOUT, ToolTest, sample, small
+
+VERBS = ('save', 'load', 'info', 'check', 'embed')
 
 
 class Options(ToolTest):
@@ -112,7 +114,9 @@ class Options(ToolTest):
         before = self.tree()
         result = self.tool(*args, stdin=small())
         self.assertGreater(result.returncode, 0, args)
-        self.assertEqual(result.stdout, b'', args)
+        # A destination would wait for it indefinitely.
+        load = next((a for a in args if a in VERBS), '') == 'load'
+        self.assertEqual(result.stdout, REFUSAL if load else b'', args)
         lines = result.stderr.decode().splitlines()
         self.assertIn(cause, lines[0])
         self.assertRegex(lines[0], 'qemu-snap: ')
@@ -162,8 +166,27 @@ class Options(ToolTest):
             with self.subTest(option):
                 self.usage('load', option, self.image,
                            cause=f'{name} needs --postcopy or --resume')
-        self.usage('load', '--resume', '--postcopy=5', self.image,
-                   cause='--postcopy=5 cannot be used with --resume')
+
+    def test_record_of_a_remote_image_needs_a_file(self):
+        for option in ('--postcopy', '--resume'):
+            result = self.tool(option, '--record', 'load',
+                               'nbd:unix:/nowhere')
+            self.assertEqual((result.returncode, result.stdout),
+                             (1, REFUSAL if option == '--postcopy' else b''))
+            self.assertIn(b"--record needs --working-set=FILE with "
+                          b"'nbd:unix:/nowhere'", result.stderr)
+
+    def test_wrong_resumption_sends_nothing(self):
+        """A byte would end what is being resumed."""
+        self.save(small())
+        for args, cause in (
+                (['load', '--resume', '--postcopy=5'], '--postcopy=5 cannot'),
+                (['load', '--res', '--frob'], '--frob'),
+                (['load', '--uri=fd:7', '--frob'], '--frob')):
+            with self.subTest(args):
+                result = self.tool(*args, self.image)
+                self.assertEqual((result.returncode, result.stdout), (1, b''))
+                self.assertIn(cause, result.stderr.decode())
 
     def test_argument_without_equals_sign_is_recognised(self):
         """Optional arguments need one, as getopt_long() has it."""

@@ -255,6 +255,18 @@ class Misuse(PostcopyTest):
         err = self.refused(dst, 'unix', '--multifd-channels=2')
         self.assertIn('has refused the snapshot', err)
 
+    def test_wrong_command_line_ends_the_destination(self):
+        """It would wait for a stream indefinitely."""
+        src = self.snapshot(mib=32)
+        for options in (['--postcopy', '50'], ['--frob'], ['-s', '1G'],
+                        ['--object', 'secret,id=x']):
+            with self.subTest(options):
+                dst = self.destination(src)
+                dst.incoming(self.exec_uri(self.command('load', self.image,
+                                                        *options)))
+                wait_until(lambda dst=dst: dst.exitcode() is not None, 20)
+                self.assertIn('qemu-snap: ', dst.log())
+
     def test_percent(self):
         self.snapshot(mib=32)
         for percent in ('101', '-1', 'x', '', '50%', '1e1', '4294967296'):

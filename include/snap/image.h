@@ -87,12 +87,13 @@ SnapTable *snap_image_arrivals(SnapImage *image, unsigned cached_chunks);
 QDict *coroutine_fn snap_image_metadata(SnapImage *image, Error **errp);
 
 /**
- * snap_image_working_set: the working set that was put into the image
+ * snap_image_working_set: read the working set that was put into the image
+ * @pages: filled in with an array of uint64_t page numbers, if 1 is returned
  *
- * Returns: array of uint64_t page numbers; NULL without @errp set where there
- * is none, with it where it is damaged
+ * Returns: 1; 0 if the image has none; -errno with @errp set if it is damaged
  */
-GArray *coroutine_fn snap_image_working_set(SnapImage *image, Error **errp);
+int coroutine_fn snap_image_working_set(SnapImage *image, GArray **pages,
+                                        Error **errp);
 
 /**
  * snap_image_sound_arrivals: check the arrival list

@@ -30,12 +30,13 @@ GArray *snap_working_set_decode(const uint8_t *data, size_t length,
 
 /**
  * snap_working_set_load: read one from a file
+ * @pages: filled in with what snap_working_set_decode() returns, if 1 is
+ *         returned
  *
- * Returns: as snap_working_set_decode(); NULL without @errp set where there is
- * no such file
+ * Returns: 1; 0 if there is no such file; -errno with @errp set
  */
-GArray *snap_working_set_load(const char *path, const SnapHeader *header,
-                              Error **errp);
+int snap_working_set_load(const char *path, const SnapHeader *header,
+                          GArray **pages, Error **errp);
 
 /**
  * snap_working_set_store: write one to a file, which is replaced as a whole

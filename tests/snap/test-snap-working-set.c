@@ -329,17 +329,21 @@ static void store_some(const Fixture *f, unsigned nb)
 static void assert_loads(const Fixture *f, unsigned nb)
 {
     g_autoptr(GArray) expected = some_pages(nb);
-    g_autoptr(GArray) pages = snap_working_set_load(f->path, &header,
-                                                    &error_abort);
+    g_autoptr(GArray) pages = NULL;
 
+    g_assert_cmpint(snap_working_set_load(f->path, &header, &pages,
+                                          &error_abort), ==, 1);
     assert_same(pages, expected);
 }
 
 static void assert_load_fails(const Fixture *f)
 {
+    GArray *pages = NULL;
     Error *err = NULL;
 
-    g_assert_null(snap_working_set_load(f->path, &header, &err));
+    g_assert_cmpint(snap_working_set_load(f->path, &header, &pages, &err), <,
+                    0);
+    g_assert_null(pages);
     g_assert_nonnull(err);
     g_assert_nonnull(strstr(error_get_pretty(err), f->path));
     error_free(err);
@@ -386,10 +390,11 @@ static void test_file_bytes(Fixture *f, gconstpointer data)
 
 static void test_file_missing(Fixture *f, gconstpointer data)
 {
-    Error *err = NULL;
+    GArray *pages = NULL;
 
-    g_assert_null(snap_working_set_load(f->path, &header, &err));
-    g_assert_null(err);
+    g_assert_cmpint(snap_working_set_load(f->path, &header, &pages,
+                                          &error_abort), ==, 0);
+    g_assert_null(pages);
 }
 
 static void test_file_in_no_directory(Fixture *f, gconstpointer data)

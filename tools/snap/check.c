@@ -59,8 +59,7 @@ static void coroutine_fn check_working_set(SnapImage *image,
     g_autoptr(GArray) pages = NULL;
     Error *err = NULL;
 
-    pages = snap_image_working_set(image, &err);
-    if (err) {
+    if (snap_image_working_set(image, &pages, &err) < 0) {
         note_part(result, SNAP_PART_WORKING_SET, err);
     }
 }

@@ -18,22 +18,22 @@ typedef struct EmbedTask {
 
 static int coroutine_fn embed(void *opaque, Error **errp)
 {
-    ERRP_GUARD();
     g_autoptr(SnapImage) image = NULL;
     g_autoptr(GArray) pages = NULL;
     g_autoptr(GByteArray) data = NULL;
     EmbedTask *task = opaque;
+    int ret;
 
     image = snap_image_open(task->blk, errp);
     if (!image) {
         return -EINVAL;
     }
-    pages = snap_working_set_load(task->path, &image->header, errp);
-    if (!pages) {
-        if (!*errp) {
-            error_setg(errp, "There is no working set '%s'", task->path);
-        }
-        return -EINVAL;
+    ret = snap_working_set_load(task->path, &image->header, &pages, errp);
+    if (ret == 0) {
+        error_setg(errp, "There is no working set '%s'", task->path);
+    }
+    if (ret <= 0) {
+        return ret ?: -ENOENT;
     }
     task->nb_pages = pages->len;
     data = snap_working_set_encode(pages, &image->header.uuid);

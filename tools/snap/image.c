@@ -230,16 +230,21 @@ QDict *coroutine_fn snap_image_metadata(SnapImage *image, Error **errp)
     return dict;
 }
 
-GArray *coroutine_fn snap_image_working_set(SnapImage *image, Error **errp)
+int coroutine_fn snap_image_working_set(SnapImage *image, GArray **pages,
+                                        Error **errp)
 {
     g_autoptr(GByteArray) data = NULL;
 
     if (!image->header.parts[SNAP_PART_WORKING_SET].length) {
-        return NULL;
+        return 0;
     }
     data = snap_image_read_part(image, SNAP_PART_WORKING_SET, errp);
-    return data ? snap_working_set_decode(data->data, data->len,
-                                          &image->header, errp) : NULL;
+    if (!data) {
+        return -EIO;
+    }
+    *pages = snap_working_set_decode(data->data, data->len, &image->header,
+                                     errp);
+    return *pages ? 1 : -EBADMSG;
 }
 
 int coroutine_fn snap_image_sound_arrivals(SnapImage *image, uint64_t *nb,

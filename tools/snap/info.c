@@ -114,10 +114,8 @@ static bool coroutine_fn describe_working_set(SnapImage *image, QDict *info,
                                               Error **errp)
 {
     g_autoptr(GArray) pages = NULL;
-    ERRP_GUARD();
 
-    pages = snap_image_working_set(image, errp);
-    if (*errp) {
+    if (snap_image_working_set(image, &pages, errp) < 0) {
         return false;
     }
     qdict_put_int(info, "working-set", pages ? pages->len : 0);

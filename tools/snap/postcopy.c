@@ -531,20 +531,21 @@ static void coroutine_fn read_working_set(SnapPostcopy *pc)
     const char *path = pc->options->working_set;
     SnapImage *image = pc->sender->image;
     Error *err = NULL;
+    int ret = 0;
 
     if (!(pc->options->push.reasons & (1u << SNAP_PUSH_WORKING_SET))) {
         return;
     }
     if (path) {
-        pc->working_set = snap_working_set_load(path, &image->header, &err);
+        ret = snap_working_set_load(path, &image->header, &pc->working_set,
+                                    &err);
     }
-    if (!pc->working_set && !err) {
-        pc->working_set = snap_image_working_set(image, &err);
+    if (!ret) {
+        ret = snap_image_working_set(image, &pc->working_set, &err);
     }
-    if (err) {
+    if (ret < 0) {
         warn_report_err(err);
-    }
-    if (pc->working_set) {
+    } else if (ret > 0) {
         snap_pusher_set_working_set(pc->pusher,
                                     (uint64_t *)pc->working_set->data,
                                     pc->working_set->len);

@@ -88,18 +88,21 @@ GArray *snap_working_set_decode(const uint8_t *data, size_t length,
     return g_steal_pointer(&pages);
 }
 
-static GByteArray *read_file(const char *path, Error **errp)
+/* Returns: 1, 0 if there is no such file, -errno with @errp set */
+static int read_file(const char *path, GByteArray *data, Error **errp)
 {
-    g_autoptr(GByteArray) data = g_byte_array_new();
     struct stat st;
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     bool done;
 
     if (fd < 0) {
-        if (errno != ENOENT) {
-            error_setg_errno(errp, errno, "Could not open '%s'", path);
+        int err = errno;
+
+        if (err == ENOENT) {
+            return 0;
         }
-        return NULL;
+        error_setg_errno(errp, err, "Could not open '%s'", path);
+        return -err;
     }
     done = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
            st.st_size <= SNAP_MAX_WORKING_SET_BYTES;
@@ -110,26 +113,27 @@ static GByteArray *read_file(const char *path, Error **errp)
     close(fd);
     if (!done) {
         error_setg(errp, "'%s' cannot be read, or is no working set", path);
-        return NULL;
+        return -EIO;
     }
-    return g_steal_pointer(&data);
+    return 1;
 }
 
-GArray *snap_working_set_load(const char *path, const SnapHeader *header,
-                              Error **errp)
+int snap_working_set_load(const char *path, const SnapHeader *header,
+                          GArray **pages, Error **errp)
 {
     ERRP_GUARD();
-    g_autoptr(GByteArray) data = read_file(path, errp);
-    GArray *pages;
+    g_autoptr(GByteArray) data = g_byte_array_new();
+    int ret = read_file(path, data, errp);
 
-    if (!data) {
-        return NULL;
+    if (ret <= 0) {
+        return ret;
     }
-    pages = snap_working_set_decode(data->data, data->len, header, errp);
-    if (!pages) {
+    *pages = snap_working_set_decode(data->data, data->len, header, errp);
+    if (!*pages) {
         error_prepend(errp, "'%s': ", path);
+        return -EBADMSG;
     }
-    return pages;
+    return 1;
 }
 
 bool snap_working_set_store(const char *path, const GArray *pages,

@@ -258,7 +258,7 @@ static void coroutine_fn embed(Test *test, SnapImage *image)
     }
     test->disk.fail_at = 0;
     again = snap_image_open(test->blk, &error_abort);
-    got = snap_image_working_set(again, &error_abort);
+    fuzz_check(snap_image_working_set(again, &got, &error_abort) == 1);
     fuzz_check(got->len == 1 && g_array_index(got, uint64_t, 0) == page);
     fuzz_check(!test->sound || check(again));
 }

@@ -723,7 +723,7 @@ static bool is_awaited_load(char **argv)
  */
 static void on_usage_error(int status, void *opaque)
 {
-    const CommandLine *line = opaque;
+    g_autofree CommandLine *line = opaque;
 
     if (status && !line->understood && is_awaited_load(line->argv) &&
         qemu_write_full(STDOUT_FILENO, "", 1) != 1) {
@@ -794,7 +794,7 @@ int main(int argc, char **argv)
         .objects = g_ptr_array_new_with_free_func(free_object),
         .start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME),
     };
-    CommandLine *line = g_new0(CommandLine, 1);     /* needed until the end */
+    CommandLine *line = g_new0(CommandLine, 1);
     const Verb *verb;
     int status;
 

@@ -658,13 +658,14 @@ static void explain(const SnapPostcopy *pc, Error **errp)
         error_setg(errp, "The destination closed the channel before all of RAM "
                    "was loaded");
     } else if (pc->pong[PING_ADVISED]) {
-        error_setg(errp, "The destination has failed to load the devices, which "
-                   "have to be those of the snapshot; its own log says why");
+        error_setg(errp, "The destination has failed to load the devices, "
+                   "which have to be those of the snapshot; its own log says "
+                   "why");
     } else if (pc->pong[PING_AGREED]) {
-        error_setg(errp, "The destination refuses the snapshot's RAM: names and "
-                   "sizes of its RAM blocks have to be those that 'qemu-snap "
-                   "info' shows, and its host pages what --host-page-size says; "
-                   "its own log says more");
+        error_setg(errp, "The destination refuses the snapshot's RAM: names "
+                   "and sizes of its RAM blocks have to be those that "
+                   "'qemu-snap info' shows, and its host pages what "
+                   "--host-page-size says; its own log says more");
     } else if (pc->pong[PING_BEFORE]) {
         error_setg(errp, "The destination refuses postcopy: its capability "
                    "postcopy-ram has to be on, it has to be allowed to use "

@@ -17,6 +17,10 @@ import os
 import signal
 import sys
 
+# Seconds after which something that was waited for does not come any more.
+# It is for hangs only: machines may be very busy.
+TIMEOUT = 300
+
 
 def env(name: str) -> str:
     """The value of a variable that the tests cannot do without."""

@@ -12,13 +12,12 @@ import subprocess
 import tempfile
 import unittest
 
-from . import env, sanitizers
+from . import TIMEOUT, env, sanitizers
 from .guests import MIB, Loop
 from .machine import VM, wait_until
 from .postcopy import PUSHED, Load
 from .ram import Ram
 
-TIMEOUT = 60
 
 
 class SnapTest(unittest.TestCase):
@@ -99,7 +98,7 @@ class SnapTest(unittest.TestCase):
                     return json.load(f)
             except (FileNotFoundError, json.JSONDecodeError):
                 return None
-        return wait_until(read, 20)
+        return wait_until(read, TIMEOUT)
 
     def assert_completed(self, verb: str):
         report = self.report()
@@ -223,6 +222,24 @@ class PostcopyTest(SnapTest):
         vm.capabilities('postcopy-ram', 'events', *caps)
         postcopy = '--postcopy' + ('' if percent is None else f'={percent}')
         return Load(self, vm, vm.incoming, over, image, postcopy, *options)
+
+    def unfinished(self, start, during, mib: int):
+        """
+        A destination, its load, which is not over, and what @during(vm) has
+        returned meanwhile.
+
+        start: given options that limit the rate, returns the first two
+        mib: the rate per second, which is lower if the machine is so busy
+             that the load is over too early
+        """
+        for divisor in (1, 4, 16):
+            vm, load = start('-r', f'{(mib << 10) // divisor}k')
+            result = during(vm)
+            if vm.migration()['status'] == 'postcopy-active':
+                return vm, load, result
+            self.complete(load)
+            vm.kill()
+        raise AssertionError('each load was over too early')
 
     def resume(self, vm: VM, image: str, *options: str,
                over: str = 'exec') -> Load:

@@ -23,6 +23,7 @@ import struct
 import termios
 from enum import IntEnum
 
+from . import TIMEOUT
 from .decode import Stream
 from .machine import wait_until
 from .streams import (COMMAND, CONTINUE, END, EOF, EOS, FOOTER, FULL,
@@ -40,7 +41,6 @@ READ_SIZE = 32768
 HOST_PAGE = 4096
 # Precopy takes pieces as large as a transparent huge page.
 PIECE = 2 << 20
-TIMEOUT = 30
 
 # What is known of a page; nothing, until the switch
 RECEIVED, DISCARDED = 1, 2

@@ -60,7 +60,7 @@ import struct
 import time
 from typing import NamedTuple
 
-from . import env
+from . import TIMEOUT, env
 from .machine import wait_until
 from .ram import PAGE, Ram
 
@@ -380,7 +380,7 @@ class Clock:
 
     def reset(self):
         self.ram.write(MAILBOX + 12, struct.pack('<I', 1))
-        wait_until(lambda: not self.ram.word(MAILBOX + 12, '<'), 10)
+        wait_until(lambda: not self.ram.word(MAILBOX + 12, '<'), TIMEOUT)
 
     def longest(self) -> float:
         return (self.ram.word(MAILBOX + 20, '<') - 8) * self.unit

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 
-from . import env
+from . import TIMEOUT, env
 from .ram import PAGE, Ram
 
 from qemu.machine import QEMUMachine  # pylint: disable=wrong-import-order
@@ -78,11 +78,12 @@ class VM(QEMUMachine):
              '-serial', f'file:{self.serial_path}', *args],
             # No emulator survives the test that started it.
             wrapper=('setpriv', '--pdeathsig', 'KILL'),
-            name=name, base_temp_dir=directory, log_dir=directory)
+            name=name, base_temp_dir=directory, log_dir=directory,
+            qmp_timer=TIMEOUT)
 
     def launch(self):
         super().launch()
-        self._qmp.settimeout(60)
+        self._qmp.settimeout(TIMEOUT)
 
     def __del__(self):
         if self._popen and self._popen.poll() is None:
@@ -97,7 +98,7 @@ class VM(QEMUMachine):
     def status(self) -> str:
         return self.cmd('query-status')['status']
 
-    def wait_until(self, what, timeout: float = 30):
+    def wait_until(self, what, timeout: float = TIMEOUT):
         """Like wait_until(), and tells what the emulator said."""
         try:
             return wait_until(what, timeout)
@@ -131,7 +132,7 @@ class VM(QEMUMachine):
     def migration(self) -> dict:
         return self.cmd('query-migrate')
 
-    def wait_migration(self, *wanted: str, timeout: float = 60) -> dict:
+    def wait_migration(self, *wanted: str, timeout: float = TIMEOUT) -> dict:
         """Wait for the end, or for one of @wanted; another end is an error."""
         wanted = wanted or ('completed',)
 
@@ -152,7 +153,7 @@ class VM(QEMUMachine):
         missing page may keep the main loop from answering.
         """
         try:
-            self.event_wait('MIGRATION', 30.0,
+            self.event_wait('MIGRATION', TIMEOUT,
                             {'data': {'status': 'postcopy-paused'}})
         except asyncio.TimeoutError:
             raise TimeoutError(f'not paused; {self.log()}') from None
@@ -189,7 +190,7 @@ class VM(QEMUMachine):
             text = f.read()
         return text[:text.rfind('\n') + 1].splitlines()
 
-    def wait_console(self, what, timeout: float = 60):
+    def wait_console(self, what, timeout: float = TIMEOUT):
         """Wait for whole lines of which @what() is true, and return that."""
         return self.wait_until(lambda: what(self.console()), timeout)
 
@@ -211,7 +212,7 @@ class Probe(threading.Thread):
     def __init__(self, vm: VM):
         super().__init__(daemon=True)
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(60)
+        self.sock.settimeout(TIMEOUT)
         self.sock.connect(vm.probe_path)
         self.stream = self.sock.makefile('rw')
         self.stream.readline()

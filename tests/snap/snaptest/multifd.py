@@ -25,7 +25,6 @@ FLUSH = 0x200
 DATA_SIZE = 512 << 10
 # magic, version, flags, pages, normal, bytes, number, zero, block
 HEAD = struct.Struct('>6IQI28x256s')
-LIMIT = 20
 
 
 def init(channel: int, magic: int = MAGIC, version: int = VERSION) -> bytes:
@@ -208,7 +207,7 @@ class MultifdTest(ToolTest):
     def end(self, process, status: int = 0) -> str:
         """It ends by itself, and soon."""
         try:
-            out, err = process.communicate(timeout=LIMIT)
+            out, err = process.communicate(timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -7,6 +7,7 @@
 import socket
 import struct
 
+from . import TIMEOUT
 from .machine import VM
 
 
@@ -20,7 +21,7 @@ class QTest:
 
     def __init__(self, path: str):
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(30)
+            sock.settimeout(TIMEOUT)
             sock.connect(path)
             self.stream = sock.makefile('rw')
 

@@ -9,9 +9,8 @@ import shlex
 import signal
 import socket
 
+from . import TIMEOUT
 from .machine import is_listening, wait_until
-
-TIMEOUT = 60
 
 
 class Run:

@@ -19,10 +19,9 @@ kernel does the work.
 import fcntl
 import os
 
-from . import preload
+from . import TIMEOUT, preload
 from .machine import wait_until
 
-TIMEOUT = 60
 
 READS = ('preadv64', 'pread64')
 

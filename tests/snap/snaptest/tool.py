@@ -15,13 +15,12 @@ import tempfile
 import time
 import unittest
 
-from . import env, sanitizers
+from . import TIMEOUT, env, sanitizers
 from .decode import Stream
 from .streams import StreamBuilder
 
 # A byte that is no stream, which tells a destination of a failure
 REFUSAL = b'\0'
-TIMEOUT = 60
 PAGE = 4096
 MIB = 1 << 20
 

@@ -56,7 +56,7 @@ class NoSnapshot(ToolTest):
         """Nobody will ever write to it."""
         os.mkfifo(self.path('fifo'))
         for verb in ('load', 'info', 'check'):
-            self.refused(verb, self.path('fifo'), timeout=5,
+            self.refused(verb, self.path('fifo'),
                          causes=[self.path('fifo')])
 
     def test_text(self):
@@ -159,7 +159,7 @@ class References(ToolTest):
     def not_followed(self, image: str, *causes: str, options=()):
         for verb in ('load', 'info', 'check', 'embed'):
             with self.subTest(verb):
-                self.refused(verb, image, *options, timeout=10,
+                self.refused(verb, image, *options,
                              causes=['refers to', '--backing-chain', *causes])
 
     def test_backing_file(self):
@@ -193,7 +193,7 @@ class References(ToolTest):
             error = ''
             overlay = self.overlay(name, fmt='raw')
             for verb in ('load', 'info', 'check'):
-                error += self.refused(verb, overlay, timeout=10,
+                error += self.refused(verb, overlay,
                                       causes=['backing file'])
             self.assertNotIn('\x1b', error)
 

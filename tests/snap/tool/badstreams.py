@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from snaptest.streams import (COMMAND, FOOTER, FULL, PAGE as PAGE_FLAG, PART,
                               START, StreamBuilder, command, name8)
-from snaptest.tool import MIB, PAGE, ToolTest, pattern, sample, small
+from snaptest.tool import MIB, PAGE, TIMEOUT, ToolTest, pattern, sample, small
 
 NO_CHANNELS = ('multifd', 'channels have not come', '--uri=unix:PATH')
 
@@ -254,7 +254,7 @@ class BadStream(ToolTest):
         process = self.start('-s', '1M', 'save', self.image)
         process.stdin.write(builder.header() + builder.ram_start())
         process.stdin.flush()
-        self.assertEqual(process.wait(20), 1)
+        self.assertEqual(process.wait(TIMEOUT), 1)
         self.assertEqual(self.load(), self.loaded)
 
     def test_exact_fit(self):

@@ -183,7 +183,7 @@ class Interrupted(SaveTest):
         source.start()
         self.wait_for(lambda: self.is_open(process), 'open image')
         process.send_signal(signal.SIGTERM)
-        self.assertEqual(process.wait(10), 1)
+        self.assertEqual(process.wait(TIMEOUT), 1)
         source.join()
         self.assert_old()
 
@@ -211,7 +211,7 @@ class Interrupted(SaveTest):
         process.stdout.read(1)
         process.terminate()
         process.stdin.close()
-        self.assertNotEqual(process.wait(20), 0)
+        self.assertNotEqual(process.wait(TIMEOUT), 0)
         self.assertEqual(process.stderr.read().count(b'\n'), 1)
 
     def test_committed_and_cut(self):
@@ -412,7 +412,7 @@ class DiskFull(SaveTest):
         process = self.start('load', self.image)
         process.stdout.read(1)
         process.stdout.close()
-        self.assertEqual(process.wait(20), 1)
+        self.assertEqual(process.wait(TIMEOUT), 1)
         self.assertEqual(process.stderr.read().count(b'\n'), 1)
         self.refused('load', self.image, causes=[self.image],
                      preexec_fn=lambda: os.close(1))

@@ -15,10 +15,10 @@ import time
 import unittest
 
 from snaptest.machine import wait_until
-from snaptest.multifd import (DATA_SIZE, FLUSH, LIMIT, SYNC, MultifdBuilder,
+from snaptest.multifd import (DATA_SIZE, FLUSH, SYNC, MultifdBuilder,
                               MultifdTest, Sender, head, init, packet)
 from snaptest.streams import EOS, PAGE as PAGE_FLAG, PART, RAM_ID, name8
-from snaptest.tool import MIB, PAGE, pattern, sample
+from snaptest.tool import MIB, PAGE, TIMEOUT, pattern, sample
 
 BATCH = DATA_SIZE // PAGE
 SHUT_OK = struct.pack('>HHI', 1, 4, 0)
@@ -217,7 +217,7 @@ class Saves(MultifdTest):
                 senders = [Sender(connection, data) for connection, data
                            in zip(source.channels, left)]
                 for sender in senders:
-                    sender.join(LIMIT)
+                    sender.join(TIMEOUT)
                     self.assertFalse(sender.is_alive())
                 source.main.sendall(main[part:])
                 source.close()
@@ -264,7 +264,7 @@ class Saves(MultifdTest):
         main, channels = builder.streams()
         process, source = self.begin(2)
         source.send(main[:-10], channels, finish=False)
-        wait_until(lambda: os.path.exists(self.image), LIMIT)
+        wait_until(lambda: os.path.exists(self.image), TIMEOUT)
         for channel in source.channels:
             channel.sendall(head())
         Sender(source.main, main[-10:])
@@ -475,7 +475,7 @@ class Channels(Hostile):
             with self.subTest((i, at)):
                 process, source = self.begin(2)
                 source.send(self.main, channels)
-                process.communicate(timeout=LIMIT)
+                process.communicate(timeout=TIMEOUT)
                 self.assertIn(process.returncode, (0, 1))
                 source.close()
 
@@ -585,7 +585,7 @@ class Ends(Hostile):
     def test_pages_after_image_is_in_place_are_refused(self):
         process, source = self.begin(2)
         source.send(self.main[:-10], self.channels, finish=False)
-        wait_until(lambda: os.path.exists(self.image), LIMIT)
+        wait_until(lambda: os.path.exists(self.image), TIMEOUT)
         source.channels[0].sendall(head('pc.ram', [], [0]))
         self.fails(process, self.image, 'multifd channel 0 sent pages after '
                    'the last SYNC')

@@ -233,7 +233,7 @@ class RoundTrip(PostcopyTest):
         peer = Destination(self.snapshot, process.stdout.fileno(),
                            process.stdin.fileno())
         peer.finish()
-        self.assertEqual(process.wait(20), 0)
+        self.assertEqual(process.wait(TIMEOUT), 0)
         self.assertEqual(peer.precopied, [])
 
     def test_precopy_stream(self):
@@ -297,7 +297,7 @@ class RoundTrip(PostcopyTest):
         theirs.close()
         with ours:
             Destination(self.snapshot, ours.fileno(), ours.fileno()).finish()
-        self.assertEqual(process.wait(20), 0)
+        self.assertEqual(process.wait(TIMEOUT), 0)
 
     def test_at_the_same_time(self):
         """Several loads of one image"""

@@ -14,7 +14,7 @@ import time
 import unittest
 from collections import Counter
 
-from snaptest import flips
+from snaptest import TIMEOUT, flips
 from snaptest.anatomy import HEADER_USED, PARTS
 from snaptest.decode import Stream
 from snaptest.destination import RUNNING, PostcopyTest
@@ -281,7 +281,7 @@ class Repair(PostcopyTest):
         def duration() -> float:
             shutil.copyfile(specimen.path, self.image)
             begin = time.monotonic()
-            self.assertEqual(self.start(*arguments).wait(60), 0)
+            self.assertEqual(self.start(*arguments).wait(TIMEOUT), 0)
             return time.monotonic() - begin
         whole = min(duration() for _ in range(5))
         rng = random.Random(7)

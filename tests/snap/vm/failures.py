@@ -13,7 +13,7 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
-from snaptest import preload
+from snaptest import TIMEOUT, preload
 from snaptest.failure import FailureTest
 from snaptest.guests import MIB
 from snaptest.machine import Probe, is_listening, wait_until
@@ -279,7 +279,7 @@ class Loads(FailureTest):
     def assert_refused(self, image, *words):
         dst = self.destination(self.src)
         dst.incoming(self.exec_uri(self.command('load', image)))
-        wait_until(lambda: dst.exitcode() is not None, 20)
+        wait_until(lambda: dst.exitcode() is not None, TIMEOUT)
         self.assertNotEqual(dst.exitcode(), 0)
         self.assertEqual(self.report()['status'], 'failed')
         for word in (image, *words):

@@ -99,11 +99,13 @@ class HugePages(PostcopyTest):
     def run_on(self, *options, machine='pc-q35-10.0', version='10.0',
                **kwargs):
         src = self.sparse(machine=machine, version=version, run=True)
-        dst = self.huge(src, version=version, run=True)
-        load = self.postcopy(dst, self.image, OPTION, *SLOW, *options,
-                             **kwargs)
-        self.assert_runs(dst, src.loop)
-        self.assertEqual(dst.migration()['status'], 'postcopy-active')
+
+        def start(*rate):
+            dst = self.huge(src, version=version, run=True)
+            return dst, self.postcopy(dst, self.image, OPTION, *rate, *options,
+                                      **kwargs)
+        dst, load, _ = self.unfinished(
+            start, lambda dst: self.assert_runs(dst, src.loop), 16)
         self.assert_all_sent(self.complete(load))
         self.assert_ran_on(dst, src)
 

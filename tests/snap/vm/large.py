@@ -49,7 +49,7 @@ class Large(SnapTest):
         src.ram.fill_random(1024 * MIB, 3200 * MIB)
         src.ram.fill_random(3800 * MIB, 4096 * MIB)
         src.migrate(self.measured('save'), 'background-snapshot')
-        src.wait_migration(timeout=180)
+        src.wait_migration()
         self.assert_completed('save')
         src.wait_until(lambda: os.path.exists(self.peak))
         self.assert_little_memory('save')
@@ -57,7 +57,7 @@ class Large(SnapTest):
 
         dst = self.destination(src)
         dst.incoming(self.measured('load'))
-        dst.wait_migration(timeout=180)
+        dst.wait_migration()
         self.assert_completed('load')
         self.assert_little_memory('load')
         dst.kill()

@@ -8,12 +8,14 @@
 #
 
 import os
+import signal
 import subprocess
 import sys
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
+from snaptest import TIMEOUT
 from snaptest.case import PostcopyTest
 from snaptest.guests import MIB
 from snaptest.machine import VM, wait_until
@@ -26,13 +28,23 @@ class Many(PostcopyTest):
 
     def test_many(self):
         src = self.snapshot(run=True, mib=32)
-        vms = [self.destination(src, run=True) for _ in range(4)]
-        loads = [self.postcopy(vm, self.image, '-r', f'{4 << n}M',
-                               over='exec' if n % 2 else 'unix')
-                 for n, vm in enumerate(vms)]
-        for vm in vms:
-            self.assert_runs(vm, src.loop)
-        self.assertEqual(vms[0].migration()['status'], 'postcopy-active')
+        loads = []
+
+        def start(*rate):
+            first = self.postcopy(self.destination(src, run=True), self.image,
+                                  *rate, over='unix')
+            loads[:] = [first] + [
+                self.postcopy(self.destination(src, run=True), self.image,
+                              '-r', f'{4 << n}M',
+                              over='exec' if n % 2 else 'unix')
+                for n in range(1, 4)]
+            return first.vm, first
+
+        def during(_):
+            for load in loads:
+                self.assert_runs(load.vm, src.loop)
+        self.unfinished(start, during, 4)
+        vms = [load.vm for load in loads]
         for load in loads:
             self.assert_all_sent(self.complete(load))
         for vm in vms:
@@ -42,12 +54,17 @@ class Many(PostcopyTest):
         """A load goes on with the file that it has opened."""
         src = self.snapshot(run=True, mib=32)
         other = self.source(run=True, mib=32, pages=1024)
-        dst = self.destination(src, run=True)
-        load = self.postcopy(dst, self.image, '-r', '3M')
-        self.assert_runs(dst, src.loop)
+
+        def start(*rate):
+            dst = self.destination(src, run=True)
+            return dst, self.postcopy(dst, self.image, *rate)
+        dst, load, _ = self.unfinished(
+            start, lambda dst: self.assert_runs(dst, src.loop), 3)
+        load.kill(signal.SIGSTOP)
         stored = self.stored
         self.snapshot_of(other)
-        self.assertEqual(dst.migration()['status'], 'postcopy-active')
+        self.assertFalse(load.ended())
+        load.kill(signal.SIGCONT)
         stats = self.complete(load)
         self.assertEqual(stats['stored-pages'], stored)
         self.assert_ran_on(dst, src)
@@ -197,7 +214,7 @@ class Misuse(PostcopyTest):
         self.assertRegex(err, "^qemu-snap: Could not load '.*': .*\n$")
         self.assertIn('postcopy-ram', err)
         self.assertIn('postcopy-ram', load.report()['error'])
-        wait_until(lambda: dst.exitcode() is not None, 20)
+        wait_until(lambda: dst.exitcode() is not None, TIMEOUT)
 
     def test_no_capability(self):
         self.no_capability('exec')

@@ -66,11 +66,13 @@ class Running(Machines, PostcopyTest):
     def round_trip(self, machine, version='10.0', to='10.0', *options,
                    **kwargs):
         src = self.snapshot(machine, version=version, run=True, mib=32)
-        dst = self.destination(src, version=to, run=True)
-        load = self.postcopy(dst, self.image, '-r', '8M', *options,
-                             **kwargs)
-        gen = self.assert_runs(dst, src.loop)
-        self.assertEqual(dst.migration()['status'], 'postcopy-active')
+
+        def start(*rate):
+            dst = self.destination(src, version=to, run=True)
+            return dst, self.postcopy(dst, self.image, *rate, *options,
+                                      **kwargs)
+        dst, load, gen = self.unfinished(
+            start, lambda dst: self.assert_runs(dst, src.loop), 8)
         # It goes on, and does not start anew.
         self.assertGreaterEqual(gen, src.loop.gen(src.ram))
         stats = self.complete(load)

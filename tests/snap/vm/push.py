@@ -99,10 +99,11 @@ class Linux(PostcopyTest):
                        '-incoming', 'defer')
 
     def test_goes_on(self):
-        dst = self.waiting()
-        load = self.postcopy(dst, self.image, '-r', '30M')
-        dst.wait_console(guests.ticks)
-        self.assertEqual(dst.migration()['status'], 'postcopy-active')
+        def start(*rate):
+            dst = self.waiting()
+            return dst, self.postcopy(dst, self.image, *rate)
+        dst, load, _ = self.unfinished(
+            start, lambda dst: dst.wait_console(guests.ticks), 30)
         self.assert_all_sent(self.complete(load))
         count = len(guests.ticks(dst.console()))
         dst.wait_console(lambda lines: len(guests.ticks(lines)) > count + 20)

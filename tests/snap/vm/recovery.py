@@ -13,13 +13,14 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
+from snaptest import TIMEOUT
 from snaptest.case import PostcopyTest
 from snaptest.guests import WORKING_SET
 from snaptest.postcopy import Load
 from snaptest.ram import PAGE
 
-# So slow that a load takes seconds
-SLOW = ['-r', '2M']
+# So slow that a load takes seconds, in MiB/s
+SLOW = 2
 RAW = ['-f', 'raw']
 
 
@@ -30,13 +31,17 @@ class RecoveryTest(PostcopyTest):
 
     def begin(self, src, *options, version='10.0', run=True, **kwargs):
         """A destination, and the load that is in the middle of it."""
-        dst = self.destination(src, version=version, run=run)
-        load = self.postcopy(dst, self.image, *SLOW, *options, **kwargs)
-        if run:
-            self.assert_runs(dst, src.loop)
-        else:
-            dst.wait_until(lambda: dst.status() == 'paused')
-        self.assertEqual(dst.migration()['status'], 'postcopy-active')
+        def start(*rate):
+            dst = self.destination(src, version=version, run=run)
+            return dst, self.postcopy(dst, self.image, *rate, *options,
+                                      **kwargs)
+
+        def during(dst):
+            if run:
+                self.assert_runs(dst, src.loop)
+            else:
+                dst.wait_until(lambda: dst.status() == 'paused')
+        dst, load, _ = self.unfinished(start, during, SLOW)
         return dst, load
 
     def break_off(self, dst, load, number=signal.SIGKILL):
@@ -119,7 +124,7 @@ class Broken(RecoveryTest):
         for n in range(1, 5):
             self.break_off(dst, load)
             placed = dst.pages_placed()
-            load = self.resume(dst, self.image, *SLOW, *options,
+            load = self.resume(dst, self.image, '-r', '512k', *options,
                                over=ways[n % len(ways)])
             dst.wait_until(lambda: dst.pages_placed() > placed + 100)
         self.assert_runs(dst, src.loop)
@@ -142,7 +147,7 @@ class Broken(RecoveryTest):
         for _ in range(5):
             self.break_off(dst, load)
             load = self.resume(dst, self.image, '--push=none')
-            dst.event_wait('MIGRATION', 30.0,
+            dst.event_wait('MIGRATION', TIMEOUT,
                            {'data': {'status': 'postcopy-recover'}})
         self.break_off(dst, load)
         self.end(src, dst)

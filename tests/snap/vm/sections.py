@@ -15,7 +15,7 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
-from snaptest import env
+from snaptest import TIMEOUT, env
 from snaptest.case import SnapTest
 from snaptest.guests import MIB
 from snaptest.qtest import QTest, VirtioMem
@@ -203,7 +203,7 @@ class Refused(SnapTest):
         directory = self.directory(self.dir)
         out = subprocess.run(
             self.command('save', os.path.join(directory, 'image')),
-            input=stream, capture_output=True, check=False, timeout=60)
+            input=stream, capture_output=True, check=False, timeout=TIMEOUT)
         self.assertNotEqual(out.returncode, 0)
         self.assertIn(b'spapr/htab', out.stderr)
         self.assertEqual(out.stderr.count(b'\n'), 1, out.stderr)

@@ -14,6 +14,7 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
+from snaptest import TIMEOUT
 from snaptest.failure import MODES, DisturbedTest
 from snaptest.machine import wait_until
 from snaptest.run import Run
@@ -46,7 +47,7 @@ class StuckTest(DisturbedTest):
             before = cpu_time(run.pid())
             time.sleep(0.3)
             return cpu_time(run.pid()) - before <= 1
-        wait_until(quiet, 60)
+        wait_until(quiet, TIMEOUT)
         self.assertFalse(run.ended(), run.read('.err'))
 
 
@@ -73,7 +74,7 @@ class Signals(StuckTest):
         run.kill(number)
         if stage[0] in ('pwrite64', 'fdatasync') and stage[1] > 1:
             # A thread is held, and the main loop is not.
-            wait_until(lambda: not self.pending(run.pid(), number), 60)
+            wait_until(lambda: not self.pending(run.pid(), number), TIMEOUT)
         self.stages.release()
         status, new = self.outcome(mode, run)
         # One that comes too late does not hide that all went well.
@@ -211,7 +212,7 @@ class LoadTest(StuckTest):
 
     def assert_gives_up(self, dst):
         """A destination ends with an error, and its guest has never run."""
-        wait_until(lambda: dst.exitcode() is not None, 60)
+        wait_until(lambda: dst.exitcode() is not None, TIMEOUT)
         self.assertNotEqual(dst.exitcode(), 0)
         self.assertIn(self.src.loop.gen(dst.ram), (0, self.gen, POISON))
 

@@ -23,9 +23,9 @@ import time
 
 # pylint: disable=wrong-import-position
 from snaptest import env, guests
-from snaptest.machine import VM, wait_until
+from snaptest.machine import Q35, VM, wait_until
 
-MACHINE = 'pc-q35-10.0'
+MACHINE = Q35
 RAM = '512M'
 LOAD_OPTIONS = ['--postcopy', '--rate-limit=20M']
 

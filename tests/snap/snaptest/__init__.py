@@ -9,7 +9,8 @@ Everything is found through the environment, and what is missing is an error:
 
 QEMU_SNAP, QEMU_IMG, QEMU_IO  the programs under test, and their siblings
 QEMU_TREE                     a QEMU source tree (its python/ and scripts/)
-SNAP_EMULATORS                10.0/ and 7.2/, each with qemu-system-<arch>
+SNAP_EMULATORS                7.2/, 10.0/ and newest/, each with
+                              qemu-system-<arch>; the last is a link to another
 SNAP_KERNEL, SNAP_BUSYBOX     a Linux kernel and a static busybox, for x86_64
 """
 

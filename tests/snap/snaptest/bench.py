@@ -14,14 +14,14 @@ import sys
 import time
 
 from .guests import MIB
-from .machine import VM
+from .machine import Q35, VM
 from .ram import PAGE, Ram
 
 GIB = 1 << 30
 REGION = 4 * MIB
 # A float: for QMP, a number without a point is for ever
 TIMEOUT = 600.0
-MACHINE = 'pc-q35-10.0'
+MACHINE = Q35
 CAPABILITIES = ('events', 'mapped-ram', 'multifd', 'background-snapshot',
                 'postcopy-ram', 'postcopy-preempt', 'postcopy-blocktime',
                 'return-path')

@@ -139,7 +139,7 @@ class DisturbedTest(FailureTest):
     def restore_stdin(self):
         """
         A background snapshot that fails before RAM is write-protected, as one
-        whose command ends at once, makes QEMU 10.0 close its descriptor 0
+        whose command ends at once, makes QEMU 10.0 and 11.1 close descriptor 0
         (ram_write_tracking_stop() with an uffdio_fd that was not set).  From
         then on, commands of exec: get no stdin.  The next descriptor that QEMU
         receives becomes 0 again.

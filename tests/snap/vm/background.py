@@ -15,14 +15,14 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
 from snaptest.case import Machines, SnapTest
-from snaptest.machine import Probe
+from snaptest.machine import NEWEST, Probe
 from snaptest.ram import PAGE
 
 
 class Paused(Machines, SnapTest):
     """Of a stopped guest, byte for byte.  (7.2 lets it run afterwards.)"""
 
-    def round_trip(self, machine, version='10.0', to='10.0'):
+    def round_trip(self, machine, version=NEWEST, to=NEWEST):
         src = self.source(machine, version=version)
         truth = src.ram.copy()
         self.save(src, self.path('image'), caps=['background-snapshot'])
@@ -35,7 +35,7 @@ class Paused(Machines, SnapTest):
 class Running(Machines, SnapTest):
     """Of a running guest: RAM and devices are those of one instant."""
 
-    def round_trip(self, machine, version='10.0', to='10.0'):
+    def round_trip(self, machine, version=NEWEST, to=NEWEST):
         src = self.source(machine, version=version, run=True)
         loop = src.loop
         before = loop.gen()

@@ -17,6 +17,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
 from snaptest.case import PostcopyTest
 from snaptest.guests import MIB
+from snaptest.machine import NEWEST, Q35
 from snaptest.ram import PAGE, Ram
 
 RESERVE = '/proc/sys/vm/nr_hugepages'
@@ -96,7 +97,7 @@ class HugePages(PostcopyTest):
                     self.assertLess(dst.pages_placed(), SIZE // PAGE)
                 dst.kill()
 
-    def run_on(self, *options, machine='pc-q35-10.0', version='10.0',
+    def run_on(self, *options, machine=Q35, version=NEWEST,
                **kwargs):
         src = self.sparse(machine=machine, version=version, run=True)
 
@@ -123,6 +124,9 @@ class HugePages(PostcopyTest):
 
     def test_running_7_2(self):
         self.run_on(machine='pc-q35-7.2', version='7.2')
+
+    def test_running_10_0(self):
+        self.run_on(machine='pc-q35-10.0', version='10.0')
 
     def recover(self, *options, **kwargs):
         """Killed in the middle, which may be that of a host page."""

@@ -14,18 +14,19 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
 from snaptest import guests
 from snaptest.case import SnapTest
+from snaptest.machine import NEWEST, Q35
 
 
 class Linux(SnapTest):
     """Anonymous RAM; the guest's own nonce, counter and data are the proof."""
 
-    def boot(self, machine, version='10.0'):
+    def boot(self, machine, version=NEWEST):
         vm = self.vm(machine, '256M', *guests.linux_args(self.dir),
                      version=version)
         vm.wait_console(lambda lines: len(guests.ticks(lines)) > 3)
         return vm
 
-    def revert(self, src, version='10.0'):
+    def revert(self, src, version=NEWEST):
         """A new machine, loaded; the first lines that it prints."""
         src.kill()
         dst = self.vm(src.machine, '256M', *guests.linux_args(self.dir),
@@ -46,7 +47,7 @@ class Linux(SnapTest):
         self.assertLess(before.count, counts[0])
         self.assertLessEqual(counts[0], after.count + 2)
 
-    def background(self, machine, version='10.0', to='10.0'):
+    def background(self, machine, version=NEWEST, to=NEWEST):
         src = self.boot(machine, version)
         before = guests.ticks(src.console())[-1]
         src.migrate(self.exec_uri(self.command('save', self.path('image'))),
@@ -60,13 +61,13 @@ class Linux(SnapTest):
         self.assert_goes_on_from(before, after, self.revert(src, to))
 
     def test_background(self):
-        self.background('pc-q35-10.0')
+        self.background(Q35)
 
-    def test_background_7_2_to_10_0(self):
-        self.background('pc-i440fx-7.2', '7.2', '10.0')
+    def test_background_7_2_to_newest(self):
+        self.background('pc-i440fx-7.2', '7.2')
 
     def test_live(self):
-        src = self.boot('pc-q35-10.0')
+        src = self.boot(Q35)
         self.save(src, self.path('image'), caps=['return-path'])
         last = guests.ticks(src.console())[-1]
         self.assert_goes_on_from(last, last, self.revert(src))

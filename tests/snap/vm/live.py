@@ -14,13 +14,14 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
 from snaptest.case import Machines, SnapTest
 from snaptest.guests import MIB
+from snaptest.machine import NEWEST, Q35
 from snaptest.ram import PAGE
 
 
 class Live(Machines, SnapTest):
     """Pages come again, become zero and come back: the last one counts."""
 
-    def round_trip(self, machine, version='10.0', to='10.0', caps=()):
+    def round_trip(self, machine, version=NEWEST, to=NEWEST, caps=()):
         src = self.source(machine, version=version, run=True, pages=1024)
         info = self.save(src, self.path('image'), caps=caps)
         self.assertEqual(src.status(), 'postmigrate')
@@ -34,11 +35,11 @@ class Live(Machines, SnapTest):
         self.assert_goes_on(dst, src.loop)
 
     def test_return_path(self):
-        self.round_trip('pc-q35-10.0', caps=['return-path'])
+        self.round_trip(Q35, caps=['return-path'])
 
     def test_return_path_without_description(self):
         """Only the source's silence tells the end."""
-        self.round_trip('pc-q35-10.0,suppress-vmdesc=on', caps=['return-path'])
+        self.round_trip(f'{Q35},suppress-vmdesc=on', caps=['return-path'])
 
     def test_runs_on(self):
         """A destination without -S runs, like the source."""

@@ -14,7 +14,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
 from snaptest.case import Machines, SnapTest
 from snaptest.guests import MIB
-from snaptest.machine import is_listening
+from snaptest.machine import NEWEST, Q35, is_listening
 from snaptest.ram import PAGE
 
 
@@ -54,7 +54,7 @@ class Multifd(SnapTest):
 class Save(Machines, Multifd):
     """An image is the same, whichever way its pages came."""
 
-    def round_trip(self, machine, version='10.0', to='10.0', **kwargs):
+    def round_trip(self, machine, version=NEWEST, to=NEWEST, **kwargs):
         src = self.source(machine, version=version)
         self.save_multifd(src, **kwargs)
         dst = self.destination(src, version=to)
@@ -63,14 +63,14 @@ class Save(Machines, Multifd):
         self.assert_goes_on(dst, src.loop)
 
     def test_one_channel(self):
-        self.round_trip('pc-q35-10.0', channels=1)
+        self.round_trip(Q35, channels=1)
 
     def test_many_channels(self):
         """More than there are open buffers"""
-        self.round_trip('pc-q35-10.0', channels=32)
+        self.round_trip(Q35, channels=32)
 
     def test_zero_pages_of_the_main_channel(self):
-        self.round_trip('pc-q35-10.0',
+        self.round_trip(Q35,
                         params={'zero-page-detection': 'legacy'})
 
     def test_return_path(self):
@@ -102,7 +102,7 @@ class Save(Machines, Multifd):
 class Load(Machines, Multifd):
     """Any image, whichever way it was saved."""
 
-    def round_trip(self, machine, version='10.0', to='10.0', channels=2):
+    def round_trip(self, machine, version=NEWEST, to=NEWEST, channels=2):
         src = self.source(machine, version=version)
         self.save(src, self.image)
         dst = self.destination(src, version=to)
@@ -111,10 +111,10 @@ class Load(Machines, Multifd):
         self.assert_goes_on(dst, src.loop)
 
     def test_one_channel(self):
-        self.round_trip('pc-q35-10.0', channels=1)
+        self.round_trip(Q35, channels=1)
 
     def test_many_channels(self):
-        self.round_trip('pc-q35-10.0', channels=20)
+        self.round_trip(Q35, channels=20)
 
     def test_live(self):
         """There and back over several channels, while the guest runs"""

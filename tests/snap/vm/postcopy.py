@@ -14,6 +14,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
 from snaptest.case import Machines, PostcopyTest
 from snaptest.guests import MIB
+from snaptest.machine import NEWEST, Q35, VIRT
 from snaptest.postcopy import PUSHED
 from snaptest.ram import PAGE
 
@@ -23,7 +24,7 @@ HUGE = 2 * MIB // PAGE
 class Stopped(Machines, PostcopyTest):
     """A destination with -S does not run, and has RAM byte for byte."""
 
-    def round_trip(self, machine, version='10.0', to='10.0'):
+    def round_trip(self, machine, version=NEWEST, to=NEWEST):
         src = self.snapshot(machine, version=version, mib=32)
         dst = self.destination(src, version=to)
         stats = self.load_postcopy(dst, self.image)
@@ -63,7 +64,7 @@ class Stopped(Machines, PostcopyTest):
 class Running(Machines, PostcopyTest):
     """A destination runs before its RAM is there, and is none the worse."""
 
-    def round_trip(self, machine, version='10.0', to='10.0', *options,
+    def round_trip(self, machine, version=NEWEST, to=NEWEST, *options,
                    **kwargs):
         src = self.snapshot(machine, version=version, run=True, mib=32)
 
@@ -82,27 +83,30 @@ class Running(Machines, PostcopyTest):
         self.assert_ran_on(dst, src)
 
     def test_unix(self):
-        self.round_trip('pc-q35-10.0', over='unix')
+        self.round_trip(Q35, over='unix')
 
     def test_fd(self):
-        self.round_trip('pc-q35-10.0', over='fd')
+        self.round_trip(Q35, over='fd')
 
     def test_percent(self):
-        self.round_trip('pc-q35-10.0', percent=50)
+        self.round_trip(Q35, percent=50)
 
-    def preempt(self, *where):
+    def preempt(self, machine, version=NEWEST):
         """Urgent pages overtake the others on a channel of their own."""
-        self.round_trip(*where, '--preempt', over='unix',
+        self.round_trip(machine, version, version, '--preempt', over='unix',
                         caps=['postcopy-preempt'])
 
     def test_preempt(self):
-        self.preempt('pc-q35-10.0', '10.0', '10.0')
+        self.preempt(Q35)
 
     def test_preempt_7_2(self):
-        self.preempt('pc-q35-7.2', '7.2', '7.2')
+        self.preempt('pc-q35-7.2', '7.2')
+
+    def test_preempt_10_0(self):
+        self.preempt('pc-q35-10.0', '10.0')
 
     def test_preempt_aarch64(self):
-        self.preempt('virt-10.0', '10.0', '10.0')
+        self.preempt(VIRT)
 
     def test_paused_snapshot(self):
         """QEMU lets it run: postcopy knows of no other run state."""

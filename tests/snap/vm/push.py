@@ -15,6 +15,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 from snaptest import guests
 from snaptest.case import PostcopyTest
 from snaptest.guests import MIB
+from snaptest.machine import Q35
 from snaptest.postcopy import PUSHED
 from snaptest.ram import PAGE
 from snaptest.sanitizers import is_sanitized
@@ -87,7 +88,7 @@ class Linux(PostcopyTest):
     def setUp(self):
         super().setUp()
         self.args = guests.linux_args(self.dir)
-        src = self.vm('pc-q35-10.0', '256M', *self.args)
+        src = self.vm(Q35, '256M', *self.args)
         src.wait_console(lambda lines: len(guests.ticks(lines)) > 3)
         self.save(src, self.image, caps=['background-snapshot'])
         self.stored = self.report()['stored-pages']
@@ -95,7 +96,7 @@ class Linux(PostcopyTest):
         src.kill()
 
     def waiting(self, *options):
-        return self.vm('pc-q35-10.0', '256M', *self.args, *options,
+        return self.vm(Q35, '256M', *self.args, *options,
                        '-incoming', 'defer')
 
     def test_goes_on(self):

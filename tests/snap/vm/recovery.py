@@ -16,6 +16,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 from snaptest import TIMEOUT
 from snaptest.case import PostcopyTest
 from snaptest.guests import WORKING_SET
+from snaptest.machine import NEWEST, Q35, VIRT
 from snaptest.postcopy import Load
 from snaptest.ram import PAGE
 
@@ -29,7 +30,7 @@ class RecoveryTest(PostcopyTest):
 
     PREEMPT = dict(over='unix', caps=['postcopy-preempt'])
 
-    def begin(self, src, *options, version='10.0', run=True, **kwargs):
+    def begin(self, src, *options, version=NEWEST, run=True, **kwargs):
         """A destination, and the load that is in the middle of it."""
         def start(*rate):
             dst = self.destination(src, version=version, run=run)
@@ -68,7 +69,7 @@ class RecoveryTest(PostcopyTest):
 class Broken(RecoveryTest):
     """The tool is killed, and another one takes over."""
 
-    def recovers(self, *options, machine='pc-q35-10.0', version='10.0',
+    def recovers(self, *options, machine=Q35, version=NEWEST,
                  over='exec', caps=()):
         src = self.snapshot(machine, version=version, run=True, mib=32)
         dst, load = self.begin(src, *options, version=version, over=over,
@@ -85,6 +86,9 @@ class Broken(RecoveryTest):
     def test_7_2(self):
         self.recovers(machine='pc-q35-7.2', version='7.2')
 
+    def test_10_0(self):
+        self.recovers(machine='pc-q35-10.0', version='10.0')
+
     def test_preempt(self):
         self.recovers('--preempt', **self.PREEMPT)
 
@@ -92,8 +96,12 @@ class Broken(RecoveryTest):
         self.recovers('--preempt', machine='pc-q35-7.2', version='7.2',
                       **self.PREEMPT)
 
+    def test_preempt_10_0(self):
+        self.recovers('--preempt', machine='pc-q35-10.0', version='10.0',
+                      **self.PREEMPT)
+
     def test_aarch64(self):
-        self.recovers(machine='virt-10.0')
+        self.recovers(machine=VIRT)
 
     def test_stopped(self):
         """A destination with -S has the same RAM, byte for byte."""
@@ -161,7 +169,7 @@ class BadImage(RecoveryTest):
 
     def setUp(self):
         super().setUp()
-        self.src = self.snapshot('pc-q35-10.0', '-O', 'raw', run=True,
+        self.src = self.snapshot(Q35, '-O', 'raw', run=True,
                                  mib=32)
         block = self.info(self.image)['ram-blocks'][0]
         self.assertEqual(block['name'], self.src.ram_id)
@@ -274,13 +282,16 @@ class Lost(RecoveryTest):
 
     def test_resume_of_nothing(self):
         """A destination that waits for a first stream is none to resume."""
-        src = self.snapshot(mib=32)
-        dst = self.destination(src, run=True)
-        dst.capabilities('postcopy-ram')
-        load = Load(self, dst, dst.incoming, 'unix', self.image, '--resume')
-        err = load.finish(1)
-        self.assertIn(self.image, err)
-        self.assertRegex(err, 'migrate-recover|paused')
+        src = self.snapshot('pc-q35-7.2', mib=32)
+        for version in ('7.2', '10.0', NEWEST):
+            with self.subTest(version):
+                dst = self.destination(src, run=True, version=version)
+                dst.capabilities('postcopy-ram')
+                load = Load(self, dst, dst.incoming, 'unix', self.image,
+                            '--resume')
+                err = load.finish(1)
+                self.assertIn(self.image, err)
+                self.assertRegex(err, 'migrate-recover|paused')
 
 
 unittest.main(verbosity=2)

@@ -18,6 +18,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 from snaptest import TIMEOUT, env
 from snaptest.case import SnapTest
 from snaptest.guests import MIB
+from snaptest.machine import NEWEST, Q35, S390, VIRT
 from snaptest.qtest import QTest, VirtioMem
 from snaptest.ram import Ram
 
@@ -40,7 +41,7 @@ class Memory(SnapTest):
 
     def round_trip(self, plugged, *caps):
         ours, theirs = self.ram(self.SIZE), self.ram(self.SIZE)
-        src = self.source('pc-q35-10.0', *self.args(ours),
+        src = self.source(Q35, *self.args(ours),
                           *QTest.args(self.path('qtest')), run=True)
         if plugged:
             with QTest(self.path('qtest')) as qtest:
@@ -94,7 +95,7 @@ class Bitmaps(SnapTest):
 
     def round_trip(self, *caps):
         self.img('create', '-f', 'raw', self.path('disk'), '64M')
-        src = self.source('pc-q35-10.0', *self.disk(), run=True)
+        src = self.source(Q35, *self.disk(), run=True)
         for name, start in (('first', 1), ('second', 5)):
             src.cmd('block-dirty-bitmap-add', node='disk', name=name,
                     persistent=False)
@@ -138,7 +139,7 @@ class Analyzed(SnapTest):
                 parts[os.path.relpath(path, directory)] = path
         return parts
 
-    def compare(self, machine, *caps, version='10.0', args=()):
+    def compare(self, machine, *caps, version=NEWEST, args=()):
         src = self.source(machine, *args, version=version)
         ours, theirs = self.path('saved'), self.path('loaded')
         self.save_stream(src, ours, *caps)
@@ -165,21 +166,24 @@ class Analyzed(SnapTest):
                         Ram.existing(b[name])))
 
     def test_q35(self):
-        self.compare('pc-q35-10.0', args=[
+        self.compare(Q35, args=[
             '-device', 'virtio-balloon-pci', '-device', 'qemu-xhci',
             '-device', 'VGA', '-device', 'e1000e'])
 
     def test_background(self):
-        self.compare('pc-q35-10.0', 'background-snapshot')
+        self.compare(Q35, 'background-snapshot')
 
     def test_7_2(self):
         self.compare('pc-i440fx-7.2', version='7.2')
 
+    def test_10_0(self):
+        self.compare('pc-q35-10.0', version='10.0')
+
     def test_aarch64(self):
-        self.compare('virt-10.0')
+        self.compare(VIRT)
 
     def test_s390x(self):
-        self.compare('s390-ccw-virtio-10.0')
+        self.compare(S390)
 
 
 class Refused(SnapTest):

@@ -13,12 +13,13 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
 from snaptest.case import Machines, SnapTest
+from snaptest.machine import NEWEST
 
 
 class Stopped(Machines, SnapTest):
     """Every page once, the device state of the same instant."""
 
-    def round_trip(self, machine, version='10.0', to='10.0'):
+    def round_trip(self, machine, version=NEWEST, to=NEWEST):
         src = self.source(machine, version=version)
         self.save(src, self.path('image'))
         dst = self.destination(src, version=to)

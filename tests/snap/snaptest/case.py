@@ -23,6 +23,8 @@ from .ram import Ram
 class SnapTest(unittest.TestCase):
     """A test with directories, virtual machines and the tool."""
 
+    accel = 'tcg'
+
     def setUp(self):
         sanitizers.watch(self)
         # Kept short: the paths of sockets are bounded.
@@ -45,7 +47,8 @@ class SnapTest(unittest.TestCase):
 
     def vm(self, machine: str, ram: Ram | str, *args: str,
            version: str = NEWEST) -> VM:
-        vm = VM(self.dir, machine, ram, args, version, f'vm{next(self.count)}')
+        vm = VM(self.dir, machine, ram, args, version,
+                f'vm{next(self.count)}', self.accel)
         self.addCleanup(vm.kill)
         vm.launch()
         return vm

@@ -259,6 +259,20 @@ class Loop:
         self.ram.write(MAILBOX, struct.pack(self.order + '3I',
                                             self.base + start, pages, delay))
 
+    def limit(self, rate: int):
+        """
+        Let the running guest, which has no delay, do not far more than @rate
+        rounds in a second.
+        """
+        before, start = self.gen(), time.monotonic()
+        time.sleep(0.1)
+        pages = (self.gen() - before) * self.pages
+        done, wanted = pages / (time.monotonic() - start), rate * self.pages
+        if done > wanted:
+            # A page takes as long as some 5 steps of the delay.
+            self.ram.write(MAILBOX + 8, struct.pack(
+                self.order + 'I', int(5 * (done / wanted - 1))))
+
     def gen(self, ram: Ram | None = None) -> int:
         return (ram or self.ram).word(MAILBOX + 16, self.order)
 

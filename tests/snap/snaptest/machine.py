@@ -51,15 +51,17 @@ def is_listening(path: str) -> bool:
 
 class VM(QEMUMachine):
     """
-    A TCG guest without default devices.
+    A guest without default devices.
 
     @machine: versioned machine type, which chooses the architecture
     @ram: a Ram to run on, or a size for anonymous memory
     @version: whose emulator to take
+    @accel: tcg, or kvm where snaptest.kvm finds it
     """
 
     def __init__(self, directory: str, machine: str, ram: Ram | str,
-                 args=(), version: str = NEWEST, name: str = 'vm'):
+                 args=(), version: str = NEWEST, name: str = 'vm',
+                 accel: str = 'tcg'):
         self.machine, self.ram, self.version = machine, ram, version
         self.arch, self.ram_id, extra = next(
             v for k, v in MACHINES.items() if machine.startswith(k))
@@ -78,7 +80,7 @@ class VM(QEMUMachine):
             memory = ['-machine', machine, '-m', ram]
         super().__init__(
             binary,
-            ['-nodefaults', '-accel', 'tcg', *memory, *extra,
+            ['-nodefaults', '-accel', accel, *memory, *extra,
              '-chardev', f'socket,id=probe,path={self.probe_path},'
                          'server=on,wait=off',
              '-mon', 'chardev=probe,mode=control',

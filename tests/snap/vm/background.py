@@ -104,4 +104,5 @@ class Running(Machines, SnapTest):
         self.assertEqual(gens, sorted(set(gens)))
 
 
-unittest.main(verbosity=2)
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

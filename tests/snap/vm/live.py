@@ -70,4 +70,5 @@ class Live(Machines, SnapTest):
         self.assert_same_ram(src, dst)
 
 
-unittest.main(verbosity=2)
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

@@ -155,4 +155,5 @@ class Load(Machines, Multifd):
         self.assertIn('corrupt', self.finish(tool, 1))
 
 
-unittest.main(verbosity=2)
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

@@ -190,4 +190,5 @@ class Containers(PostcopyTest):
                 self.verify(src, self.image, *options)
 
 
-unittest.main(verbosity=2)
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

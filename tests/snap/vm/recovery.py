@@ -294,4 +294,5 @@ class Lost(RecoveryTest):
                 self.assertRegex(err, 'migrate-recover|paused')
 
 
-unittest.main(verbosity=2)
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

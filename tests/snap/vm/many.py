@@ -18,7 +18,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 from snaptest import TIMEOUT
 from snaptest.case import PostcopyTest
 from snaptest.guests import MIB
-from snaptest.machine import VM, wait_until
+from snaptest.machine import NEWEST, PC, VM, wait_until
 from snaptest.postcopy import Load
 from snaptest.ram import Ram
 
@@ -233,7 +233,7 @@ class Misuse(PostcopyTest):
         return err
 
     def test_lazy_load_into_other_ram_is_explained(self):
-        for version, over in (('10.0', 'exec'), ('10.0', 'unix'),
+        for version, over in ((NEWEST, 'exec'), (NEWEST, 'unix'),
                               ('7.2', 'exec'), ('7.2', 'unix')):
             src = self.snapshot('pc-q35-7.2', version=version, mib=32)
             for mib in (16, 64):
@@ -247,7 +247,7 @@ class Misuse(PostcopyTest):
 
     def test_load_into_another_machine_is_explained(self):
         src = self.snapshot(mib=32)
-        src.machine = 'pc-i440fx-10.0'
+        src.machine = PC
         for over in ('exec', 'unix'):
             with self.subTest(over):
                 dst = self.destination(src)

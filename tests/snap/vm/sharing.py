@@ -11,6 +11,7 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
 from snaptest.failure import DisturbedTest
+from snaptest.machine import NEWEST, Q35
 from snaptest.run import Run
 
 
@@ -180,7 +181,7 @@ class Disks(SharingTest):
         self.img('create', '-f', 'qcow2', disk, '1M')
         options = ['-blockdev', 'driver=qcow2,node-name=disk,file.driver=file,'
                    f'file.filename={disk}', '-device', 'ide-hd,drive=disk']
-        for version, machine in (('10.0', 'pc-q35-10.0'),
+        for version, machine in ((NEWEST, Q35), ('10.0', 'pc-q35-10.0'),
                                  ('7.2', 'pc-q35-7.2')):
             with self.subTest(version):
                 src = self.source(machine, *options, version=version, run=True)

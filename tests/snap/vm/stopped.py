@@ -13,7 +13,7 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
 from snaptest.case import Machines, SnapTest
-from snaptest.machine import NEWEST
+from snaptest.machine import NEWEST, Q35
 
 
 class Stopped(Machines, SnapTest):
@@ -61,7 +61,7 @@ class States(SnapTest):
     can be saved, and is in the same state when it is loaded.
     """
 
-    VERSIONS = {'10.0': 'pc-q35-10.0', '7.2': 'pc-q35-7.2'}
+    VERSIONS = {NEWEST: Q35, '10.0': 'pc-q35-10.0', '7.2': 'pc-q35-7.2'}
     MEMORY = '64M'
 
     def round_trip(self, state, *args, cause=lambda vm: None):

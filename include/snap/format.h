@@ -110,6 +110,22 @@ uint64_t snap_header_seed(const SnapHeader *header, SnapPart table);
 void snap_header_encode(const SnapHeader *header,
                         uint8_t buf[SNAP_HEADER_SIZE]);
 
+/* Whether @buf begins a snapshot, of whatever version. */
+bool snap_header_present(const uint8_t buf[SNAP_HEADER_SIZE]);
+
+/**
+ * snap_header_encode_claim: what a save in progress has in the header's place
+ * @uuid: of the snapshot that it will be
+ *
+ * No header, but it tells whether another save has begun since.
+ */
+void snap_header_encode_claim(const QemuUUID *uuid,
+                              uint8_t buf[SNAP_HEADER_SIZE]);
+
+/* Whether @buf is the header, or the claim, of this snapshot. */
+bool snap_header_is_of(const uint8_t buf[SNAP_HEADER_SIZE],
+                       const QemuUUID *uuid);
+
 /**
  * snap_header_decode: read and check a header
  * @buf: first bytes of the image

@@ -53,7 +53,10 @@ SnapTable *snap_image_writer_arrivals(SnapImageWriter *writer);
 /**
  * snap_image_writer_invalidate: make sure that there is no valid header
  *
- * Durable when it returns.
+ * Durable when it returns.  The image is claimed for this snapshot: if another
+ * save claims it later, which locks should prevent but not all storage has,
+ * all that would change the header or rely on it fails with -EBUSY.  A new
+ * image, which nobody else can reach, needs no claim.
  *
  * Returns: 0 or -errno with @errp set
  */

@@ -146,6 +146,28 @@ static void test_header_round_trip(void)
     g_assert_true(decoded.section.footers);
 }
 
+static void test_claim_is_no_header(void)
+{
+    SnapHeader header = valid_header(), decoded;
+    QemuUUID other = header.uuid;
+    uint8_t buf[SNAP_HEADER_SIZE];
+    Error *err = NULL;
+
+    other.data[15] ^= 1;
+    snap_header_encode(&header, buf);
+    g_assert_true(snap_header_present(buf));
+    g_assert_true(snap_header_is_of(buf, &header.uuid));
+    g_assert_false(snap_header_is_of(buf, &other));
+
+    snap_header_encode_claim(&header.uuid, buf);
+    g_assert_false(snap_header_present(buf));
+    g_assert_true(snap_header_is_of(buf, &header.uuid));
+    g_assert_false(snap_header_is_of(buf, &other));
+    g_assert_cmpint(snap_header_decode(&decoded, buf, IMAGE_SIZE, &err), ==,
+                    -EINVAL);
+    error_free(err);
+}
+
 static void test_header_parts_round_trip(void)
 {
     SnapHeader header = valid_header();
@@ -695,6 +717,7 @@ static const struct {
     { "seed/uuid", test_seed_is_of_uuid },
     { "seed/each-table", test_seed_of_each_table },
     { "header/round-trip", test_header_round_trip },
+    { "header/claim", test_claim_is_no_header },
     { "header/round-trip/parts", test_header_parts_round_trip },
     { "header/without-footers", test_header_without_footers },
     { "header/without-optional-parts", test_header_without_optional_parts },

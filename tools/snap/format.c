@@ -210,12 +210,30 @@ static void decode_fields(SnapHeader *header, const uint8_t *buf)
     }
 }
 
+bool snap_header_present(const uint8_t buf[SNAP_HEADER_SIZE])
+{
+    return !memcmp(buf + H_MAGIC, MAGIC, strlen(MAGIC));
+}
+
+void snap_header_encode_claim(const QemuUUID *uuid,
+                              uint8_t buf[SNAP_HEADER_SIZE])
+{
+    memset(buf, 0, SNAP_HEADER_SIZE);
+    memcpy(buf + H_UUID, uuid->data, sizeof(uuid->data));
+}
+
+bool snap_header_is_of(const uint8_t buf[SNAP_HEADER_SIZE],
+                       const QemuUUID *uuid)
+{
+    return !memcmp(buf + H_UUID, uuid->data, sizeof(uuid->data));
+}
+
 int snap_header_decode(SnapHeader *header, const uint8_t buf[SNAP_HEADER_SIZE],
                        uint64_t image_size, Error **errp)
 {
     uint64_t unknown;
 
-    if (memcmp(buf + H_MAGIC, MAGIC, strlen(MAGIC))) {
+    if (!snap_header_present(buf)) {
         error_setg(errp, "Not a snapshot, or one whose save did not finish");
         return -EINVAL;
     }

@@ -33,6 +33,8 @@ struct SnapImageWriter {
     SnapSyncFunc *sync;         /* NULL where a flush is enough */
     void *sync_opaque;
 
+    bool claimed;               /* others may write to the image, too */
+
     /* device state: the bytes since the last whole chunk are in @chunk */
     uint8_t *chunk;
     uint64_t devices_length;
@@ -181,26 +183,54 @@ static int coroutine_fn write_padded(SnapImageWriter *w, uint64_t offset,
     return ret;
 }
 
-/* No header, in its place. */
-static int coroutine_fn write_no_header(SnapImageWriter *w, Error **errp)
+/* No header, in its place, but whose it is going to be. */
+static int coroutine_fn write_claim(SnapImageWriter *w, Error **errp)
 {
-    static const uint8_t zero[SNAP_HEADER_SIZE];
+    uint8_t claim[SNAP_HEADER_SIZE];
 
-    return write_padded(w, 0, zero, sizeof(zero), errp);
+    snap_header_encode_claim(&w->header.uuid, claim);
+    return write_padded(w, 0, claim, sizeof(claim), errp);
+}
+
+/*
+ * See that nobody else has begun to write to the image.  Storage without locks
+ * lets them, and then only the last one may believe in its snapshot.
+ */
+static int coroutine_fn check_claim(SnapImageWriter *w, Error **errp)
+{
+    uint8_t *buf = blk_blockalign(w->blk, HEADER_BLOCK);
+    int ret = blk_co_pread(w->blk, 0, HEADER_BLOCK, buf, 0);
+
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not read the image");
+    } else if (!snap_header_is_of(buf, &w->header.uuid)) {
+        error_setg(errp, "Another save has begun to write to this image");
+        ret = -EBUSY;
+    }
+    qemu_vfree(buf);
+    return ret;
 }
 
 int coroutine_fn snap_image_writer_invalidate(SnapImageWriter *w, Error **errp)
 {
-    int ret = write_no_header(w, errp);
+    int ret = w->claimed ? check_claim(w, errp) : 0;
 
+    if (ret < 0) {
+        return ret;
+    }
+    w->claimed = true;
+    ret = write_claim(w, errp);
     return ret < 0 ? ret : flush(w, errp);
 }
 
 /* Write what is not yet on disk of the tables. */
 static int coroutine_fn write_tables(SnapImageWriter *w, Error **errp)
 {
-    int ret = snap_table_flush(w->page_table, w->layout->nb_pages, errp);
+    int ret = w->claimed ? check_claim(w, errp) : 0;
 
+    if (!ret) {
+        ret = snap_table_flush(w->page_table, w->layout->nb_pages, errp);
+    }
     return ret < 0 ? ret : snap_table_flush(w->arrivals,
                                             w->header.nb_arrivals, errp);
 }
@@ -356,15 +386,18 @@ int coroutine_fn snap_image_writer_commit(SnapImageWriter *w,
     if (!ret) {
         ret = write_parts(w, info, errp);
     }
-    if (!ret) {
+    if (!ret && !w->claimed) {
         /*
          * So that the block layer has nothing to allocate when the header
          * comes, which makes all that has been allocated count.
          */
-        ret = write_no_header(w, errp);
+        ret = write_claim(w, errp);
     }
     if (!ret) {
         ret = flush(w, errp);
+    }
+    if (!ret && w->claimed) {
+        ret = check_claim(w, errp);
     }
     if (ret < 0) {
         return ret;
@@ -384,9 +417,13 @@ int coroutine_fn snap_image_writer_vmdesc(SnapImageWriter *w, const void *data,
                                           size_t length, Error **errp)
 {
     g_autofree uint8_t *buf = g_malloc(length + SNAP_VMDESC_TRAILER);
+    int ret = w->claimed ? check_claim(w, errp) : 0;
 
     assert(length + SNAP_VMDESC_TRAILER ==
            w->header.parts[SNAP_PART_VMDESC].length);
+    if (ret < 0) {
+        return ret;
+    }
     memcpy(buf, data, length);
     stq_be_p(buf + length, snap_checksum(data, length));
     return write_padded(w, w->header.parts[SNAP_PART_VMDESC].offset, buf,

@@ -51,7 +51,8 @@ const char *snap_blockdev_local_path(const SnapImageOptions *options);
 
 /**
  * snap_blockdev_open: open an image that exists
- * @writable: for writing, which locks out everybody else, and not just reading
+ * @writable: for writing, which locks out all other writers, and not just
+ *            reading
  *
  * Call outside a coroutine.
  *
@@ -75,18 +76,35 @@ typedef struct SnapTargetOptions {
 typedef struct SnapTarget SnapTarget;
 
 /**
- * snap_target_open: create, or open, what a save writes to
- * @size: size of the virtual disk in bytes; an existing target must have it
+ * snap_target_begin: see that what a save writes to is nobody else's
+ * @options: what it points to must outlive the target
  *
- * A local file is not touched before snap_target_commit().  Call outside a
- * coroutine.
+ * An existing target is opened, and locked.  A local file that is to be
+ * replaced must not be open for writing elsewhere, nor in use as something else
+ * than a snapshot; it is not touched before snap_target_commit().  To be called
+ * before anything is read from the source.
+ *
+ * Call outside a coroutine.
  *
  * Returns: NULL with @errp set
  */
-SnapTarget *snap_target_open(const SnapTargetOptions *options, uint64_t size,
-                             Error **errp);
+SnapTarget *snap_target_begin(const SnapTargetOptions *options, Error **errp);
 
-/* The disk to write to, owned by the target. */
+/**
+ * snap_target_create: create a new image, see that an existing one is large
+ * enough
+ * @size: size of the virtual disk in bytes; an existing target must have it
+ *
+ * Call outside a coroutine.
+ *
+ * Returns: false with @errp set
+ */
+bool snap_target_create(SnapTarget *target, uint64_t size, Error **errp);
+
+/* Whether it is written in place. */
+bool snap_target_is_existing(const SnapTarget *target);
+
+/* The disk to write to, owned by the target; after snap_target_create() */
 BlockBackend *snap_target_blk(SnapTarget *target);
 
 /**

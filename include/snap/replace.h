@@ -15,6 +15,12 @@ typedef struct SnapReplace SnapReplace;
  * snap_replace_begin: make an empty temporary beside @path
  * @path: local file name; symbolic links are followed. What is there must be
  *        a regular file or nothing
+ * @may_be_read: whoever reads the old file, and counts on it staying as it is,
+ *               may go on with it; otherwise it must not have such readers
+ *
+ * Nobody may have the old file open for writing, now and at the commit, and
+ * the block layer lets nobody open it for writing in between.  That is known
+ * by its locks (snap/file-lock.h).
  *
  * The temporary has a name that follows from that of the file and is locked:
  * a second replacement of the same file is refused while the first one runs,
@@ -23,7 +29,17 @@ typedef struct SnapReplace SnapReplace;
  *
  * Returns: NULL with @errp set
  */
-SnapReplace *snap_replace_begin(const char *path, Error **errp);
+SnapReplace *snap_replace_begin(const char *path, bool may_be_read,
+                                Error **errp);
+
+/**
+ * snap_replace_lock: let the block layer refuse others that open the new
+ * content
+ *
+ * As if it were open for writing there.  The locks of the block layer itself
+ * would last longer than the replacement, until the image is closed.
+ */
+void snap_replace_lock(SnapReplace *replace);
 
 /**
  * snap_replace_sync: bring the temporary's content to stable storage

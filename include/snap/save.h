@@ -12,13 +12,11 @@
 
 /**
  * SnapSaveOptions: what to save and how
- * @target: where to
  * @max_ram: bytes of RAM that may come, 0 for any number
  * @page_bits: log2 of the target page size for streams that do not say it
  * @progress: show progress on stderr
  */
 typedef struct SnapSaveOptions {
-    SnapTargetOptions target;
     uint64_t max_ram;
     unsigned page_bits;
     bool progress;
@@ -26,7 +24,12 @@ typedef struct SnapSaveOptions {
 
 typedef struct SnapSave SnapSave;
 
-SnapSave *snap_save_new(const SnapSaveOptions *options,
+/**
+ * snap_save_new: prepare a save
+ * @target: where to, taken over
+ * @transport: where from, not owned
+ */
+SnapSave *snap_save_new(const SnapSaveOptions *options, SnapTarget *target,
                         SnapTransport *transport);
 
 /**

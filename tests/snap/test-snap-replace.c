@@ -7,6 +7,7 @@
 #include <glib/gstdio.h>
 #include <sys/syscall.h>
 #include "qapi/error.h"
+#include "snap/file-lock.h"
 #include "snap/replace.h"
 
 /**
@@ -168,7 +169,7 @@ static mode_t mode_of(const char *path)
 /* A replacement whose new content is "new". */
 static SnapReplace *begin_new(const char *path)
 {
-    SnapReplace *replace = snap_replace_begin(path, &error_abort);
+    SnapReplace *replace = snap_replace_begin(path, true, &error_abort);
 
     write_file(snap_replace_path(replace), "new");
     return replace;
@@ -178,7 +179,7 @@ static void assert_refused(const char *path, const char *why)
 {
     Error *err = NULL;
 
-    g_assert_null(snap_replace_begin(path, &err));
+    g_assert_null(snap_replace_begin(path, true, &err));
     g_assert_nonnull(strstr(error_get_pretty(err), why));
     error_free(err);
 }
@@ -551,7 +552,7 @@ static void test_leftover_removed(Fixture *f, gconstpointer data)
     g_autoptr(SnapReplace) replace = NULL;
 
     write_file(f->temporary, "leftover");
-    replace = snap_replace_begin(f->file, &error_abort);
+    replace = snap_replace_begin(f->file, true, &error_abort);
     assert_content(f->temporary, "");
     g_assert_cmpuint(mode_of(f->temporary), ==, 0600);
 }
@@ -715,6 +716,110 @@ static void test_permission_denied(Fixture *f, gconstpointer data)
     g_assert_cmpint(chmod(f->dir, 0700), ==, 0);
 }
 
+/* Somebody else's descriptor of a file */
+static int open_other(const char *path)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+
+    g_assert_cmpint(fd, >=, 0);
+    return fd;
+}
+
+static void test_written_refused(Fixture *f, gconstpointer data)
+{
+    int fd;
+
+    write_file(f->file, "disk");
+    fd = open_other(f->file);
+    snap_file_lock_writer(fd);
+    assert_refused(f->file, "open for writing");
+    assert_absent(f->temporary);
+    close(fd);
+    snap_replace_end(begin_new(f->file));
+    assert_content(f->file, "disk");
+}
+
+static void test_readers_refused_or_not(Fixture *f, gconstpointer data)
+{
+    Error *err = NULL;
+    int fd;
+
+    write_file(f->file, "disk");
+    fd = open_other(f->file);
+    snap_file_lock_content(fd);
+    g_assert_null(snap_replace_begin(f->file, false, &err));
+    g_assert_nonnull(strstr(error_get_pretty(err), "in use"));
+    error_free(err);
+    snap_replace_end(begin_new(f->file));
+    close(fd);
+}
+
+static void test_locked_refused(Fixture *f, gconstpointer data)
+{
+    int fd;
+
+    write_file(f->file, "accounts");
+    fd = open_other(f->file);
+    for (int exclusive = 0; exclusive < 2; exclusive++) {
+        g_assert_cmpint(qemu_lock_fd(fd, 0, 0, exclusive), ==, 0);
+        assert_refused(f->file, "is locked by another process");
+    }
+    close(fd);
+}
+
+static void test_written_at_commit_refused(Fixture *f, gconstpointer data)
+{
+    g_autofree char *other = g_build_filename(f->dir, "other", NULL);
+    g_autoptr(SnapReplace) replace = NULL;
+    Error *err = NULL;
+    int fd;
+
+    write_file(f->file, "old");
+    replace = begin_new(f->file);
+    write_file(other, "disk");
+    fd = open_other(other);
+    snap_file_lock_writer(fd);
+    g_assert_cmpint(rename(other, f->file), ==, 0);
+    g_assert_cmpint(snap_replace_commit(replace, &err), ==, -EBUSY);
+    error_free(err);
+    assert_content(f->file, "disk");
+    assert_content(f->temporary, "new");
+    close(fd);
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+}
+
+static void test_old_file_is_held(Fixture *f, gconstpointer data)
+{
+    SnapReplace *replace;
+    int fd;
+
+    write_file(f->file, "old");
+    fd = open_other(f->file);
+    replace = begin_new(f->file);
+    g_assert_cmpint(snap_file_use(fd), ==, SNAP_FILE_READ);
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    g_assert_cmpint(snap_replace_rollback(replace, &error_abort), ==, 0);
+    g_assert_cmpint(snap_file_use(fd), ==, SNAP_FILE_READ);
+    snap_replace_end(replace);
+    g_assert_cmpint(snap_file_use(fd), ==, SNAP_FILE_FREE);
+    close(fd);
+}
+
+static void test_new_file_is_locked(Fixture *f, gconstpointer data)
+{
+    SnapReplace *replace = begin_new(f->file);
+    int fd = open_other(f->temporary);
+
+    snap_replace_lock(replace);
+    g_assert_cmpint(snap_file_use(fd), ==, SNAP_FILE_WRITTEN);
+    g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
+    g_assert_cmpint(snap_file_use(fd), ==, SNAP_FILE_WRITTEN);
+    snap_replace_confirm(replace);
+    snap_replace_end(replace);
+    g_assert_cmpint(snap_file_use(fd), ==, SNAP_FILE_FREE);
+    close(fd);
+}
+
 static void add(const char *name, void (*test)(Fixture *, gconstpointer))
 {
     g_autofree char *path = g_strdup_printf("/snap/replace/%s", name);
@@ -761,6 +866,12 @@ int main(int argc, char **argv)
     add("symlink/kept", test_symlink_kept);
     add("symlink/dangling", test_dangling_symlink_refused);
     add("reader", test_reader_goes_on);
+    add("in-use/written", test_written_refused);
+    add("in-use/read", test_readers_refused_or_not);
+    add("in-use/locked", test_locked_refused);
+    add("in-use/at-commit", test_written_at_commit_refused);
+    add("in-use/held", test_old_file_is_held);
+    add("in-use/new-file", test_new_file_is_locked);
     add("lost-temporary", test_lost_temporary);
     add("file-becomes-directory", test_file_becomes_directory);
     add("directory", test_directory_refused);

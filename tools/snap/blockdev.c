@@ -14,6 +14,7 @@
 #include "qobject/qdict.h"
 #include "snap/blockdev.h"
 #include "snap/create.h"
+#include "snap/format.h"
 #include "snap/page-cache.h"
 #include "snap/references.h"
 #include "snap/replace.h"
@@ -23,8 +24,8 @@
 #define PREALLOCATION "64M"
 
 struct SnapTarget {
-    SnapInterrupt *interrupt;
-    BlockBackend *blk;
+    SnapTargetOptions options;
+    BlockBackend *blk;          /* NULL before a new image is created */
     SnapReplace *replace;       /* NULL for an existing target */
     bool unflushed;             /* the block layer does not flush the file */
     bool confirmed;
@@ -217,6 +218,16 @@ static BlockBackend *open_blk(const OpenRequest *request, Error **errp)
                                   options->aio, errp);
 }
 
+static bool has_no_references(BlockBackend *blk, Error **errp)
+{
+    bool none;
+
+    bdrv_graph_rdlock_main_loop();
+    none = snap_references_none(blk_bs(blk), errp);
+    bdrv_graph_rdunlock_main_loop();
+    return none;
+}
+
 /*
  * See that the image refers to nothing else, without opening what it refers to;
  * options that name it say that the user wants it.
@@ -239,9 +250,7 @@ static bool refuse_references(const OpenRequest *request, Error **errp)
     if (!blk) {
         return false;
     }
-    bdrv_graph_rdlock_main_loop();
-    none = snap_references_none(blk_bs(blk), errp);
-    bdrv_graph_rdunlock_main_loop();
+    none = has_no_references(blk, errp);
     blk_unref(blk);
     return none;
 }
@@ -253,7 +262,8 @@ BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
     OpenRequest request = {
         .options = options,
         .filename = options->image_opts ? NULL : options->filename,
-        .flags = writable ? BDRV_O_RDWR | BDRV_O_RESIZE : 0,
+        /* A second writer of raw is to be refused, as the formats do it. */
+        .flags = writable ? BDRV_O_RDWR | BDRV_O_RESIZE | BDRV_O_NO_SHARE : 0,
     };
     struct stat st;
 
@@ -270,38 +280,6 @@ BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
         return NULL;
     }
     return open_blk(&request, errp);
-}
-
-static void remove_temporary(void *opaque)
-{
-    snap_replace_remove(opaque);
-}
-
-static bool create_file(SnapTarget *target, const SnapTargetOptions *options,
-                        uint64_t size, Error **errp)
-{
-    const char *path = snap_blockdev_local_path(&options->image);
-    bool done;
-
-    if (!path) {
-        error_setg(errp, "Only a local file can be created: "
-                   "use -n with an image that exists");
-        return false;
-    }
-    if (!check_name(&options->image, errp)) {
-        return false;
-    }
-    target->replace = snap_replace_begin(path, errp);
-    if (!target->replace) {
-        return false;
-    }
-    snap_interrupt_add(target->interrupt, remove_temporary, target->replace);
-    snap_interrupt_begin_blocking(target->interrupt);
-    done = snap_create_image(snap_replace_path(target->replace),
-                             options->image.format, options->create_options,
-                             size, errp);
-    snap_interrupt_end_blocking(target->interrupt);
-    return done;
 }
 
 /* What an encrypted image was created with is needed to open it, too. */
@@ -325,6 +303,109 @@ static bool collect_secrets(const char *create_options, QDict *secrets,
         }
     }
     return true;
+}
+
+/* @nested: the file is not the image's own child, but that one's */
+static void put_file_option(QDict *dict, bool nested, const char *name,
+                            const char *value)
+{
+    g_autofree char *key = g_strdup_printf("file.%s%s", nested ? "file." : "",
+                                           name);
+
+    qdict_put_str(dict, key, value);
+}
+
+/* Open the local file at @path, which others may use. */
+static BlockBackend *open_old(const SnapTargetOptions *options,
+                              const char *path, int flags)
+{
+    g_autoptr(QDict) dict = qdict_new();
+
+    if (!collect_secrets(options->create_options, dict, NULL)) {
+        return NULL;
+    }
+    put_file_option(dict, false, "driver", "file");
+    put_file_option(dict, false, "filename", path);
+    qdict_put_str(dict, BDRV_OPT_FORCE_SHARE, "on");
+    return blk_new_open(NULL, NULL, g_steal_pointer(&dict),
+                        flags | BDRV_O_NO_BACKING, NULL);
+}
+
+/* Whether the image at @path consists of this file. */
+static bool is_single(const SnapTargetOptions *options, const char *path)
+{
+    BlockBackend *blk = open_old(options, path, BDRV_O_NO_IO);
+    bool single = blk && has_no_references(blk, NULL);
+
+    blk_unref(blk);
+    return single;
+}
+
+/*
+ * Whether the local file at @path has a snapshot: its readers are loads, and
+ * others that can go on with a file that was replaced.  For an image of another
+ * kind they may be virtual machines, whose disk it is.
+ */
+static bool has_snapshot(const SnapTargetOptions *options, const char *path)
+{
+    uint8_t buf[SNAP_HEADER_SIZE];
+    BlockBackend *blk;
+    struct stat st;
+    bool has;
+
+    if (stat(path, &st) < 0 || !S_ISREG(st.st_mode) ||
+        !is_single(options, path)) {
+        return false;
+    }
+    blk = open_old(options, path, 0);
+    has = blk && blk_pread(blk, 0, sizeof(buf), buf, 0) == 0 &&
+          snap_header_present(buf);
+    blk_unref(blk);
+    return has;
+}
+
+static void remove_temporary(void *opaque)
+{
+    snap_replace_remove(opaque);
+}
+
+static bool begin_replacement(SnapTarget *target, Error **errp)
+{
+    const SnapTargetOptions *options = &target->options;
+    const char *path = snap_blockdev_local_path(&options->image);
+    bool snapshot;
+
+    if (!path) {
+        error_setg(errp, "Only a local file can be created: "
+                   "use -n with an image that exists");
+        return false;
+    }
+    if (!check_name(&options->image, errp)) {
+        return false;
+    }
+    snap_interrupt_begin_blocking(options->image.interrupt);
+    snapshot = has_snapshot(options, path);
+    snap_interrupt_end_blocking(options->image.interrupt);
+    target->replace = snap_replace_begin(path, snapshot, errp);
+    if (!target->replace) {
+        return false;
+    }
+    snap_interrupt_add(options->image.interrupt, remove_temporary,
+                       target->replace);
+    return true;
+}
+
+SnapTarget *snap_target_begin(const SnapTargetOptions *options, Error **errp)
+{
+    g_autoptr(SnapTarget) target = g_new0(SnapTarget, 1);
+
+    target->options = *options;
+    if (options->existing) {
+        target->blk = snap_blockdev_open(&options->image, true, errp);
+    } else {
+        begin_replacement(target, errp);
+    }
+    return target->blk || target->replace ? g_steal_pointer(&target) : NULL;
 }
 
 static bool check_size(SnapTarget *target, uint64_t size, Error **errp)
@@ -371,12 +452,14 @@ static bool may_flush_late(const SnapTargetOptions *options)
  * While an image is incomplete, the order of what reaches storage does not
  * matter.  qcow2 flushes for it, and lets all writes wait meanwhile; what
  * counts is snap_target_sync().
+ *
+ * Its locks are those of snap_replace_lock().
  */
-static QDict *new_file_options(SnapTarget *target,
-                               const SnapTargetOptions *options, Error **errp)
+static QDict *new_file_options(SnapTarget *target, Error **errp)
 {
+    const SnapTargetOptions *options = &target->options;
     g_autoptr(QDict) dict = qdict_new();
-    const char *path = snap_replace_path(target->replace);
+    bool growing = grows(options->image.format);
 
     if (may_flush_late(options)) {
         qdict_put_str(dict, "file.cache.no-flush", "on");
@@ -385,31 +468,37 @@ static QDict *new_file_options(SnapTarget *target,
     if (!collect_secrets(options->create_options, dict, errp)) {
         return NULL;
     }
-    if (grows(options->image.format)) {
+    if (growing) {
         qdict_put_str(dict, "file.driver", "preallocate");
         qdict_put_str(dict, "file.prealloc-size", PREALLOCATION);
-        qdict_put_str(dict, "file.file.driver", "file");
-        qdict_put_str(dict, "file.file.filename", path);
-    } else {
-        qdict_put_str(dict, "file.driver", "file");
-        qdict_put_str(dict, "file.filename", path);
     }
+    put_file_option(dict, growing, "driver", "file");
+    put_file_option(dict, growing, "filename",
+                    snap_replace_path(target->replace));
+    put_file_option(dict, growing, "locking", "off");
     return g_steal_pointer(&dict);
 }
 
-static bool open_new(SnapTarget *target, const SnapTargetOptions *options,
-                     uint64_t size, Error **errp)
+static bool open_new(SnapTarget *target, uint64_t size, Error **errp)
 {
+    const SnapTargetOptions *options = &target->options;
     OpenRequest request = {
         .options = &options->image,
         .flags = BDRV_O_RDWR | BDRV_O_RESIZE,
     };
     g_autoptr(QDict) extra = NULL;
+    bool done;
 
-    if (!create_file(target, options, size, errp)) {
+    snap_interrupt_begin_blocking(options->image.interrupt);
+    done = snap_create_image(snap_replace_path(target->replace),
+                             options->image.format, options->create_options,
+                             size, errp);
+    snap_interrupt_end_blocking(options->image.interrupt);
+    if (!done) {
         return false;
     }
-    extra = new_file_options(target, options, errp);
+    snap_replace_lock(target->replace);
+    extra = new_file_options(target, errp);
     if (!extra) {
         return false;
     }
@@ -418,21 +507,15 @@ static bool open_new(SnapTarget *target, const SnapTargetOptions *options,
     return target->blk;
 }
 
-SnapTarget *snap_target_open(const SnapTargetOptions *options, uint64_t size,
-                             Error **errp)
+bool snap_target_create(SnapTarget *target, uint64_t size, Error **errp)
 {
-    g_autoptr(SnapTarget) target = g_new0(SnapTarget, 1);
+    return (target->blk || open_new(target, size, errp)) &&
+           check_size(target, size, errp);
+}
 
-    target->interrupt = options->image.interrupt;
-    if (options->existing) {
-        target->blk = snap_blockdev_open(&options->image, true, errp);
-    } else {
-        open_new(target, options, size, errp);
-    }
-    if (!target->blk || !check_size(target, size, errp)) {
-        return NULL;
-    }
-    return g_steal_pointer(&target);
+bool snap_target_is_existing(const SnapTarget *target)
+{
+    return target->options.existing;
 }
 
 BlockBackend *snap_target_blk(SnapTarget *target)
@@ -495,7 +578,7 @@ void snap_target_confirm(SnapTarget *target)
 
 void snap_target_abandon(SnapTarget *target)
 {
-    snap_interrupt_remove(target->interrupt, remove_temporary,
+    snap_interrupt_remove(target->options.image.interrupt, remove_temporary,
                           target->replace);
     g_clear_pointer(&target->replace, snap_replace_end);
 }

@@ -16,32 +16,37 @@ static void on_interrupt(void *opaque)
 
 static void save(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
 {
+    SnapTargetOptions target_options = {
+        .image = snap_cmd_image_options(options),
+        .create_options = options->create_options,
+        .existing = options->existing,
+    };
     SnapSaveOptions save_options = {
-        .target.image = snap_cmd_image_options(options),
-        .target.create_options = options->create_options,
-        .target.existing = options->existing,
         .max_ram = options->image_size,
         .page_bits = options->page_bits,
         .progress = options->progress && !options->quiet,
     };
+    g_autoptr(SnapTarget) target = NULL;
     SnapTransport *transport;
     SnapSave *s;
     int ret;
 
-    save_options.target.image.format = options->create_format;
+    target_options.image.format = options->create_format;
     /* An image to write to is the user's own. */
-    save_options.target.image.backing_chain = true;
+    target_options.image.backing_chain = true;
     transport = snap_transport_open(options->uri, true, options->interrupt,
                                     errp);
     if (!transport) {
         return;
     }
-    if (!snap_cmd_create_objects(options, errp) ||
-        !snap_transport_connect(transport, errp)) {
+    if (snap_cmd_create_objects(options, errp)) {
+        target = snap_target_begin(&target_options, errp);
+    }
+    if (!target || !snap_transport_connect(transport, errp)) {
         snap_transport_close(transport);
         return;
     }
-    s = snap_save_new(&save_options, transport);
+    s = snap_save_new(&save_options, g_steal_pointer(&target), transport);
     snap_interrupt_watch(options->interrupt, on_interrupt, s);
     ret = snap_save_run(s, stats, errp);
     snap_interrupt_watch(options->interrupt, NULL, NULL);

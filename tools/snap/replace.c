@@ -8,11 +8,10 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/units.h"
+#include "snap/file-lock.h"
 #include "snap/replace.h"
 #include "trace.h"
 
-/* Whoever replaces a file holds this byte of the files it works with. */
-#define REPLACE_LOCK_BYTE   300
 /* Others may create, remove and rename at the same time, but not for ever. */
 #define REPLACE_RETRIES     16
 #define REPLACE_MAX_XATTR   (64 * KiB)
@@ -25,6 +24,7 @@
  * @fd: the new content, locked
  * @uid, @gid: whom the temporary belongs to while it is one
  * @old_fd: the old file, locked; -1 where there is none, or none to open
+ * @may_be_read: whoever reads the old file may go on with it
  * @kept: name that the old file has after the commit; NULL where there is none
  * @committed: the new content is at @path
  * @confirmed: and stays there
@@ -37,6 +37,7 @@ struct SnapReplace {
     uid_t uid;
     gid_t gid;
     int old_fd;
+    bool may_be_read;
     const char *kept;
     bool committed;
     bool confirmed;
@@ -126,20 +127,14 @@ static bool names_fd(const char *path, int fd)
            by_name.st_dev == by_fd.st_dev && by_name.st_ino == by_fd.st_ino;
 }
 
-/*
- * One byte that the block layer leaves alone, not flock(2): over NFS that
- * becomes a lock of all bytes, and collides with the block layer's own ones.
- */
 static int lock_file(SnapReplace *replace, int fd, bool exclusive,
                      Error **errp)
 {
-    int ret = qemu_lock_fd(fd, REPLACE_LOCK_BYTE, 1, exclusive);
+    int ret = snap_file_lock_save(fd, exclusive);
 
-    if (ret == -EAGAIN || ret == -EACCES) {
+    if (ret == -EBUSY) {
         error_setg(errp, "another save to '%s' is in progress", replace->path);
-        return -EBUSY;
-    }
-    if (ret < 0) {
+    } else if (ret < 0) {
         error_setg_errno(errp, -ret, "Cannot lock '%s'", replace->temporary);
     }
     return ret;
@@ -326,19 +321,68 @@ static void unlock_old(SnapReplace *replace)
     }
 }
 
-/*
- * Lock the old file: once it has the temporary's name, the next save would
- * take it for a leftover.  One that cannot be opened is safe from that too.
- */
-static int lock_old(SnapReplace *replace, Error **errp)
+static int open_old(const SnapReplace *replace)
 {
-    unlock_old(replace);
-    replace->old_fd = open(replace->path,
-                           O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (replace->old_fd < 0) {
+    return open(replace->path,
+                O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+}
+
+/* Whoever locks all of it has the byte of saves, too, and is none. */
+static void set_locked(SnapReplace *replace, Error **errp)
+{
+    error_setg(errp, "'%s' is locked by another process", replace->path);
+}
+
+/*
+ * See that nobody writes to the old file, who would lose it, and that nobody
+ * begins to: that must not change until the new content has its name.
+ */
+static int check_unused(SnapReplace *replace, int fd, Error **errp)
+{
+    SnapFileUse use;
+
+    snap_file_lock_content(fd);
+    use = snap_file_use(fd);
+    trace_snap_replace_old(replace->path, use);
+    if (use == SNAP_FILE_FREE ||
+        (use == SNAP_FILE_READ && replace->may_be_read)) {
         return 0;
     }
-    return lock_file(replace, replace->old_fd, false, errp);
+    if (use == SNAP_FILE_WRITTEN) {
+        error_setg(errp, "'%s' is open for writing in another process, such as "
+                   "a virtual machine that has it as a disk", replace->path);
+    } else if (use == SNAP_FILE_READ) {
+        error_setg(errp, "'%s' is no snapshot, and is in use in another "
+                   "process, such as a virtual machine that has it as a disk",
+                   replace->path);
+    } else {
+        set_locked(replace, errp);
+    }
+    return -EBUSY;
+}
+
+/*
+ * Lock the old file.  One that cannot be opened cannot be locked.
+ *
+ * @committing: once it has the temporary's name, the next save would take it
+ * for a leftover
+ */
+static int lock_old(SnapReplace *replace, bool committing, Error **errp)
+{
+    int fd, ret = 0;
+
+    if (replace->old_fd < 0 || !names_fd(replace->path, replace->old_fd)) {
+        unlock_old(replace);
+        replace->old_fd = open_old(replace);
+    }
+    fd = replace->old_fd;
+    if (fd < 0) {
+        return 0;
+    }
+    if (committing && snap_file_use(fd) != SNAP_FILE_LOCKED) {
+        ret = lock_file(replace, fd, false, errp);
+    }
+    return ret < 0 ? ret : check_unused(replace, fd, errp);
 }
 
 /*
@@ -347,20 +391,21 @@ static int lock_old(SnapReplace *replace, Error **errp)
  */
 static bool check_not_committed(SnapReplace *replace, Error **errp)
 {
-    int fd = open(replace->path,
-                  O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    int ret;
+    int fd = open_old(replace);
+    bool locked, busy;
 
     if (fd < 0) {
         return true;
     }
-    ret = qemu_lock_fd_test(fd, REPLACE_LOCK_BYTE, 1, false);
+    locked = snap_file_use(fd) == SNAP_FILE_LOCKED;
+    busy = snap_file_is_saved_to(fd);
     close(fd);
-    if (ret == -EAGAIN) {
+    if (locked) {
+        set_locked(replace, errp);
+    } else if (busy) {
         error_setg(errp, "another save to '%s' is in progress", replace->path);
-        return false;
     }
-    return true;
+    return !locked && !busy;
 }
 
 static int exchange_names(const char *one, const char *other)
@@ -465,7 +510,7 @@ static int commit_metadata(SnapReplace *replace, bool *old_exists,
     }
     *old_exists = lstat(replace->path, &old) == 0;
     if (*old_exists) {
-        ret = lock_old(replace, errp);
+        ret = lock_old(replace, true, errp);
         if (ret < 0) {
             return ret;
         }
@@ -583,21 +628,25 @@ static void undo_commit(SnapReplace *replace)
     }
 }
 
-SnapReplace *snap_replace_begin(const char *path, Error **errp)
+SnapReplace *snap_replace_begin(const char *path, bool may_be_read,
+                                Error **errp)
 {
     g_autoptr(SnapReplace) replace = g_new0(SnapReplace, 1);
     struct stat st;
 
     replace->fd = -1;
     replace->old_fd = -1;
+    replace->may_be_read = may_be_read;
     replace->path = resolve(path, errp);
     if (!replace->path) {
         return NULL;
     }
     replace->temporary = sibling(replace->path, ".saving");
     replace->spare = sibling(replace->path, ".saved");
+    /* In this order: who has the temporary is alone with the old file. */
     if (!check_not_committed(replace, errp) ||
-        !create_temporary(replace, errp)) {
+        !create_temporary(replace, errp) ||
+        lock_old(replace, false, errp) < 0) {
         return NULL;
     }
     if (fstat(replace->fd, &st) < 0) {
@@ -609,6 +658,11 @@ SnapReplace *snap_replace_begin(const char *path, Error **errp)
     replace->gid = st.st_gid;
     trace_snap_replace_begin(replace->path, replace->temporary);
     return g_steal_pointer(&replace);
+}
+
+void snap_replace_lock(SnapReplace *replace)
+{
+    snap_file_lock_writer(replace->fd);
 }
 
 int snap_replace_sync(const SnapReplace *replace)
@@ -641,7 +695,6 @@ int snap_replace_commit(SnapReplace *replace, Error **errp)
     ret = take_name(replace, errp);
     if (ret < 0) {
         restrict_temporary(replace);
-        unlock_old(replace);
         return ret;
     }
     replace->committed = true;
@@ -674,7 +727,6 @@ int snap_replace_rollback(SnapReplace *replace, Error **errp)
         return ret;
     }
     restrict_temporary(replace);
-    unlock_old(replace);
     replace->kept = NULL;
     replace->committed = false;
     return sync_directory(replace, errp) ? 0 : -EIO;

@@ -41,6 +41,7 @@
 struct SnapSave {
     /* constant */
     SnapSaveOptions options;
+    SnapTarget *target;
     SnapTransport *transport;
 
     /*
@@ -54,7 +55,6 @@ struct SnapSave {
     /* the way of the data; made when the stream has told the size of RAM */
     SnapStreamReader *reader;
     SnapPace pace;
-    SnapTarget *target;
     SnapImageWriter *image;
     SnapRAMWriter *ram;
     SnapMultifdReceiver *multifd;   /* NULL where there is one channel */
@@ -74,12 +74,13 @@ struct SnapSave {
     SnapProgress progress;
 };
 
-SnapSave *snap_save_new(const SnapSaveOptions *options,
+SnapSave *snap_save_new(const SnapSaveOptions *options, SnapTarget *target,
                         SnapTransport *transport)
 {
     SnapSave *s = g_new0(SnapSave, 1);
 
     s->options = *options;
+    s->target = target;
     s->transport = transport;
     s->progress.enabled = options->progress;
     return s;
@@ -482,7 +483,7 @@ static int coroutine_fn read_rest(void *opaque, Error **errp)
     SnapSave *s = opaque;
     int ret = 0;
 
-    if (s->options.target.existing) {
+    if (snap_target_is_existing(s->target)) {
         ret = snap_image_writer_invalidate(s->image, errp);
     }
     if (!ret) {
@@ -523,13 +524,15 @@ static int coroutine_fn undo(void *opaque, Error **errp)
 /* A save that failed leaves nothing that could be taken for a snapshot. */
 static void abandon(SnapSave *s, Error **errp)
 {
-    if (s->target && s->options.target.existing &&
-        snap_task_run(undo, s, NULL, NULL) < 0) {
-        error_prepend(errp, "The image must not be used: ");
+    if (snap_target_is_existing(s->target)) {
+        int ret = snap_task_run(undo, s, NULL, NULL);
+
+        /* It may also be another save's by now. */
+        if (ret < 0 && ret != -EBUSY) {
+            error_prepend(errp, "The image must not be used: ");
+        }
     }
-    if (s->target) {
-        snap_target_abandon(s->target);
-    }
+    snap_target_abandon(s->target);
 }
 
 static int coroutine_fn sync_target(void *opaque)
@@ -538,7 +541,7 @@ static int coroutine_fn sync_target(void *opaque)
 }
 
 /* Make everything that needs the size of RAM. */
-static int open_target(SnapSave *s, Error **errp)
+static int create_target(SnapSave *s, Error **errp)
 {
     GPtrArray *channels = snap_transport_accept_channels(s->transport, errp);
     SnapLayout *layout = snap_stream_layout(s->reader);
@@ -556,9 +559,7 @@ static int open_target(SnapSave *s, Error **errp)
                    s->options.max_ram);
         return -ENOSPC;
     }
-    s->target = snap_target_open(&s->options.target,
-                                 snap_image_writer_size(layout), errp);
-    if (!s->target) {
+    if (!snap_target_create(s->target, snap_image_writer_size(layout), errp)) {
         return -EIO;
     }
     s->image = snap_image_writer_new(snap_target_blk(s->target), layout,
@@ -608,7 +609,7 @@ static int run(SnapSave *s, Error **errp)
     s->reader = snap_stream_reader_new(input, s->options.page_bits);
     ret = snap_task_run(read_setup, s, &s->left, errp);
     if (!ret) {
-        ret = open_target(s, errp);
+        ret = create_target(s, errp);
     }
     if (!ret) {
         ret = snap_task_run(read_rest, s, &s->left, errp);

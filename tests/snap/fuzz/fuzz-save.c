@@ -31,17 +31,19 @@ enum {
 
 static int save(FuzzDisk *disk, int in, unsigned page_bits, Error **errp)
 {
+    const SnapTargetOptions target = {
+        .image.filename = fuzz_disk_options(disk),
+        .image.image_opts = true,
+        .existing = true,
+    };
     const SnapSaveOptions options = {
-        .target = {
-            .image.filename = fuzz_disk_options(disk),
-            .image.image_opts = true,
-            .existing = true,
-        },
         .max_ram = MAX_RAM,
         .page_bits = page_bits,
     };
     SnapTransport *transport = fuzz_transport_open(in, -1);
-    SnapSave *s = snap_save_new(&options, transport);
+    SnapSave *s = snap_save_new(&options,
+                                snap_target_begin(&target, &error_abort),
+                                transport);
     SnapStats stats;
     int ret = snap_save_run(s, &stats, errp);
 

@@ -122,12 +122,20 @@ class Tool(KillTest):
             if step[0] == 'pwrite64' and step not in chosen:
                 continue
             with self.subTest(f'{mode}, before {step}'):
+                if mode == 'unix':
+                    self.remove_leftovers()
                 self.kill(mode, self.hold(mode, *step))
         self.next_save()
         # All of RAM may be in the tool's buffers, and the rest in a socket.
         self.assertGreater(self.seen['failed'],
                            nb_writes if MODES[mode].asks else 0)
         self.assertGreater(self.seen['new'], 0)
+
+    def remove_leftovers(self):
+        """The next save would do it, as its first step, before it listens."""
+        for name in self.LEFTOVERS:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.home, name))
 
     def test_stages(self):
         self.at_stages('background', 8, 4)

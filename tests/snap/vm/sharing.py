@@ -10,6 +10,7 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 # pylint: disable=wrong-import-position
+from snaptest.case import MIB
 from snaptest.failure import DisturbedTest
 from snaptest.machine import NEWEST, Q35
 from snaptest.run import Run
@@ -56,6 +57,17 @@ class SharingTest(DisturbedTest):
         self.src.wait_migration('failed')
         self.assert_runs_on()
         self.tried('saves of real guests to what is in use: refused')
+
+
+    def refused_unheard(self, *options: str, word: str):
+        """A save that would listen does not even begin to."""
+        sock = self.path('sock')
+        err = self.finish(self.start(self.command(
+            'save', self.image, f'--uri=unix:{sock}', *options)), 1)
+        for part in (self.image, word):
+            self.assertIn(part, err)
+        self.assertFalse(os.path.lexists(sock))
+        self.assertEqual(self.report()['status'], 'failed')
 
 
 class Saves(SharingTest):
@@ -135,7 +147,7 @@ class Loads(SharingTest):
         run = self.begin('background', '-n')
         run.finish()
         self.old, self.old_mark = self.whole(), self.mark
-        modes = ('background', 'live', 'return-path', 'unix')
+        modes = ('background', 'live', 'return-path')
         for way in self.WAYS:
             mark = self.old_mark
             dst, load = self.hold_load(way)
@@ -143,6 +155,7 @@ class Loads(SharingTest):
                 with self.subTest((way, mode)):
                     self.refused(self.begin(mode, '-n'), 'lock')
                     self.assertEqual(self.whole(), self.old)
+            self.refused_unheard('-n', word='lock')
             self.assertFalse(load.ended())
             self.stages.release()
             self.finish_load(dst, load, mark)
@@ -194,6 +207,64 @@ class Disks(SharingTest):
                 src.kill()
                 self.assert_goes_on(dst, src.loop)
                 dst.kill()
+
+
+class OwnedFiles(SharingTest):
+    """FILE belongs to another virtual machine."""
+
+    WRITTEN = 'open for writing in another process'
+    IN_USE = 'in use in another process'
+
+    def disk(self, name: str, fmt: str = 'qcow2', base: str | None = None):
+        path = os.path.join(self.home, name)
+        self.img('create', '-f', fmt,
+                 *(['-b', base, '-F', base.rsplit('.', 1)[1]] if base else []),
+                 path, '64M')
+        return path
+
+    def owner(self, path: str, fmt: str, readonly: str = 'off'):
+        """A machine that has this disk"""
+        return self.vm(
+            'pc-q35-10.0', self.ram(16 * MIB), '-S', '-drive',
+            f'file={path},format={fmt},if=none,id=disk,readonly={readonly}',
+            '-device', 'virtio-blk-pci,drive=disk')
+
+    def test_disk_of_a_vm_is_not_replaced(self):
+        modes = ('background', 'live', 'return-path')
+        for fmt in ('qcow2', 'raw'):
+            self.image = self.disk(f'disk.{fmt}', fmt)
+            for readonly in ('off', 'on'):
+                cause = self.IN_USE if readonly == 'on' else self.WRITTEN
+                vm = self.owner(self.image, fmt, readonly)
+                for mode in modes:
+                    with self.subTest((fmt, readonly, mode)):
+                        self.refused(self.begin(mode), cause)
+                self.refused_unheard(word=cause)
+                vm.kill()
+
+    def test_backing_file_of_a_vm_is_not_replaced(self):
+        for fmt in ('qcow2', 'raw'):
+            with self.subTest(fmt):
+                self.image = self.disk(f'base.{fmt}', fmt)
+                vm = self.owner(self.disk('overlay', base=self.image), 'qcow2')
+                self.refused(self.begin('background'), self.IN_USE)
+                vm.kill()
+
+    def test_disk_is_not_replaced_at_the_commit(self):
+        """It has come there while the save was in progress."""
+        for mode in ('background', 'live', 'return-path'):
+            with self.subTest(mode):
+                run = self.hold(mode, 'pwrite64', 9)
+                disk = self.disk('disk')
+                vm = self.owner(disk, 'qcow2')
+                os.rename(disk, self.image)
+                self.stages.release()
+                self.refused(run, self.WRITTEN)
+                self.assert_only('image')
+                self.assertEqual(vm.cmd('query-block')[0]['inserted']['image']
+                                 ['format'], 'qcow2')
+                vm.kill()
+                self.next_save()
 
 
 unittest.main(verbosity=2)

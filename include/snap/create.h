@@ -6,6 +6,19 @@
 #ifndef SNAP_CREATE_H
 #define SNAP_CREATE_H
 
+#include "qobject/qdict.h"
+
+/**
+ * snap_create_check_options: see that an image will be one file
+ * @options: of its creation, flattened
+ *
+ * What is to be replaced as a whole, and to be there or not after a failure,
+ * must not have a second file.
+ *
+ * Returns: false with @errp set if an option names or makes another one
+ */
+bool snap_create_check_options(const QDict *options, Error **errp);
+
 /**
  * snap_create_image: make an empty image of a file
  * @path: an empty file that exists

@@ -7,6 +7,7 @@
 #define SNAP_REFERENCES_H
 
 #include "block/block.h"
+#include "system/block-backend.h"
 
 /* Whether options to open an image with, flattened, say what it refers to. */
 bool snap_references_given(const QDict *options);
@@ -22,5 +23,25 @@ bool snap_references_given(const QDict *options);
  * Returns: false with @errp set where there is a reference
  */
 bool GRAPH_RDLOCK snap_references_none(BlockDriverState *bs, Error **errp);
+
+/**
+ * snap_references_only: see that an image consists of one local file
+ * @bs: opened with all that it refers to
+ * @path: the file, as it was opened
+ *
+ * Returns: false with @errp set if there is anything else
+ */
+bool GRAPH_RDLOCK snap_references_only(BlockDriverState *bs, const char *path,
+                                       Error **errp);
+
+/**
+ * snap_references_files: all files that an open image consists of
+ *
+ * Call in the main loop's thread, outside a coroutine.
+ *
+ * Returns: newly allocated array of their names, with NULL at its end; what is
+ * no file has some other name
+ */
+char **snap_references_files(BlockBackend *blk);
 
 #endif /* SNAP_REFERENCES_H */

@@ -364,6 +364,18 @@ static bool has_snapshot(const SnapTargetOptions *options, const char *path)
     return has;
 }
 
+static bool check_create_options(const SnapTargetOptions *options,
+                                 Error **errp)
+{
+    g_autoptr(QDict) dict = NULL;
+
+    if (!options->create_options) {
+        return true;
+    }
+    dict = parse_options(options->create_options, errp);
+    return dict && snap_create_check_options(dict, errp);
+}
+
 static void remove_temporary(void *opaque)
 {
     snap_replace_remove(opaque);
@@ -381,6 +393,9 @@ static bool begin_replacement(SnapTarget *target, Error **errp)
         return false;
     }
     if (!check_name(&options->image, errp)) {
+        return false;
+    }
+    if (!check_create_options(options, errp)) {
         return false;
     }
     snap_interrupt_begin_blocking(options->image.interrupt);
@@ -479,6 +494,18 @@ static QDict *new_file_options(SnapTarget *target, Error **errp)
     return g_steal_pointer(&dict);
 }
 
+/* Whatever options there are, and drivers: a second file would not be safe. */
+static bool is_one_file(SnapTarget *target, Error **errp)
+{
+    bool only;
+
+    bdrv_graph_rdlock_main_loop();
+    only = snap_references_only(blk_bs(target->blk),
+                                snap_replace_path(target->replace), errp);
+    bdrv_graph_rdunlock_main_loop();
+    return only;
+}
+
 static bool open_new(SnapTarget *target, uint64_t size, Error **errp)
 {
     const SnapTargetOptions *options = &target->options;
@@ -504,7 +531,7 @@ static bool open_new(SnapTarget *target, uint64_t size, Error **errp)
     }
     request.extra = extra;
     target->blk = open_blk(&request, errp);
-    return target->blk;
+    return target->blk && is_one_file(target, errp);
 }
 
 bool snap_target_create(SnapTarget *target, uint64_t size, Error **errp)

@@ -21,13 +21,50 @@
  */
 #define MAX_SIZE_IN_MEMORY (16 * TiB)
 
+/*
+ * Creation options that make an image more than one file, or let it name one,
+ * in all drivers of QEMU; @part: with values that contain this, NULL for any
+ */
+static const struct {
+    const char *name;
+    const char *part;
+} other_file_options[] = {
+    { "backing_file" },
+    { "data_file" },
+    { "detached-header", "on" },
+    { "detached-header", "y" },         /* "yes", "y" */
+    { "detached-header", "true" },
+    { "subformat", "Flat" },            /* extents of VMDK */
+    { "subformat", "twoGb" },
+};
+
+bool snap_create_check_options(const QDict *options, Error **errp)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(other_file_options); i++) {
+        const char *name = other_file_options[i].name;
+        const char *part = other_file_options[i].part;
+        const char *value = qdict_get_try_str(options, name);
+
+        if (value && (!part || strstr(value, part))) {
+            error_setg(errp, "With the creation option '%s=%s', the image is "
+                       "not one file that can be replaced as a whole: create "
+                       "it with qemu-img, and save with -n", name, value);
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool create_at(const char *path, const char *format,
                       const char *options, uint64_t size, Error **errp)
 {
     g_autofree char *copy = g_strdup(options);
+    /* Whatever else a driver makes has the guest's memory in it, too. */
+    mode_t mask = umask(077);
     Error *err = NULL;
 
     bdrv_img_create(path, format, NULL, NULL, copy, size, 0, true, &err);
+    umask(mask);
     if (err) {
         error_propagate_prepend(errp, err, "Could not create: ");
         return false;
@@ -91,13 +128,13 @@ static bool copy_to(int from, const char *path, Error **errp)
 /*
  * Options may ask for what does not fit memory, or name other files; and where
  * the image cannot be made, block drivers complain that they cannot remove what
- * has no name.
+ * has no name, as luks always does without a secret.
  */
-static bool fits_memory(const char *options, uint64_t size)
+static bool fits_memory(const char *format, const char *options, uint64_t size)
 {
     struct rlimit limit;
 
-    return !options && size <= MAX_SIZE_IN_MEMORY &&
+    return !options && strcmp(format, "luks") && size <= MAX_SIZE_IN_MEMORY &&
            getrlimit(RLIMIT_FSIZE, &limit) == 0 &&
            limit.rlim_cur == RLIM_INFINITY;
 }
@@ -109,7 +146,7 @@ bool snap_create_image(const char *path, const char *format,
     bool done;
     int fd;
 
-    fd = fits_memory(options, size) ?
+    fd = fits_memory(format, options, size) ?
          qemu_memfd_create("image", 0, false, 0, 0, NULL) : -1;
     trace_snap_create_image(path, fd >= 0);
     if (fd < 0) {

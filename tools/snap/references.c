@@ -68,3 +68,44 @@ bool snap_references_none(BlockDriverState *bs, Error **errp)
     }
     return true;
 }
+
+bool snap_references_only(BlockDriverState *bs, const char *path, Error **errp)
+{
+    BdrvChild *child;
+
+    if (QLIST_EMPTY(&bs->children) && strcmp(bs->filename, path)) {
+        error_setg(errp, "The image that was created is more than one file, "
+                   "which cannot be replaced as a whole: '%s' belongs to it",
+                   bs->filename);
+        return false;
+    }
+    QLIST_FOREACH(child, &bs->children, next) {
+        if (!snap_references_only(child->bs, path, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void GRAPH_RDLOCK add_files(BlockDriverState *bs, GPtrArray *names)
+{
+    BdrvChild *child;
+
+    if (QLIST_EMPTY(&bs->children)) {
+        g_ptr_array_add(names, g_strdup(bs->filename));
+    }
+    QLIST_FOREACH(child, &bs->children, next) {
+        add_files(child->bs, names);
+    }
+}
+
+char **snap_references_files(BlockBackend *blk)
+{
+    GPtrArray *names = g_ptr_array_new();
+
+    bdrv_graph_rdlock_main_loop();
+    add_files(blk_bs(blk), names);
+    bdrv_graph_rdunlock_main_loop();
+    g_ptr_array_add(names, NULL);
+    return (char **)g_ptr_array_free(names, FALSE);
+}

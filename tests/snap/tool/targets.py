@@ -283,5 +283,94 @@ class Encrypted(ToolTest):
                      causes=[self.image])
 
 
+class SecondFile(ToolTest):
+    """Creation options that make or name another file than FILE"""
+
+    CAUSES = ['not one file that can be replaced', 'qemu-img', '-n']
+
+    def setUp(self):
+        super().setUp()
+        self.data = sample().build()
+        self.other = self.path('other')
+
+    def not_created(self, options: str, *args: str):
+        """Neither is there anything new, nor is anything lost."""
+        for image in (self.image, self.path('fresh')):
+            with self.subTest((options, image)):
+                name, _, value = options.partition('=')
+                self.refused('save', *args, '-o', options, image,
+                             stdin=self.data,
+                             causes=[*self.CAUSES, name,
+                                     value.partition(',')[0]])
+
+    def test_data_file_is_refused(self):
+        self.save(self.data)
+        for options in (f'data_file={self.other}',
+                        f'data_file={self.other},data_file_raw=on',
+                        'data_file=file:other', 'data_file=json:{}'):
+            self.not_created(options)
+        self.refused('save', '-o', 'cluster_size=64k', '-o',
+                     f'data_file={self.other}', self.image, stdin=self.data,
+                     causes=self.CAUSES)
+        self.assert_same_stream(self.data, self.load())
+
+    def test_data_file_that_exists_is_not_written_to(self):
+        self.save(self.data)
+        self.save(self.data, self.other, '-O', 'raw')
+        self.not_created(f'data_file={self.other}')
+        self.assert_same_stream(self.data, self.load(self.other))
+
+    def test_backing_file_is_refused(self):
+        self.save(self.data)
+        self.img('create', '-f', 'qcow2', self.other, '1G')
+        for options in (f'backing_file={self.other}',
+                        f'backing_file={self.other},backing_fmt=qcow2',
+                        'backing_file=nbd://nowhere,backing_fmt=raw'):
+            self.not_created(options)
+        self.assert_same_stream(self.data, self.load())
+
+    def test_detached_header_is_refused(self):
+        self.save(self.data)
+        for value in ('on', 'true', 'yes', 'y'):
+            self.not_created(f'detached-header={value},key-secret=s', '-O',
+                             'luks', '--object', 'secret,id=s,data=abc')
+        self.assert_same_stream(self.data, self.load())
+
+    def test_vmdk_extents_are_refused(self):
+        """Also by a build that does not have the format"""
+        self.save(self.data)
+        for value in ('monolithicFlat', 'twoGbMaxExtentSparse',
+                      'twoGbMaxExtentFlat'):
+            self.not_created(f'subformat={value}', '-O', 'vmdk')
+
+    def test_other_options_are_no_second_file(self):
+        luks = ['--object', 'secret,id=s,data=abc', '-O', 'luks']
+        for image, args in (
+                ('qcow2', ['-o', 'cluster_size=128k,extended_l2=on']),
+                ('lazy', ['-o', 'lazy_refcounts=on,preallocation=metadata']),
+                ('luks', [*luks, '-o', 'key-secret=s,detached-header=off,'
+                                       'iter-time=10']),
+                ('raw', ['-O', 'raw', '-o', 'preallocation=falloc'])):
+            with self.subTest(image):
+                self.save(small(), self.path(image), *args)
+        self.assertEqual(sorted(os.listdir(self.dir)),
+                         ['lazy', 'luks', 'qcow2', 'raw'])
+
+    def test_existing_image_may_have_a_data_file(self):
+        """The way that the message shows"""
+        self.img('create', '-f', 'qcow2', '-o', f'data_file={self.other}',
+                 self.image, '256M')
+        self.save(self.data, self.image, '-n')
+        self.assert_same_stream(self.data, self.load(self.image,
+                                                     '--backing-chain'))
+
+    def test_drivers_that_create_nothing_leave_nothing(self):
+        for driver in ('nbd', 'null-co', 'quorum', 'throttle', 'preallocate',
+                       'host_device', 'luks', 'nonsense'):
+            with self.subTest(driver):
+                self.refused('save', '-O', driver, self.image,
+                             stdin=self.data, causes=[self.image])
+
+
 if __name__ == '__main__':
     unittest.main(verbosity=2)

@@ -50,6 +50,13 @@ void snap_replace_lock(SnapReplace *replace);
  */
 int snap_replace_sync(const SnapReplace *replace);
 
+/**
+ * snap_replace_names: what a replacement of @path may create beside it
+ *
+ * Returns: newly allocated array of paths, with NULL at its end
+ */
+char **snap_replace_names(const char *path);
+
 /* Path of the temporary. */
 const char *snap_replace_path(const SnapReplace *replace);
 

@@ -26,6 +26,7 @@ static BlockBackend *prepare(const SnapCmdOptions *options,
     SnapImageOptions image_options = snap_cmd_image_options(options);
     bool resume = options->postcopy.resume;
     BlockBackend *blk = NULL;
+    Error *err = NULL;
 
     image_options.bulk = !options->by_postcopy;
     if (!resume) {
@@ -36,8 +37,14 @@ static BlockBackend *prepare(const SnapCmdOptions *options,
         blk = snap_blockdev_open(&image_options, false, errp);
     }
     snap_interrupt_remove(options->interrupt, refuse, transport);
+    if (blk && !snap_cmd_check_files(options, SNAP_CMD_READS, blk, &err)) {
+        g_clear_pointer(&blk, blk_unref);
+    }
     if (!blk && !resume) {
         snap_load_refuse(transport);
+    }
+    if (err) {
+        snap_cmd_exit(err);
     }
     return blk;
 }

@@ -28,6 +28,7 @@ static void save(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
     };
     g_autoptr(SnapTarget) target = NULL;
     SnapTransport *transport;
+    Error *err = NULL;
     SnapSave *s;
     int ret;
 
@@ -41,6 +42,11 @@ static void save(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
     }
     if (snap_cmd_create_objects(options, errp)) {
         target = snap_target_begin(&target_options, errp);
+    }
+    if (target && !snap_cmd_check_files(options, SNAP_CMD_SAVES,
+                                        snap_target_blk(target), &err)) {
+        snap_target_abandon(target);
+        snap_cmd_exit(err);
     }
     if (!target || !snap_transport_connect(transport, errp)) {
         snap_transport_close(transport);

@@ -30,6 +30,7 @@
  * @multifd: channels of a load, where @multifd.nb_channels is not 0
  * @host_pages: array of char *, all that were given
  * @working_set: as given, NULL where not
+ * @object_args, @trace_args: arrays of const char *, all that were given
  * @image_opts, @existing, @force_share, @backing_chain, @quiet, @progress,
  * @json, @by_postcopy, @no_verify, @repair: switches
  */
@@ -53,6 +54,8 @@ typedef struct SnapCmdOptions {
     SnapMultifdOptions multifd;
     GPtrArray *host_pages;
     const char *working_set;
+    GPtrArray *object_args;
+    GPtrArray *trace_args;
     bool image_opts;
     bool existing;
     bool force_share;
@@ -81,6 +84,30 @@ int snap_cmd_embed(const SnapCmdOptions *options);
  * Returns: false with @errp set
  */
 bool snap_cmd_create_objects(const SnapCmdOptions *options, Error **errp);
+
+/* What a verb does with the image. */
+typedef enum SnapCmdImageUse {
+    SNAP_CMD_READS,
+    SNAP_CMD_SAVES,
+    SNAP_CMD_EMBEDS,
+} SnapCmdImageUse;
+
+/**
+ * snap_cmd_check_files: see that no file that would be written is named for
+ * another purpose as well
+ * @blk: the image; NULL before anything is opened. It may consist of more files
+ *       than the command line tells
+ *
+ * Returns: false with @errp set
+ */
+bool snap_cmd_check_files(const SnapCmdOptions *options, SnapCmdImageUse use,
+                          BlockBackend *blk, Error **errp);
+
+/*
+ * After a failure of snap_cmd_check_files(): not even a report is written, as
+ * that may be the file.
+ */
+void G_NORETURN snap_cmd_exit(Error *err);
 
 /* How to open the image that a verb reads. */
 SnapImageOptions snap_cmd_image_options(const SnapCmdOptions *options);

@@ -479,6 +479,7 @@ static void parse_option(SnapCmdOptions *options, int option)
         exit(EXIT_SUCCESS);
     case 'T':
         trace_opt_parse(optarg);
+        g_ptr_array_add(options->trace_args, optarg);
         break;
     case 's':
         options->image_size = parse_size("image size", optarg);
@@ -500,6 +501,7 @@ static void parse_option(SnapCmdOptions *options, int option)
         break;
     case OPTION_OBJECT:
         add_object(options, optarg);
+        g_ptr_array_add(options->object_args, optarg);
         break;
     case OPTION_OUTPUT:
         options->json = parse_output(optarg);
@@ -626,6 +628,12 @@ static void check_postcopy_options(const Given *given)
             exit_with_hint();
         }
     }
+}
+
+static SnapCmdImageUse verb_use(const Verb *verb)
+{
+    return verb->mask == VERB_SAVE ? SNAP_CMD_SAVES :
+           verb->mask == VERB_EMBED ? SNAP_CMD_EMBEDS : SNAP_CMD_READS;
 }
 
 /* What the options of a load by postcopy have to do with each other. */
@@ -792,9 +800,12 @@ int main(int argc, char **argv)
         },
         .host_pages = g_ptr_array_new(),
         .objects = g_ptr_array_new_with_free_func(free_object),
+        .object_args = g_ptr_array_new(),
+        .trace_args = g_ptr_array_new(),
         .start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME),
     };
     CommandLine *line = g_new0(CommandLine, 1);
+    Error *err = NULL;
     const Verb *verb;
     int status;
 
@@ -814,6 +825,9 @@ int main(int argc, char **argv)
     line->argv = argv;
     on_exit(on_usage_error, line);
     verb = parse_command_line(argc, argv, &options);
+    if (!snap_cmd_check_files(&options, verb_use(verb), NULL, &err)) {
+        snap_cmd_exit(err);
+    }
     line->understood = true;
     if (verb->mask & VERB_LIVE) {
         options.interrupt = snap_interrupt_new(end_interrupted, &options);
@@ -828,6 +842,8 @@ int main(int argc, char **argv)
     status = verb->func(&options);
     g_ptr_array_unref(options.objects);
     g_ptr_array_unref(options.host_pages);
+    g_ptr_array_unref(options.object_args);
+    g_ptr_array_unref(options.trace_args);
     g_free(options.create_options);
     g_free(options.image);
     return status;

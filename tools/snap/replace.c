@@ -628,6 +628,18 @@ static void undo_commit(SnapReplace *replace)
     }
 }
 
+char **snap_replace_names(const char *path)
+{
+    g_autofree char *real = resolve(path, NULL);
+    char **names = g_new0(char *, 3);
+
+    if (real) {
+        names[0] = sibling(real, ".saving");
+        names[1] = sibling(real, ".saved");
+    }
+    return names;
+}
+
 SnapReplace *snap_replace_begin(const char *path, bool may_be_read,
                                 Error **errp)
 {

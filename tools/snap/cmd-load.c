@@ -32,7 +32,7 @@ static BlockBackend *prepare(const SnapCmdOptions *options,
     if (!resume) {
         snap_interrupt_add(options->interrupt, refuse, transport);
     }
-    if (snap_cmd_create_objects(options, errp) &&
+    if (snap_cmd_prepare(options, errp) &&
         snap_transport_connect(transport, errp)) {
         blk = snap_blockdev_open(&image_options, false, errp);
     }

@@ -40,7 +40,7 @@ static void save(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
     if (!transport) {
         return;
     }
-    if (snap_cmd_create_objects(options, errp)) {
+    if (snap_cmd_prepare(options, errp)) {
         target = snap_target_begin(&target_options, errp);
     }
     if (target && !snap_cmd_check_files(options, SNAP_CMD_SAVES,

@@ -11,6 +11,7 @@
 #include "qobject/qdict.h"
 #include "qobject/qjson.h"
 #include "qobject/qlist.h"
+#include "snap/memory-limit.h"
 #include "cmd.h"
 
 #ifdef QEMU_SANITIZE_ADDRESS
@@ -33,10 +34,13 @@ void snap_cmd_abandon(SnapTransport *transport)
 #endif
 }
 
-bool snap_cmd_create_objects(const SnapCmdOptions *options, Error **errp)
+bool snap_cmd_prepare(const SnapCmdOptions *options, Error **errp)
 {
     Error *err = NULL;
 
+    if (!snap_memory_limit_respect(errp)) {
+        return false;
+    }
     snap_interrupt_begin_blocking(options->interrupt);
     for (unsigned i = 0; i < options->objects->len && !err; i++) {
         user_creatable_add_qapi(g_ptr_array_index(options->objects, i), &err);

@@ -76,14 +76,15 @@ int snap_cmd_check(const SnapCmdOptions *options);
 int snap_cmd_embed(const SnapCmdOptions *options);
 
 /**
- * snap_cmd_create_objects: create what --object describes
+ * snap_cmd_prepare: what all verbs do before an image is opened
  *
- * May block: a secret comes from any file.  Save and load do it when QEMU can
- * be told that it fails; for the other verbs it has been done.
+ * Look at the limits, and create what --object describes; that may block, as a
+ * secret comes from any file.  Save and load do it when QEMU can be told that it
+ * fails; for the other verbs it has been done.
  *
  * Returns: false with @errp set
  */
-bool snap_cmd_create_objects(const SnapCmdOptions *options, Error **errp);
+bool snap_cmd_prepare(const SnapCmdOptions *options, Error **errp);
 
 /* What a verb does with the image. */
 typedef enum SnapCmdImageUse {

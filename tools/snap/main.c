@@ -836,7 +836,7 @@ int main(int argc, char **argv)
         return EXIT_FAILURE;
     }
     if (!(verb->mask & VERB_LIVE)) {
-        snap_cmd_create_objects(&options, &error_fatal);
+        snap_cmd_prepare(&options, &error_fatal);
     }
 
     status = verb->func(&options);

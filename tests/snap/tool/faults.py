@@ -20,9 +20,10 @@ import threading
 import time
 import unittest
 
-from snaptest import env, preload
+from snaptest import env, preload, sanitizers
 from snaptest.streams import CONTINUE, PART, RAM_ID, ZERO, name8
-from snaptest.tool import MIB, PAGE, TIMEOUT, ToolTest, pattern, sample, small
+from snaptest.tool import (MIB, PAGE, TIMEOUT, ToolTest, memory_limit, pattern,
+                           sample, small)
 
 NOBODY = 65534
 
@@ -463,6 +464,40 @@ class Refused(ToolTest):
                                      check=False)
         self.assertIn(b'No space left', process.stderr)
         self.assertNotIn(b'destination', process.stderr)
+
+
+@unittest.skipIf(sanitizers.is_sanitized(), 'sanitizers reserve terabytes')
+class LittleMemory(SaveTest):
+    """A limit of the address space: QEMU's code aborts if it has no stack."""
+
+    LEAST = 320 * MIB
+
+    def setUp(self):
+        super().setUp()
+        self.new = sample([('new', 64 * MIB)]).build()
+
+    def test_too_little_is_refused(self):
+        for size in (96 * MIB, 200000 << 10, self.LEAST - 1):
+            for verb in ('save', 'load', 'info', 'check'):
+                with self.subTest((size, verb)):
+                    self.refused(verb, self.image, stdin=self.new,
+                                 causes=['ulimit -v', f'{size >> 10} KiB'],
+                                 **memory_limit(size))
+
+    def test_little_is_enough(self):
+        for size in (self.LEAST, 600 * MIB, 1024 * MIB, 3 << 30):
+            for options in ([], ['-t', 'writeback', '--aio=threads']):
+                with self.subTest((size, options)):
+                    limit = memory_limit(size)
+                    image = self.path('little')
+                    saved = self.tool('save', image, *options, stdin=self.new,
+                                      **limit)
+                    self.assertEqual((saved.returncode, saved.stderr),
+                                     (0, b''))
+                    loaded = self.tool('load', image, *options, **limit)
+                    self.assertEqual((loaded.returncode, loaded.stderr),
+                                     (0, b''))
+                    self.assert_same_stream(self.new, loaded.stdout)
 
 
 class Replaced(SaveTest):

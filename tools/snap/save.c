@@ -115,6 +115,16 @@ void snap_save_interrupt(SnapSave *s)
     s->interrupted = true;
 }
 
+/* Before each wait for the source: storage was waited for to its end. */
+static int check_interrupted(const SnapSave *s, Error **errp)
+{
+    if (s->interrupted && !s->ending) {
+        error_setg(errp, "Interrupted");
+        return -EINTR;
+    }
+    return 0;
+}
+
 /* --- answers to the source --- */
 
 static int coroutine_fn open_return_path(SnapSave *s, Error **errp)
@@ -247,6 +257,10 @@ static int coroutine_fn multifd_flush(SnapSave *s, Error **errp)
         return channels_missing(errp);
     }
     show_progress(s);
+    ret = check_interrupted(s, errp);
+    if (ret < 0) {
+        return ret;
+    }
     s->reading = true;
     ret = snap_multifd_receiver_sync(s->multifd, errp);
     s->reading = false;
@@ -441,11 +455,7 @@ static int coroutine_fn read_event(SnapSave *s, SnapEvent *event, Error **errp)
     if (s->nb_events++ % EVENTS_AT_A_TIME == 0) {
         snap_task_pause();
     }
-    if (s->interrupted && !s->ending) {
-        error_setg(errp, "Interrupted");
-        return -EINTR;
-    }
-    ret = next_event(s, event, errp);
+    ret = check_interrupted(s, errp) ?: next_event(s, event, errp);
     return ret < 0 ? ret : handle(s, event, errp);
 }
 

@@ -13,6 +13,16 @@ from . import TIMEOUT
 from .machine import is_listening, wait_until
 
 
+def is_pending(pid: int, number: int) -> bool:
+    """Whether the process has not seen the signal yet"""
+    try:
+        with open(f'/proc/{pid}/status', encoding='ascii') as f:
+            mask = next(line for line in f if line.startswith('ShdPnd:'))
+    except FileNotFoundError:
+        return False
+    return bool(int(mask.split()[1], 16) & 1 << number - 1)
+
+
 class Run:
     """
     The tool, and @vm at the other end, which is told where by @connect(uri).

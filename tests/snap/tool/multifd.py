@@ -17,6 +17,8 @@ import unittest
 from snaptest.machine import wait_until
 from snaptest.multifd import (DATA_SIZE, FLUSH, SYNC, MultifdBuilder,
                               MultifdTest, Sender, head, init, packet)
+from snaptest.run import is_pending
+from snaptest.stages import Stages
 from snaptest.streams import EOS, PAGE as PAGE_FLAG, PART, RAM_ID, name8
 from snaptest.tool import MIB, PAGE, TIMEOUT, pattern, sample
 
@@ -678,6 +680,23 @@ class Disturbed(Hostile):
                         self.channels, ends)], finish=False)
                     self.interrupted(process)
                     source.close()
+
+    def test_interrupted_before_it_waits_for_the_channels(self):
+        """The signal comes while the image is written to, and nothing else."""
+        self.img('create', '-f', 'raw', self.image, '1G')
+        stages = Stages(self.path('.'), self.image)
+        variables = stages.prefix('fdatasync', 1)[1:]
+        process, source = self.begin(
+            2, '-n', '-O', 'raw', '--aio=threads',
+            env=dict(os.environ, **dict(v.split('=', 1) for v in variables)))
+        source.send(self.started, [init(0), init(1)], finish=False)
+        self.assertTrue(stages.held(lambda: process.poll() is not None),
+                        process.poll() and process.stderr.read())
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not is_pending(process.pid, signal.SIGTERM),
+                   TIMEOUT)
+        stages.release()
+        self.assertIn('Interrupted', self.end(process, 1))
 
     def test_interrupted_while_sending(self):
         """There is always something to read."""

@@ -17,7 +17,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 from snaptest import TIMEOUT
 from snaptest.failure import MODES, DisturbedTest
 from snaptest.machine import wait_until
-from snaptest.run import Run
+from snaptest.run import Run, is_pending
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 POISON = 0xa5a5a5a5             # what Ram.poison() makes of a word
@@ -57,16 +57,6 @@ class Signals(StuckTest):
     STAGES = (('pwrite64', 1), ('pwrite64', 5), ('pwrite64', 25),
               ('fdatasync', 1), ('fdatasync', 2))
 
-    @staticmethod
-    def pending(pid: int, number: int) -> bool:
-        """Whether the process has not seen the signal yet"""
-        try:
-            with open(f'/proc/{pid}/status', encoding='ascii') as f:
-                mask = next(line for line in f if line.startswith('ShdPnd:'))
-        except FileNotFoundError:
-            return False
-        return bool(int(mask.split()[1], 16) & 1 << number - 1)
-
     def signalled(self, mode: str, number: int, stage) -> bool:
         """Whether the save is one that failed for all who were told"""
         run = self.hold(mode, *stage)
@@ -74,7 +64,7 @@ class Signals(StuckTest):
         run.kill(number)
         if stage[0] in ('pwrite64', 'fdatasync') and stage[1] > 1:
             # A thread is held, and the main loop is not.
-            wait_until(lambda: not self.pending(run.pid(), number), TIMEOUT)
+            wait_until(lambda: not is_pending(run.pid(), number), TIMEOUT)
         self.stages.release()
         status, new = self.outcome(mode, run)
         # One that comes too late does not hide that all went well.

@@ -86,8 +86,8 @@ size_t snap_input_buffered(const SnapInput *input);
 /**
  * snap_input_error: whether all that was read is real
  *
- * Returns: 0 or -errno with @errp set: -ECONNRESET if the peer has gone and left
- * something unread, -EIO at the end and for any other error
+ * Returns: 0 or -errno with @errp set: -ECONNRESET if the peer has gone and
+ * left something unread, -EIO at the end and for any other error
  */
 int snap_input_error(const SnapInput *input, Error **errp);
 

@@ -66,11 +66,15 @@ BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
  * @image: how to open it; @image.format is what to create
  * @create_options: creation options, as qemu-img -o; NULL for the defaults
  * @existing: use what is there instead of replacing a local file
+ * @may_be_read: whether those who read what is on @blk can go on with a file
+ *               that was replaced, as loads of a snapshot can; NULL if nobody
+ *               can
  */
 typedef struct SnapTargetOptions {
     SnapImageOptions image;
     const char *create_options;
     bool existing;
+    bool (*may_be_read)(BlockBackend *blk);
 } SnapTargetOptions;
 
 typedef struct SnapTarget SnapTarget;

@@ -42,6 +42,9 @@ SnapImage *coroutine_fn snap_image_open(BlockBackend *blk, Error **errp);
 void snap_image_close(SnapImage *image);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapImage, snap_image_close)
 
+/* Whether @blk has a snapshot, damaged or not. Call outside a coroutine. */
+bool snap_image_is_present(BlockBackend *blk);
+
 /**
  * snap_image_read_part: read a part that fits memory and check it
  *

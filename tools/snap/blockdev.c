@@ -14,7 +14,6 @@
 #include "qobject/qdict.h"
 #include "snap/blockdev.h"
 #include "snap/create.h"
-#include "snap/format.h"
 #include "snap/page-cache.h"
 #include "snap/references.h"
 #include "snap/replace.h"
@@ -342,26 +341,23 @@ static bool is_single(const SnapTargetOptions *options, const char *path)
 }
 
 /*
- * Whether the local file at @path has a snapshot: its readers are loads, and
- * others that can go on with a file that was replaced.  For an image of another
- * kind they may be virtual machines, whose disk it is.
+ * Whether the readers of the local file at @path can go on if it is replaced.  If
+ * not, they may be virtual machines, whose disk it is.
  */
-static bool has_snapshot(const SnapTargetOptions *options, const char *path)
+static bool may_be_read(const SnapTargetOptions *options, const char *path)
 {
-    uint8_t buf[SNAP_HEADER_SIZE];
     BlockBackend *blk;
     struct stat st;
-    bool has;
+    bool may;
 
-    if (stat(path, &st) < 0 || !S_ISREG(st.st_mode) ||
-        !is_single(options, path)) {
+    if (!options->may_be_read || stat(path, &st) < 0 ||
+        !S_ISREG(st.st_mode) || !is_single(options, path)) {
         return false;
     }
     blk = open_old(options, path, 0);
-    has = blk && blk_pread(blk, 0, sizeof(buf), buf, 0) == 0 &&
-          snap_header_present(buf);
+    may = blk && options->may_be_read(blk);
     blk_unref(blk);
-    return has;
+    return may;
 }
 
 static bool check_create_options(const SnapTargetOptions *options,
@@ -385,7 +381,7 @@ static bool begin_replacement(SnapTarget *target, Error **errp)
 {
     const SnapTargetOptions *options = &target->options;
     const char *path = snap_blockdev_local_path(&options->image);
-    bool snapshot;
+    bool readable;
 
     if (!path) {
         error_setg(errp, "Only a local file can be created: "
@@ -399,9 +395,9 @@ static bool begin_replacement(SnapTarget *target, Error **errp)
         return false;
     }
     snap_interrupt_begin_blocking(options->image.interrupt);
-    snapshot = has_snapshot(options, path);
+    readable = may_be_read(options, path);
     snap_interrupt_end_blocking(options->image.interrupt);
-    target->replace = snap_replace_begin(path, snapshot, errp);
+    target->replace = snap_replace_begin(path, readable, errp);
     if (!target->replace) {
         return false;
     }

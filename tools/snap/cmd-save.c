@@ -5,6 +5,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "snap/image.h"
 #include "snap/interrupt.h"
 #include "snap/save.h"
 #include "cmd.h"
@@ -20,6 +21,7 @@ static void save(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
         .image = snap_cmd_image_options(options),
         .create_options = options->create_options,
         .existing = options->existing,
+        .may_be_read = snap_image_is_present,
     };
     SnapSaveOptions save_options = {
         .max_ram = options->image_size,

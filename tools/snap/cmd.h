@@ -79,8 +79,8 @@ int snap_cmd_embed(const SnapCmdOptions *options);
  * snap_cmd_prepare: what all verbs do before an image is opened
  *
  * Look at the limits, and create what --object describes; that may block, as a
- * secret comes from any file.  Save and load do it when QEMU can be told that it
- * fails; for the other verbs it has been done.
+ * secret comes from any file.  Save and load do it when QEMU can be told that
+ * it fails; for the other verbs it has been done.
  *
  * Returns: false with @errp set
  */

@@ -81,6 +81,14 @@ SnapImage *coroutine_fn snap_image_open(BlockBackend *blk, Error **errp)
     return g_steal_pointer(&image);
 }
 
+bool snap_image_is_present(BlockBackend *blk)
+{
+    uint8_t buf[SNAP_HEADER_SIZE];
+
+    return blk_pread(blk, 0, sizeof(buf), buf, 0) == 0 &&
+           snap_header_present(buf);
+}
+
 void snap_image_close(SnapImage *image)
 {
     if (image) {

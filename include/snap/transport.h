@@ -10,6 +10,7 @@
 #include "migration/qemu-file.h"
 #include "snap/input.h"
 #include "snap/interrupt.h"
+#include "snap/peer.h"
 
 typedef struct SnapTransport SnapTransport;
 
@@ -43,6 +44,14 @@ SnapTransport *snap_transport_open(const char *uri, bool listen,
  * Returns: false with @errp set
  */
 bool snap_transport_connect(SnapTransport *transport, Error **errp);
+
+/**
+ * snap_transport_connect_path: the socket that snap_transport_connect() connects
+ * to
+ *
+ * Returns: its path; NULL if it connects to nothing
+ */
+const char *snap_transport_connect_path(const SnapTransport *transport);
 
 /* Never waits: what was written and not flushed is dropped. */
 void snap_transport_close(SnapTransport *transport);
@@ -78,6 +87,24 @@ QEMUFile *snap_transport_output(SnapTransport *transport);
  * there is no output, or no place for the byte within 100 ms.
  */
 void snap_transport_put_last_byte(SnapTransport *transport, uint8_t byte);
+
+/**
+ * snap_transport_find_peer: find the process at the other end
+ * @in_postcopy, @peer: see snap_peer_find()
+ *
+ * If the two directions lead to different processes, then the one that input
+ * comes from.
+ *
+ * Returns: true; false with @errp set, to be read after "because"
+ */
+bool snap_transport_find_peer(const SnapTransport *transport, bool in_postcopy,
+                              SnapPeer *peer, Error **errp);
+
+/* Whether it waits for the end of our output, see snap_peer_waits_for_end(). */
+bool snap_transport_peer_waits(const SnapTransport *transport);
+
+/* Whether it is too early to find it, see snap_peer_awaited(). */
+bool snap_transport_peer_awaited(const SnapTransport *transport);
 
 /**
  * snap_transport_open_urgent: a second connection to the same socket

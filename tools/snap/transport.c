@@ -560,10 +560,32 @@ void snap_transport_put_last_byte(SnapTransport *transport, uint8_t byte)
     }
 }
 
-/* Whether there is a socket that further connections can be made to */
-static bool has_connected(const SnapTransport *transport)
+const char *snap_transport_connect_path(const SnapTransport *transport)
 {
-    return transport->path && !transport->listen;
+    return transport->listen ? NULL : transport->path;
+}
+
+/* A descriptor that leads to whoever says something, if anyone does */
+static int peer_fd(const SnapTransport *transport)
+{
+    return transport->input.ioc ? transport->input.fd : transport->output.fd;
+}
+
+bool snap_transport_find_peer(const SnapTransport *transport, bool in_postcopy,
+                              SnapPeer *peer, Error **errp)
+{
+    return snap_peer_find(peer_fd(transport), in_postcopy, peer, errp);
+}
+
+bool snap_transport_peer_waits(const SnapTransport *transport)
+{
+    return transport->output.ioc &&
+           snap_peer_waits_for_end(transport->output.fd);
+}
+
+bool snap_transport_peer_awaited(const SnapTransport *transport)
+{
+    return snap_peer_awaited(peer_fd(transport));
 }
 
 QEMUFile *snap_transport_open_urgent(SnapTransport *transport, Error **errp)
@@ -571,7 +593,7 @@ QEMUFile *snap_transport_open_urgent(SnapTransport *transport, Error **errp)
     SnapDirection *urgent = &transport->urgent;
     QIOChannelSocket *sioc;
 
-    if (!has_connected(transport)) {
+    if (!snap_transport_connect_path(transport)) {
         error_setg(errp, "A second channel needs a socket to connect to, "
                    "--uri=unix:PATH");
         return NULL;
@@ -639,7 +661,7 @@ GPtrArray *snap_transport_accept_channels(SnapTransport *transport,
 GPtrArray *snap_transport_open_channels(SnapTransport *transport, unsigned nb,
                                         Error **errp)
 {
-    if (!has_connected(transport)) {
+    if (!snap_transport_connect_path(transport)) {
         error_setg(errp, "Several channels need a socket to connect to, "
                    "--uri=unix:PATH");
         return NULL;

@@ -46,6 +46,9 @@ void snap_image_writer_set_sync(SnapImageWriter *writer, SnapSyncFunc *func,
 void snap_image_writer_free(SnapImageWriter *writer);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapImageWriter, snap_image_writer_free)
 
+/* UUID of the snapshot, which is a new one. */
+const QemuUUID *snap_image_writer_uuid(const SnapImageWriter *writer);
+
 /* The tables, owned by the writer. */
 SnapTable *snap_image_writer_page_table(SnapImageWriter *writer);
 SnapTable *snap_image_writer_arrivals(SnapImageWriter *writer);

@@ -36,6 +36,19 @@ SnapLoad *snap_load_new(BlockBackend *blk, SnapTransport *transport,
                         const SnapLoadOptions *options);
 
 /**
+ * snap_load_check_resumption: whether a load can be resumed, as far as that can
+ * be known before snap_transport_connect()
+ *
+ * See snap_resumption_check_listener().  Call outside of coroutines.
+ *
+ * Returns: true; false with @errp set
+ */
+bool snap_load_check_resumption(BlockBackend *blk,
+                                const SnapTransport *transport,
+                                const SnapPostcopyOptions *options,
+                                Error **errp);
+
+/**
  * snap_load_run: send the snapshot
  * @stats: filled in, also on failure
  *

@@ -17,6 +17,9 @@ typedef struct SnapPostcopy SnapPostcopy;
  * @percent: of the pages with data, what is sent before the guest runs
  * @preempt: send what is asked for on a second connection
  * @resume: go on with a load that was broken off
+ * @resumed: UUID of the snapshot that it was of; null if that was not said
+ * @load_records: where to note what is loaded, see snap_load_record_store();
+ *                NULL: note nothing, and resume what is there
  * @host_pages: as of snap_host_pages_init()
  * @working_set: file that a working set is read from, if it exists, and
  *               recorded to; may be NULL
@@ -27,6 +30,8 @@ typedef struct SnapPostcopyOptions {
     unsigned percent;
     bool preempt;
     bool resume;
+    QemuUUID resumed;
+    const char *load_records;
     char *const *host_pages;
     const char *working_set;
     bool record;
@@ -34,14 +39,16 @@ typedef struct SnapPostcopyOptions {
 } SnapPostcopyOptions;
 
 /**
- * snap_postcopy_new: prepare a load; connects the second channel
+ * snap_postcopy_new: prepare a load; connects the second channel, and sees
+ * that a load that is resumed is the same one
  * @sender, @transport, @options, @progress: not owned
  *
  * Returns: NULL with @errp set
  */
-SnapPostcopy *snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
-                                const SnapPostcopyOptions *options,
-                                SnapProgress *progress, Error **errp);
+SnapPostcopy *coroutine_fn
+snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
+                  const SnapPostcopyOptions *options, SnapProgress *progress,
+                  Error **errp);
 /* Only where snap_postcopy_is_idle(). */
 void snap_postcopy_free(SnapPostcopy *postcopy);
 
@@ -51,6 +58,9 @@ void snap_postcopy_free(SnapPostcopy *postcopy);
  * Returns: 0; -errno with @errp set, and something may still be in flight
  */
 int coroutine_fn snap_postcopy_run(SnapPostcopy *postcopy, Error **errp);
+
+/* Whether the destination's guest has begun to run, so that it must go on. */
+bool snap_postcopy_guest_runs(const SnapPostcopy *postcopy);
 
 bool snap_postcopy_is_idle(const SnapPostcopy *postcopy);
 

@@ -6,6 +6,7 @@
 #ifndef SNAP_STATS_H
 #define SNAP_STATS_H
 
+#include "qemu/uuid.h"
 #include "snap/histogram.h"
 
 /* Why a page was sent in a load by postcopy. */
@@ -46,6 +47,7 @@ typedef struct SnapPostcopyStats {
 
 /**
  * SnapStats: numbers for reports
+ * @uuid: of the snapshot; null if there is none
  * @ram_bytes: RAM of the guest, in bytes
  * @stored_pages: pages with data; of a load, those that were sent
  * @zero_pages: pages that are zero; likewise
@@ -53,6 +55,7 @@ typedef struct SnapPostcopyStats {
  * @postcopy: of a load by postcopy
  */
 typedef struct SnapStats {
+    QemuUUID uuid;
     uint64_t ram_bytes;
     uint64_t stored_pages;
     uint64_t zero_pages;

@@ -19,23 +19,45 @@ static void refuse(void *opaque)
     snap_load_refuse(opaque);
 }
 
+/*
+ * Open the image to load, and connect.  A destination waits for a load, and has
+ * to be told if there is none; one that is paused must not be: it hears of
+ * nothing unless the load can be resumed.
+ */
+static BlockBackend *open_and_connect(const SnapCmdOptions *options,
+                                      SnapTransport *transport, Error **errp)
+{
+    SnapImageOptions image_options = snap_cmd_image_options(options);
+    bool resume = options->postcopy.resume;
+    BlockBackend *blk;
+
+    image_options.bulk = !options->by_postcopy;
+    if (!snap_cmd_prepare(options, errp) ||
+        (!resume && !snap_transport_connect(transport, errp))) {
+        return NULL;
+    }
+    blk = snap_blockdev_open(&image_options, false, errp);
+    if (blk && resume &&
+        (!snap_load_check_resumption(blk, transport, &options->postcopy,
+                                     errp) ||
+         !snap_transport_connect(transport, errp))) {
+        g_clear_pointer(&blk, blk_unref);
+    }
+    return blk;
+}
+
 /* Everything that may fail or wait before anything is sent */
 static BlockBackend *prepare(const SnapCmdOptions *options,
                              SnapTransport *transport, Error **errp)
 {
-    SnapImageOptions image_options = snap_cmd_image_options(options);
     bool resume = options->postcopy.resume;
-    BlockBackend *blk = NULL;
+    BlockBackend *blk;
     Error *err = NULL;
 
-    image_options.bulk = !options->by_postcopy;
     if (!resume) {
         snap_interrupt_add(options->interrupt, refuse, transport);
     }
-    if (snap_cmd_prepare(options, errp) &&
-        snap_transport_connect(transport, errp)) {
-        blk = snap_blockdev_open(&image_options, false, errp);
-    }
+    blk = open_and_connect(options, transport, errp);
     snap_interrupt_remove(options->interrupt, refuse, transport);
     if (blk && !snap_cmd_check_files(options, SNAP_CMD_READS, blk, &err)) {
         g_clear_pointer(&blk, blk_unref);

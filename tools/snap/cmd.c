@@ -207,6 +207,11 @@ static bool write_report(const SnapCmdOptions *options,
     if (err) {
         qdict_put_str(report, "error", error_get_pretty(err));
     }
+    if (!qemu_uuid_is_null(&stats->uuid)) {
+        g_autofree char *uuid = qemu_uuid_unparse_strdup(&stats->uuid);
+
+        qdict_put_str(report, "uuid", uuid);
+    }
     qdict_put_int(report, "milliseconds", ns / SCALE_MS);
     qdict_put_int(report, "ram-bytes", stats->ram_bytes);
     qdict_put_int(report, "stored-pages", stats->stored_pages);

@@ -118,6 +118,11 @@ void snap_image_writer_free(SnapImageWriter *w)
     g_free(w);
 }
 
+const QemuUUID *snap_image_writer_uuid(const SnapImageWriter *w)
+{
+    return &w->header.uuid;
+}
+
 SnapTable *snap_image_writer_page_table(SnapImageWriter *w)
 {
     return w->page_table;

@@ -12,6 +12,7 @@
 #include "snap/multifd.h"
 #include "snap/progress.h"
 #include "snap/ram-reader.h"
+#include "snap/resumption.h"
 #include "snap/send.h"
 #include "snap/stream-writer.h"
 #include "snap/task.h"
@@ -274,6 +275,7 @@ static int coroutine_fn load(void *opaque, Error **errp)
         .writer = l->writer,
         .stats = &l->stats,
     };
+    l->stats.uuid = l->image->header.uuid;
     l->stats.ram_bytes = l->image->header.nb_pages <<
                          l->image->header.page_bits;
 
@@ -283,6 +285,38 @@ static int coroutine_fn load(void *opaque, Error **errp)
         return ret;
     }
     return l->options->postcopy ? postcopy(l, errp) : precopy(l, errp);
+}
+
+typedef struct ResumptionCheck {
+    BlockBackend *blk;
+    const char *path;
+    const SnapPostcopyOptions *options;
+} ResumptionCheck;
+
+static int coroutine_fn check_resumption(void *opaque, Error **errp)
+{
+    ResumptionCheck *c = opaque;
+    g_autoptr(SnapImage) image = snap_image_open(c->blk, errp);
+
+    if (!image) {
+        return -EIO;
+    }
+    return snap_resumption_check_listener(c->options->load_records, c->path,
+                                          &image->header.uuid,
+                                          &c->options->resumed, errp) ?
+           0 : -EINVAL;
+}
+
+bool snap_load_check_resumption(BlockBackend *blk,
+                                const SnapTransport *transport,
+                                const SnapPostcopyOptions *options,
+                                Error **errp)
+{
+    const char *path = snap_transport_connect_path(transport);
+    ResumptionCheck c = { blk, path, options };
+
+    return !path || !options->load_records ||
+           snap_task_run(check_resumption, &c, NULL, errp) == 0;
 }
 
 void snap_load_refuse(SnapTransport *transport)
@@ -296,8 +330,21 @@ static bool is_resumption(const SnapLoadOptions *options)
     return options->postcopy && options->postcopy->resume;
 }
 
+/* A guest that has begun to run must not be lost. */
+static void advise_to_resume(SnapLoad *l, Error **errp)
+{
+    g_autofree char *uuid = qemu_uuid_unparse_strdup(&l->stats.uuid);
+    Error *err = *errp;
+
+    *errp = NULL;
+    error_setg(errp, "%s; a paused destination goes on with --resume=%s",
+               error_get_pretty(err), uuid);
+    error_free(err);
+}
+
 int snap_load_run(SnapLoad *l, SnapStats *stats, Error **errp)
 {
+    ERRP_GUARD();
     int ret;
 
     if (!snap_transport_output(l->transport)) {
@@ -313,6 +360,9 @@ int snap_load_run(SnapLoad *l, SnapStats *stats, Error **errp)
     if (ret < 0 && !is_resumption(l->options) &&
         !qemu_file_transferred(snap_transport_output(l->transport))) {
         snap_load_refuse(l->transport);
+    }
+    if (ret < 0 && l->postcopy && snap_postcopy_guest_runs(l->postcopy)) {
+        advise_to_resume(l, errp);
     }
     *stats = l->stats;
     return ret;

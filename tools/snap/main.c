@@ -20,6 +20,7 @@
 #include "qemu/config-file.h"
 #include "qom/object_interfaces.h"
 #include "snap/layout.h"
+#include "snap/load-record.h"
 #include "snap/multifd.h"
 #include "trace/control.h"
 #include "cmd.h"
@@ -113,7 +114,7 @@ static const struct option long_options[] = {
     { "target-page-size", required_argument, NULL, OPTION_TARGET_PAGE_SIZE },
     { "postcopy", optional_argument, NULL, OPTION_POSTCOPY },
     { "preempt", no_argument, NULL, OPTION_PREEMPT },
-    { "resume", no_argument, NULL, OPTION_RESUME },
+    { "resume", optional_argument, NULL, OPTION_RESUME },
     { "push", required_argument, NULL, OPTION_PUSH },
     { "fault-around", required_argument, NULL, OPTION_FAULT_AROUND },
     { "rate-limit", required_argument, NULL, 'r' },
@@ -218,7 +219,8 @@ static void help(void)
 "load:\n"
 "  --postcopy[=PERCENT]      let the guest run first, or when PERCENT of its\n"
 "                            data are loaded\n"
-"  --resume                  go on with a load by postcopy that broke\n"
+"  --resume[=UUID]           go on with a load by postcopy that broke, and was\n"
+"                            of snapshot UUID\n"
 "  --preempt                 send what the guest waits for on a second channel\n"
 "  --push=POLICY[,...]       what to send unasked: working-set, arrivals,\n"
 "                            around, linear (default: all of them), or none\n"
@@ -318,6 +320,14 @@ static unsigned parse_push(const char *arg)
     return mask;
 }
 
+static void parse_uuid(QemuUUID *uuid, const char *arg)
+{
+    if (qemu_uuid_parse(arg, uuid) < 0) {
+        error_report("Invalid UUID '%s'", arg);
+        exit(EXIT_FAILURE);
+    }
+}
+
 static void parse_record(SnapPostcopyOptions *postcopy, const char *arg)
 {
     unsigned seconds = arg ? parse_number("time of a record", arg, 0,
@@ -344,6 +354,9 @@ static bool parse_postcopy_option(SnapCmdOptions *options, int option)
         break;
     case OPTION_RESUME:
         postcopy->resume = true;
+        if (optarg) {
+            parse_uuid(&postcopy->resumed, optarg);
+        }
         break;
     case OPTION_PUSH:
         postcopy->push.reasons = parse_push(optarg);
@@ -370,14 +383,6 @@ static bool parse_postcopy_option(SnapCmdOptions *options, int option)
         return false;
     }
     return true;
-}
-
-static void parse_uuid(QemuUUID *uuid, const char *arg)
-{
-    if (qemu_uuid_parse(arg, uuid) < 0) {
-        error_report("Invalid UUID '%s'", arg);
-        exit(EXIT_FAILURE);
-    }
 }
 
 /* '-' would be a file of that name, which nobody wants. */
@@ -576,6 +581,8 @@ static const char *optional_argument_name(int option)
         return "percentage";
     case OPTION_RECORD:
         return "number of seconds";
+    case OPTION_RESUME:
+        return "UUID";
     default:
         return NULL;
     }
@@ -792,6 +799,7 @@ int main(int argc, char **argv)
     SnapCmdOptions options = {
         .create_format = "qcow2",
         .page_bits = DEFAULT_PAGE_BITS,
+        .postcopy.load_records = SNAP_LOAD_RECORDS,
         .postcopy.push = {
             .reasons = 1u << SNAP_PUSH_WORKING_SET | 1u << SNAP_PUSH_ARRIVALS |
                        1u << SNAP_PUSH_AROUND | 1u << SNAP_PUSH_LINEAR,

@@ -4,11 +4,13 @@
  */
 
 #include "qemu/osdep.h"
+#include "block/aio.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "snap/postcopy.h"
+#include "snap/resumption.h"
 #include "snap/return-path.h"
 #include "snap/task.h"
 #include "snap/working-set.h"
@@ -42,6 +44,12 @@ enum {
 /* How long to listen to a destination that takes no more. */
 #define LAST_WORDS_NS (1 * NANOSECONDS_PER_SECOND)
 
+/*
+ * When to look anew at what is remembered: not while the guest, which has just
+ * begun to run, waits for its first pages.
+ */
+#define CONFIRM_NS (1 * NANOSECONDS_PER_SECOND)
+
 /* migration/migration.c:MIGRATION_RESUME_ACK_VALUE */
 #define RESUME_ACK 1
 
@@ -56,6 +64,8 @@ struct SnapPostcopy {
     SnapProgress *progress;
     SnapStreamWriter *writer;
     SnapStreamWriter *urgent;       /* NULL without a second channel */
+    SnapResumption *resumption;     /* NULL if nothing is remembered */
+    QEMUTimer *confirm_timer;       /* likewise */
     SnapPostcopyStats *stats;
 
     /* the RAM to be loaded */
@@ -100,9 +110,32 @@ static bool open_urgent(SnapPostcopy *pc, Error **errp)
     return true;
 }
 
-SnapPostcopy *snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
-                                const SnapPostcopyOptions *options,
-                                SnapProgress *progress, Error **errp)
+static void confirm_resumption(void *opaque)
+{
+    snap_resumption_confirm(opaque);
+}
+
+/* Whether a load that is resumed may be the one that broke off. */
+static bool coroutine_fn open_resumption(SnapPostcopy *pc, Error **errp)
+{
+    const SnapPostcopyOptions *options = pc->options;
+
+    if (!options->load_records) {
+        return true;
+    }
+    pc->resumption = snap_resumption_new(options->load_records, pc->transport,
+                                         &pc->sender->image->header.uuid);
+    pc->confirm_timer = aio_timer_new(qemu_get_aio_context(),
+                                      QEMU_CLOCK_REALTIME, SCALE_NS,
+                                      confirm_resumption, pc->resumption);
+    return !options->resume ||
+           snap_resumption_check(pc->resumption, &options->resumed, errp);
+}
+
+SnapPostcopy *coroutine_fn
+snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
+                  const SnapPostcopyOptions *options, SnapProgress *progress,
+                  Error **errp)
 {
     SnapPostcopy *pc = g_new(SnapPostcopy, 1);
     const SnapLayout *layout = &sender->image->layout;
@@ -126,7 +159,8 @@ SnapPostcopy *snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
     } else if (snap_host_pages_init(&pc->host_pages, layout,
                                     options->host_pages, errp) &&
                snap_page_map_init(&pc->map, layout, &pc->host_pages, errp) &&
-               (!options->preempt || open_urgent(pc, errp))) {
+               (!options->preempt || open_urgent(pc, errp)) &&
+               open_resumption(pc, errp)) {
         pc->rp = snap_return_path_new(input, layout, &pc->host_pages);
         pc->pusher = snap_pusher_new(sender->image, &pc->map, transport,
                                      pc->writer, pc->urgent, &options->push,
@@ -147,6 +181,8 @@ void snap_postcopy_free(SnapPostcopy *pc)
     snap_host_pages_destroy(&pc->host_pages);
     snap_return_path_free(pc->rp);
     snap_stream_writer_free(pc->urgent);
+    timer_free(pc->confirm_timer);
+    snap_resumption_free(pc->resumption);
     if (pc->working_set) {
         g_array_unref(pc->working_set);
     }
@@ -156,6 +192,11 @@ void snap_postcopy_free(SnapPostcopy *pc)
     error_free(pc->rp_err);
     error_free(pc->work_err);
     g_free(pc);
+}
+
+bool snap_postcopy_guest_runs(const SnapPostcopy *pc)
+{
+    return pc->resumed || pc->pong[PING_RUN];
 }
 
 bool snap_postcopy_is_idle(const SnapPostcopy *pc)
@@ -171,6 +212,14 @@ static void wake(SnapPostcopy *pc)
     qemu_co_sleep_wake(&pc->run_sleep);
 }
 
+static void confirm_later(SnapPostcopy *pc)
+{
+    if (pc->resumption) {
+        timer_mod(pc->confirm_timer,
+                  qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + CONFIRM_NS);
+    }
+}
+
 static void handle_pong(SnapPostcopy *pc, uint32_t value)
 {
     if (value > PING_RUN) {
@@ -179,6 +228,7 @@ static void handle_pong(SnapPostcopy *pc, uint32_t value)
     pc->pong[value] = true;
     if (value == PING_RUN && !pc->stats->run_ns) {
         pc->stats->run_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+        confirm_later(pc);
     }
 }
 
@@ -465,6 +515,24 @@ static int coroutine_fn send_package(SnapPostcopy *pc, Error **errp)
     return snap_stream_flush(pc->writer, errp);
 }
 
+/*
+ * Nothing is remembered of a load that the destination does not take: it may
+ * be in the middle of another one.
+ */
+static int coroutine_fn prepare_resumption(SnapPostcopy *pc, Error **errp)
+{
+    int ret = 0;
+
+    if (pc->resumption) {
+        ret = snap_stream_flush(pc->writer, errp) ?:
+              wait_for(pc, &pc->pong[PING_ADVISED]);
+    }
+    if (!ret && pc->resumption) {
+        snap_resumption_prepare(pc->resumption);
+    }
+    return ret;
+}
+
 static int coroutine_fn start_postcopy(SnapPostcopy *pc, Error **errp)
 {
     int ret = snap_send_configuration(pc->sender, errp);
@@ -484,6 +552,9 @@ static int coroutine_fn start_postcopy(SnapPostcopy *pc, Error **errp)
     ret = send_precopy(pc, errp);
     if (!ret) {
         ret = send_discards(pc, errp);
+    }
+    if (!ret) {
+        ret = prepare_resumption(pc, errp);
     }
     return ret ?: send_package(pc, errp);
 }
@@ -520,7 +591,13 @@ static int coroutine_fn resume_postcopy(SnapPostcopy *pc, Error **errp)
     pc->awaits_resumption = true;
     snap_stream_put_command(pc->writer, SNAP_CMD_POSTCOPY_RESUME, NULL, 0);
     ret = snap_stream_flush(pc->writer, errp);
-    return ret ?: wait_for(pc, &pc->resumed);
+    if (!ret) {
+        ret = wait_for(pc, &pc->resumed);
+    }
+    if (!ret) {
+        confirm_later(pc);
+    }
+    return ret;
 }
 
 /* --- working sets --- */
@@ -736,6 +813,9 @@ int coroutine_fn snap_postcopy_run(SnapPostcopy *pc, Error **errp)
     while (!pc->work_over && !is_deserted(pc)) {
         qemu_co_sleep(&pc->run_sleep);
     }
+    if (pc->resumption) {
+        timer_del(pc->confirm_timer);
+    }
     if (is_gone(pc->work_ret)) {
         listen_to_last_words(pc);
     }
@@ -744,6 +824,9 @@ int coroutine_fn snap_postcopy_run(SnapPostcopy *pc, Error **errp)
     ret = collect_result(pc, errp);
     if (!ret) {
         pc->stats->complete_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+        if (pc->resumption) {
+            snap_resumption_end(pc->resumption);
+        }
     }
     return store_record(pc, ret, errp);
 }

@@ -594,6 +594,7 @@ static void fill_stats(SnapSave *s, SnapStats *stats)
     const SnapLayout *layout = snap_stream_layout(s->reader);
 
     *stats = (SnapStats) {
+        .uuid = *snap_image_writer_uuid(s->image),
         .ram_bytes = layout->nb_pages << layout->page_bits,
         .device_bytes = s->device_bytes,
     };

@@ -14,9 +14,11 @@ Where QEMU would fail, wait for ever or lose memory, ProtocolError says why.
 """
 
 import array
+import ctypes
 import fcntl
 import json
 import os
+import platform
 import select
 import socket
 import struct
@@ -41,6 +43,11 @@ READ_SIZE = 32768
 HOST_PAGE = 4096
 # Precopy takes pieces as large as a transparent huge page.
 PIECE = 2 << 20
+
+# Numbers of the system call, and UFFD_USER_MODE_ONLY, which all may ask for
+USERFAULTFD = {'x86_64': 323}
+USERFAULTFD_GENERIC = 282
+USER_MODE_ONLY = 1
 
 # What is known of a page; nothing, until the switch
 RECEIVED, DISCARDED = 1, 2
@@ -84,6 +91,21 @@ def unread(fd: int) -> int:
 def word(kind: int, value: int) -> bytes:
     """A message that carries one number"""
     return message(kind, struct.pack('>I', value))
+
+
+class Userfaultfd:
+    """What tells a process in postcopy from others"""
+
+    def __init__(self):
+        libc = ctypes.CDLL(None, use_errno=True)
+        number = USERFAULTFD.get(platform.machine(), USERFAULTFD_GENERIC)
+        self.fd = libc.syscall(number, os.O_CLOEXEC | USER_MODE_ONLY)
+        if self.fd < 0:
+            raise OSError(ctypes.get_errno(), 'no userfaultfd')
+
+    def __del__(self):
+        if self.fd >= 0:
+            os.close(self.fd)
 
 
 class Channel:
@@ -178,6 +200,7 @@ class Destination:
         self.precopied, self.arrived, self.urgent = [], [], set()
         self.requested = {}             # in order; how often
         self.fast = None
+        self.userfaultfd = None
         self.connect(reader, writer, Stage.CONNECTED)
 
     def connect(self, reader: int, writer: int,
@@ -307,6 +330,7 @@ class Destination:
         while self.fast:
             self.read_fast()
         self.expect(self.main.at_end(), 'something follows the end')
+        self.userfaultfd = None
 
     def expect(self, good: bool, problem: str):
         if not good:
@@ -403,6 +427,7 @@ class Destination:
         self.expect(package.endswith(tail), 'the package: no PING 3 and RUN')
         self.expect(package[len(head):-len(tail)] == self.snapshot.devices,
                     'the package: other devices than in the snapshot')
+        self.userfaultfd = Userfaultfd()
         self.send(word(PONG, 3))
 
     def recv_bitmap(self, data: bytes):
@@ -593,7 +618,10 @@ class PostcopyTest(ToolTest):
         self.save(data, self.image, *options)
 
     def begin(self, *options: str, percent: int | None = 0) -> list:
-        """A process, and the descriptors of its stdout and stdin"""
+        """
+        A process, and the descriptors of its stdout and stdin.  A later one of
+        @options takes the place of --resume.
+        """
         self.report_file = self.path('report')
         first = '--resume' if percent is None else f'--postcopy={percent}'
         process = self.start(first, *options, '--report', self.report_file,
@@ -606,6 +634,7 @@ class PostcopyTest(ToolTest):
         process, *channel = self.begin(*options, percent=percent)
         peer = Destination(self.snapshot, *channel, **kwargs)
         peer.process = process
+        self.addCleanup(setattr, peer, 'userfaultfd', None)
         return peer
 
     def recorded(self, keys, *options: str, **kwargs) -> dict:
@@ -668,6 +697,7 @@ class PostcopyTest(ToolTest):
         peer = Destination(self.snapshot, *channel, listener=listener,
                            **kwargs)
         peer.process = process
+        self.addCleanup(setattr, peer, 'userfaultfd', None)
         return peer
 
     def resume_socket(self, peer: Destination, *options: str,

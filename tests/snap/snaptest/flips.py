@@ -19,6 +19,7 @@ import random
 import struct
 import subprocess
 import tempfile
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -192,6 +193,7 @@ class Worker(PostcopyTest):
         self.addCleanup(self.file.close)
         self.target = [*specimen.options, specimen.image(self.image)]
         self.snapshot = Stream(specimen.loaded)
+        self.uuid = uuid.UUID(bytes=specimen.anatomy.disk.uuid)
         self.bare = specimen.loaded[:self.bare_length()]
 
     def bare_length(self) -> int:
@@ -273,7 +275,9 @@ class Worker(PostcopyTest):
     # By postcopy, the peer finds what is wrong.
 
     def begin(self, *options: str, percent: int | None = 0) -> list:
-        first = '--resume' if percent is None else f'--postcopy={percent}'
+        # This destination has not begun with a load that could be known.
+        first = f'--resume={self.uuid}' if percent is None else \
+            f'--postcopy={percent}'
         process = self.start(first, *options, 'load', *self.target)
         return process, process.stdout.fileno(), process.stdin.fileno()
 

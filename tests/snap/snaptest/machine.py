@@ -167,12 +167,15 @@ class VM(QEMUMachine):
         except asyncio.TimeoutError:
             raise TimeoutError(f'not paused; {self.log()}') from None
 
-    def recover(self, uri: str):
-        """Wait for a stream that goes on; out of band, as wait_paused()."""
-        reply = self._qmp.cmd_obj({'exec-oob': 'migrate-recover',
-                                   'arguments': {'uri': uri}})
+    def out_of_band(self, command: str, **arguments):
+        reply = self._qmp.cmd_obj({'exec-oob': command,
+                                   'arguments': arguments})
         if 'error' in reply:
             raise RuntimeError(reply['error']['desc'])
+
+    def recover(self, uri: str):
+        """Wait for a stream that goes on; out of band, as wait_paused()."""
+        self.out_of_band('migrate-recover', uri=uri)
 
     def pages_placed(self) -> int:
         """How much of its RAM has come so far, in a postcopy."""

@@ -5,6 +5,7 @@
 # promised, and as QEMU needs it.
 #
 
+import glob
 import os
 import random
 import select
@@ -12,15 +13,16 @@ import shutil
 import signal
 import socket
 import struct
+import sys
 import tempfile
 import time
 import unittest
 
 from snaptest.decode import Stream
 from snaptest.destination import (ADVISE, DISCARD, ENDED, LISTEN, PACKAGED,
-                                  REQ_PAGES_ID, RETURN_PATH, RUN, RUNNING,
-                                  SETUP, Destination, PostcopyTest,
-                                  ProtocolError, message)
+                                  PONG, REQ_PAGES_ID, RETURN_PATH, RUN,
+                                  RUNNING, SETUP, Destination, PostcopyTest,
+                                  ProtocolError, Userfaultfd, message, word)
 from snaptest.streams import (END, EOF, OPEN_RETURN_PATH, PAGE as PAGE_FLAG,
                               PART, PING, ZERO, StreamBuilder, command, name8)
 from snaptest.tool import MIB, PAGE, TIMEOUT, pattern, sample
@@ -1113,6 +1115,271 @@ class Resume(PostcopyTest):
         """The connection may be another one than before."""
         peer = self.broken(10)
         self.resume_socket(peer)
+        self.completes(peer)
+
+
+class SameSnapshot(PostcopyTest):
+    """A load is resumed with the snapshot that it was of, or not at all."""
+
+    RECORDS = f'/dev/shm/qemu-snap-load.*.{os.getpid()}.*'
+
+    refusals = 0
+
+    @classmethod
+    def tearDownClass(cls):
+        print(f'# {cls.refusals} resumptions without a guest that are refused',
+              file=sys.stderr)
+        super().tearDownClass()
+
+    def setUp(self):
+        super().setUp()
+        self.builder = sample([('ram', MIB), ('rom', 37 * PAGE)])
+        self.other = self.path('other')
+        self.save(self.builder.build(), self.other)
+        self.take(self.builder)
+        self.uuid = self.info()['uuid']
+        self.other_uuid = self.info(self.other)['uuid']
+
+    def record(self) -> str:
+        """The file in which it is noted what this process is loading"""
+        path, = glob.glob(self.RECORDS)
+        return path
+
+    def broken(self, *options: str) -> Destination:
+        peer = self.connect('-r', '1M', *options)
+        peer.until(RUNNING)
+        peer.until_arrived(10)
+        peer.process.kill()
+        with self.assertRaises(EOFError):
+            peer.finish()
+        return peer
+
+    def not_resumed(self, image: str, *causes: str, option: str = '--resume',
+                    more=()) -> str:
+        process = self.start(option, *more, 'load', image)
+        # A destination that has hung up cannot be looked at.
+        status = process.wait(60)
+        out, err = process.stdout.read(), process.stderr.read()
+        self.assertEqual((status, out), (1, b''), err)
+        self.assertRegex(err.decode(), f"^qemu-snap: Could not load '{image}':"
+                         ' .*\n$')
+        for cause in causes:
+            self.assertIn(cause, err.decode())
+        type(self).refusals += 1
+        return err.decode()
+
+    def goes_on(self, peer: Destination, *options: str):
+        self.resume(peer, *options)
+        self.completes(peer)
+        self.assertEqual(glob.glob(self.RECORDS), [])
+
+    def test_other(self):
+        peer = self.broken()
+        for option in ('--resume', f'--resume={self.uuid}',
+                       f'--resume={self.other_uuid}'):
+            self.not_resumed(self.other, self.uuid, self.other_uuid,
+                             option=option)
+        self.goes_on(peer)
+
+    def test_same_stream_saved_again(self):
+        """What is the same is known by the UUID, not by the content."""
+        peer = self.broken()
+        again = self.path('again')
+        self.save(self.builder.build(), again)
+        self.not_resumed(again, self.uuid)
+        self.goes_on(peer)
+
+    def test_other_containers(self):
+        """Of the same snapshot"""
+        for fmt, *options in (['raw'], ['qcow2'], ['qcow2', '-c']):
+            with self.subTest(fmt, options=options):
+                peer = self.broken()
+                copy = self.path(f'copy.{fmt}')
+                self.img('convert', *options, '-O', fmt, self.image, copy)
+                good, self.image = self.image, copy
+                self.goes_on(peer, '-f', fmt)
+                self.image = good
+
+    def test_other_containers_of_another_one(self):
+        peer = self.broken()
+        for fmt, *options in (['raw'], ['qcow2'], ['qcow2', '-c']):
+            with self.subTest(fmt, options=options):
+                copy = self.path(f'copy.{fmt}')
+                self.img('convert', *options, '-O', fmt, self.other, copy)
+                self.not_resumed(copy, self.uuid, more=['-f', fmt])
+        self.goes_on(peer)
+
+    def test_no_load_before(self):
+        """It says how to go on when the user knows better."""
+        peer = self.broken()
+        os.unlink(self.record())
+        self.not_resumed(self.image, 'no record', f'--resume={self.uuid}')
+        self.not_resumed(self.other, self.uuid, self.other_uuid,
+                         option=f'--resume={self.uuid}')
+        self.goes_on(peer, f'--resume={self.uuid}')
+
+    def test_destination_that_is_none(self):
+        """A process that passes all of it on may do so for several."""
+        peer = self.broken()
+        peer.userfaultfd = None
+        self.not_resumed(self.image, 'postcopy-paused',
+                         f'--resume={self.uuid}')
+        peer.userfaultfd = Userfaultfd()
+        self.goes_on(peer)
+
+    def test_nothing_is_kept_of_a_destination_that_is_none(self):
+        """What was noted before the guest ran goes as soon as that is known."""
+        peer = self.connect('-r', '1M')
+        send, noted = peer.send, []
+
+        def answer(data: bytes):
+            if data == word(PONG, 3):
+                noted.extend(glob.glob(self.RECORDS))
+                peer.userfaultfd = None
+            send(data)
+        peer.send = answer
+        peer.until(RUNNING)
+        self.assertEqual(len(noted), 1)
+        self.wait_for(lambda: not glob.glob(self.RECORDS), 'end of the record')
+        self.completes(peer)
+
+    def test_not_before_the_destination_answers(self):
+        """It may be one that is in the middle of another load."""
+        peer = self.broken()
+        before = os.stat(self.record())
+        process = self.start('--postcopy', 'load', self.other)
+        process.stdin.write(b'what is that?')
+        process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 1)
+        self.assertEqual(os.stat(self.record()), before)
+        self.not_resumed(self.other, self.uuid)
+        self.goes_on(peer)
+
+    def test_hostile_record(self):
+        """What cannot have been written by the tool is not believed."""
+        peer = self.broken()
+        path = self.record()
+        with open(path, encoding='ascii') as f:
+            good = f.read()
+        head, uuid = good.rstrip('\n').rsplit(' ', 1)
+        self.assertEqual(uuid, self.uuid)
+        for content in ('', ' ', '\n', good[:-1], good + '\n', good + good,
+                        good.replace('load 1', 'load 2'), f'{head} {uuid}x\n',
+                        f'{head} \n', f'{head}\n', f'{head}  {uuid}\n',
+                        f'1 {good}', good.replace(str(os.getpid()), '1'),
+                        good.replace('-', '\0'), good + '\0', uuid + '\n',
+                        f'{head} {uuid}' + ' ' * 300 + '\n', 'x' * 100000,
+                        f'{head} \033[2J\n', '\xff' * 100):
+            with self.subTest(content[:100]):
+                with open(path, 'w', encoding='latin-1') as f:
+                    f.write(content)
+                self.not_resumed(self.image, path, f'--resume={self.uuid}')
+        self.goes_on(peer, f'--resume={self.uuid}')
+
+    def test_record_that_is_no_file(self):
+        peer = self.broken()
+        path = self.record()
+        with open(path, encoding='ascii') as f:
+            good = f.read()
+        real = self.path('record')
+        with open(real, 'w', encoding='ascii') as f:
+            f.write(good)
+        for make in (os.mkfifo, os.mkdir, lambda p: os.symlink(real, p),
+                     lambda p: os.symlink('/dev/zero', p),
+                     lambda p: os.symlink('nowhere', p)):
+            os.rmdir(path) if os.path.isdir(path) else os.unlink(path)
+            make(path)
+            self.not_resumed(self.image, f'--resume={self.uuid}')
+        self.goes_on(peer, f'--resume={self.uuid}')
+
+    def test_stale_records_are_removed(self):
+        """Those of processes that have gone, and nothing else"""
+        peer = self.broken()
+        head, start = self.record().rsplit('.', 1)
+        head = head.rsplit('.', 1)[0]
+        stale = [f'{head}.{os.getpid()}.1', f'{head}.{os.getpid()}.1.7',
+                 f'{head}.99999999.{start}']
+        others = [f'{head}.x.1', f'{head}.1', f'{head}.{os.getpid()}.',
+                  f'{head}.{os.getpid()}.1x', f'{head}.-1.1',
+                  f'{head}0.99999999.1', f'{head}.99999999999999999999.1']
+        for path in stale + others:
+            with open(path, 'w', encoding='ascii'):
+                pass
+            self.addCleanup(lambda p=path: os.path.exists(p) and os.unlink(p))
+        self.resume(peer)
+        self.completes(peer)
+        self.completes(self.connect())
+        self.assertEqual([p for p in stale + others if os.path.exists(p)],
+                         others)
+
+    def test_no_place_for_records(self):
+        """A load does not depend on that."""
+        # As another user, whose file is there already
+        if os.geteuid():
+            self.skipTest('needs root')
+        peer = self.broken()
+        path = self.record()
+        self.completes(self.connect())
+        os.mkdir(path)
+        self.addCleanup(lambda: os.path.isdir(path) and os.rmdir(path))
+        peer = self.broken()
+        os.rmdir(path)
+        self.not_resumed(self.image, 'no record', f'--resume={self.uuid}')
+        self.goes_on(peer, f'--resume={self.uuid}')
+
+    def test_wrong_uuid(self):
+        for uuid in ('x', self.uuid + '0', self.uuid[:-1], ''):
+            self.refused(f'--resume={uuid}', 'load', self.image,
+                         causes=['Invalid UUID'])
+
+    def test_says_how_to_go_on(self):
+        peer = self.connect('-r', '1M')
+        peer.until(RUNNING)
+        peer.until_arrived(10)
+        peer.process.terminate()
+        self.fails(peer, 'Interrupted', f'--resume={self.uuid}')
+        with self.assertRaises(EOFError):
+            peer.finish()
+        self.assertEqual(self.report('failed')['uuid'], self.uuid)
+        self.goes_on(peer)
+        self.assertEqual(self.report()['uuid'], self.uuid)
+
+    def test_working_set(self):
+        """What is recorded across a resumption is of that snapshot."""
+        path = self.path('used')
+        peer = self.broken()
+        self.not_resumed(self.other, self.uuid,
+                         more=['--record', f'--working-set={path}'])
+        self.assertFalse(os.path.exists(path))
+        self.resume(peer, '--record=0', f'--working-set={path}')
+        peer.until(RUNNING)
+        peer.request('ram', 100 * PAGE)
+        self.completes(peer)
+        self.refused('embed', f'--working-set={path}', self.other,
+                     causes=['another snapshot'])
+        self.succeeds('embed', f'--working-set={path}', self.image)
+
+    def test_unix(self):
+        """Nothing is connected to for a load that may not go on."""
+        peer = self.broken()
+        listener = self.listen()
+        self.not_resumed(self.other, self.uuid, self.other_uuid,
+                         more=[f'--uri=unix:{self.socket}'])
+        listener.settimeout(0)
+        with self.assertRaises(BlockingIOError):
+            listener.accept()
+        self.resume_socket(peer)
+        self.completes(peer)
+
+    def test_connection_that_is_accepted_late(self):
+        peer = self.broken()
+        listener = self.listen()
+        os.rename(self.socket, self.socket + '.link')
+        process, _, _ = self.begin(f'--uri=unix:{self.socket}.link',
+                                   percent=None)
+        time.sleep(0.3)
+        peer.process = process
+        peer.connect(*self.accept(listener))
         self.completes(peer)
 
 

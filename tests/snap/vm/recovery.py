@@ -6,6 +6,7 @@
 # See the COPYING file in the top-level directory.
 #
 
+import glob
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 from snaptest import TIMEOUT
 from snaptest.case import PostcopyTest
 from snaptest.guests import WORKING_SET
-from snaptest.machine import NEWEST, Q35, VIRT
+from snaptest.machine import NEWEST, Q35, VIRT, wait_until
 from snaptest.postcopy import Load
 from snaptest.ram import PAGE
 
@@ -45,6 +46,10 @@ class RecoveryTest(PostcopyTest):
         dst, load, _ = self.unfinished(start, during, SLOW)
         return dst, load
 
+    def records(self, dst) -> list[str]:
+        """What tools have noted of @dst"""
+        return glob.glob(f'/dev/shm/qemu-snap-load.*.{dst.get_pid()}.*')
+
     def break_off(self, dst, load, number=signal.SIGKILL):
         load.kill(number)
         dst.wait_paused()
@@ -59,6 +64,7 @@ class RecoveryTest(PostcopyTest):
         stats = self.complete(self.resume(dst, self.image, *options,
                                           **kwargs))
         self.assertLess(stats['stored-pages'], most)
+        self.assertEqual(self.records(dst), [])
         if run:
             self.assert_ran_on(dst, src)
         else:
@@ -158,6 +164,240 @@ class Broken(RecoveryTest):
             dst.event_wait('MIGRATION', TIMEOUT,
                            {'data': {'status': 'postcopy-recover'}})
         self.break_off(dst, load)
+        self.end(src, dst)
+
+
+class Other(RecoveryTest):
+    """
+    A load is resumed with the snapshot that it was of, or not at all: RAM of
+    two moments is of no use to a guest.
+    """
+
+    refused = 0
+
+    @classmethod
+    def tearDownClass(cls):
+        print(f'# {cls.refused} resumptions with real guests that are refused',
+              file=sys.stderr)
+        super().tearDownClass()
+
+    def two_snapshots(self, machine='pc-q35-10.0', version='10.0', run=True):
+        """
+        Two of a guest that is no more: self.image, of which src.ram is the
+        RAM, and self.other, of a later moment
+        """
+        src = self.source(machine, version=version, run=run, mib=32)
+        if run:
+            src.wait_until(lambda: src.loop.gen() > 100)
+        self.other = self.path('other')
+        truth = src.ram.copy()
+        self.save(src, self.image, caps=['background-snapshot'])
+        self.stored = self.report()['stored-pages']
+        src.ram.fill(src.loop.end, src.ram.size, seed=2)
+        self.save(src, self.other, caps=['background-snapshot'])
+        self.uuid = self.info(self.image)['uuid']
+        self.other_uuid = self.info(self.other)['uuid']
+        src.kill()
+        src.ram = truth
+        return src
+
+    def broken(self, *options, machine='pc-q35-10.0', version='10.0',
+               number=signal.SIGKILL, run=True, **kwargs):
+        """A destination of self.image that has got a part of it"""
+        src = self.two_snapshots(machine, version, run)
+        dst, load = self.begin(src, *options, version=version, run=run,
+                               **kwargs)
+        self.message = self.break_off(dst, load, number)
+        return src, dst
+
+    def refuses(self, dst, image, *options, causes=(), over='exec'):
+        """Not a page of @image comes to @dst, which waits on."""
+        placed = dst.pages_placed()
+        load = self.resume(dst, image, *options, over=over)
+        err = load.finish(1)
+        self.assertEqual(err.count('\n'), 1, err)
+        for cause in (image, *causes):
+            self.assertIn(cause, err)
+        report = load.report()
+        self.assertEqual(report['status'], 'failed')
+        self.assertEqual(report['stored-pages'], 0)
+        if over == 'fd':
+            # Of what is tried otherwise, QEMU notices nothing.
+            dst.wait_paused()
+        self.assertEqual(dst.pages_placed(), placed)
+        type(self).refused += 1
+
+    def refuses_other(self, dst, image, *options, **kwargs):
+        self.refuses(dst, image, *options,
+                     causes=(self.uuid, self.other_uuid), **kwargs)
+
+    def test_saved_again_under_the_same_name(self):
+        """As a periodic save does while a load by postcopy is under way"""
+        src, dst = self.broken()
+        kept = self.path('kept')
+        os.rename(self.image, kept)
+        os.rename(self.other, self.image)
+        self.refuses_other(dst, self.image)
+        os.rename(kept, self.image)
+        self.end(src, dst)
+
+    def test_another_file(self):
+        src, dst = self.broken()
+        for _ in range(3):
+            self.refuses_other(dst, self.other)
+        self.end(src, dst)
+
+    def test_raw_conversion(self):
+        """Not of another snapshot, but of the same"""
+        src, dst = self.broken()
+        for image in (self.image, self.other):
+            self.img_convert('-O', 'raw', image, image + '.raw')
+        self.refuses_other(dst, self.other + '.raw', *RAW)
+        self.image += '.raw'
+        self.end(src, dst, *RAW)
+
+    def test_compressed_copy(self):
+        src, dst = self.broken()
+        for image in (self.image, self.other):
+            self.img_convert('-c', '-O', 'qcow2', image, image + '.copy')
+        self.refuses_other(dst, self.other + '.copy')
+        self.image += '.copy'
+        self.end(src, dst)
+
+    def test_terminated(self):
+        """A tool that can still say something says how to go on."""
+        src, dst = self.broken(number=signal.SIGTERM)
+        self.assertIn(f'--resume={self.uuid}', self.message)
+        self.refuses_other(dst, self.other)
+        self.end(src, dst, f'--resume={self.uuid}')
+
+    def test_paused_by_the_user(self):
+        src = self.two_snapshots()
+        dst, load = self.begin(src)
+        dst.out_of_band('migrate-pause')
+        self.assertIn(f'--resume={self.uuid}', load.finish(1))
+        dst.wait_paused()
+        self.refuses_other(dst, self.other)
+        self.end(src, dst)
+
+    def test_unix(self):
+        src, dst = self.broken(over='unix')
+        self.refuses_other(dst, self.other, over='unix')
+        self.end(src, dst, over='unix')
+
+    def test_fd(self):
+        """A socket pair that both ends were given, also by name only"""
+        src, dst = self.broken(run=False, over='fd')
+        self.refuses_other(dst, self.other, over='fd')
+        self.end(src, dst, over='fd', run=False)
+
+    def test_another_channel(self):
+        """The destination is the same, however it is talked to."""
+        src, dst = self.broken(over='unix')
+        self.refuses_other(dst, self.other, over='exec')
+        self.refuses_other(dst, self.other, over='unix')
+        self.end(src, dst)
+
+    def test_no_image(self):
+        """A resumption that fails before it begins leaves things as they are."""
+        src, dst = self.broken('--preempt', machine='pc-q35-7.2',
+                               version='7.2', **self.PREEMPT)
+        self.refuses(dst, self.path('none'), '--preempt', over='unix')
+        self.end(src, dst, '--preempt', over='unix')
+
+    def test_preempt(self):
+        src, dst = self.broken('--preempt', **self.PREEMPT)
+        self.refuses_other(dst, self.other, '--preempt', over='unix')
+        self.end(src, dst, '--preempt', over='unix')
+
+    def test_7_2(self):
+        src, dst = self.broken(machine='pc-q35-7.2', version='7.2')
+        self.refuses_other(dst, self.other)
+        self.end(src, dst)
+
+    def test_preempt_7_2(self):
+        src, dst = self.broken('--preempt', machine='pc-q35-7.2',
+                               version='7.2', **self.PREEMPT)
+        self.refuses_other(dst, self.other, '--preempt', over='unix')
+        self.end(src, dst, '--preempt', over='unix')
+
+    def test_percent(self):
+        src, dst = self.broken(percent=50)
+        self.refuses_other(dst, self.other)
+        self.end(src, dst, most=self.stored / 2 + 1)
+
+    def test_several_breaks(self):
+        src, dst = self.broken()
+        for over in ('exec', 'unix', 'exec'):
+            self.refuses_other(dst, self.other, over=over)
+            placed = dst.pages_placed()
+            load = self.resume(dst, self.image, *SLOW, over=over)
+            dst.wait_until(lambda: dst.pages_placed() > placed + 100)
+            self.break_off(dst, load)
+        self.end(src, dst)
+
+    def test_first_load_into_a_paused_destination(self):
+        """It comes to nothing, and nothing of it is remembered."""
+        src, dst = self.broken()
+        Load(self, dst, dst.recover, 'exec', self.other, '--postcopy',
+             *SLOW).finish(1)
+        dst.wait_paused()
+        self.refuses_other(dst, self.other)
+        self.end(src, dst)
+
+    def test_two_destinations(self):
+        """Each has what it was loading, with the same parent process."""
+        src = self.two_snapshots()
+        one, load = self.begin(src)
+        self.break_off(one, load)
+        two = self.destination(src, run=True)
+        load = self.postcopy(two, self.other, *SLOW)
+        self.assert_runs(two, src.loop)
+        self.break_off(two, load)
+        self.refuses_other(one, self.other)
+        self.refuses_other(two, self.image)
+        self.end(src, one)
+        self.complete(self.resume(two, self.other))
+
+    def forget(self, dst):
+        """As if the destination had been another one"""
+        record, = self.records(dst)
+        os.remove(record)
+
+    def test_unknown(self):
+        """Where nobody knows, the user has to."""
+        src, dst = self.broken()
+        self.forget(dst)
+        self.refuses(dst, self.image, causes=[f'--resume={self.uuid}',
+                                              'no record'])
+        self.refuses(dst, self.other, f'--resume={self.uuid}',
+                     causes=(self.uuid, self.other_uuid))
+        load = self.resume(dst, self.image, f'--resume={self.uuid}', *SLOW)
+        wait_until(lambda: self.records(dst), 30)
+        self.break_off(dst, load)
+        # It is known again.
+        self.refuses_other(dst, self.other)
+        self.refuses_other(dst, self.other, f'--resume={self.other_uuid}')
+        self.end(src, dst)
+
+    def test_unknown_owner(self):
+        """What another user has put there is not believed."""
+        if os.geteuid():
+            self.skipTest('needs root')
+        src, dst = self.broken()
+        record, = self.records(dst)
+        os.chown(record, 12345, 12345)
+        self.refuses(dst, self.image, causes=[f'--resume={self.uuid}',
+                                              record])
+        self.end(src, dst, f'--resume={self.uuid}')
+
+    def test_working_set(self):
+        """None is recorded of what was not loaded."""
+        src, dst = self.broken()
+        path = self.path('working-set')
+        self.refuses_other(dst, self.other, '--record',
+                           f'--working-set={path}')
+        self.assertFalse(os.path.exists(path))
         self.end(src, dst)
 
 

@@ -15,11 +15,13 @@
  * @max_ram: bytes of RAM that may come, 0 for any number
  * @page_bits: log2 of the target page size for streams that do not say it
  * @progress: show progress on stderr
+ * @quiet: do not warn of what may be no fault
  */
 typedef struct SnapSaveOptions {
     uint64_t max_ram;
     unsigned page_bits;
     bool progress;
+    bool quiet;
 } SnapSaveOptions;
 
 typedef struct SnapSave SnapSave;

@@ -27,6 +27,7 @@ static void save(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
         .max_ram = options->image_size,
         .page_bits = options->page_bits,
         .progress = options->progress && !options->quiet,
+        .quiet = options->quiet,
     };
     g_autoptr(SnapTarget) target = NULL;
     SnapTransport *transport;

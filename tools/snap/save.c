@@ -12,6 +12,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/error-report.h"
 #include "qemu/timer.h"
 #include "qemu-version.h"
 #include "qobject/qdict.h"
@@ -604,6 +605,27 @@ static void fill_stats(SnapSave *s, SnapStats *stats)
     }
 }
 
+/*
+ * A program between QEMU and this one takes all that QEMU sends, however the
+ * save ends; only an answer gets past it.  Whoever has started us is QEMU, or
+ * knows how we end.
+ */
+static void warn_of_pipeline(SnapSave *s)
+{
+    g_autofree char *name = NULL;
+    SnapPeer peer;
+
+    if (s->options.quiet || s->return_path ||
+        !snap_transport_input_size(s->transport) ||
+        !snap_transport_find_peer(s->transport, false, &peer, NULL) ||
+        peer.ancestor) {
+        return;
+    }
+    name = snap_peer_name(&peer);
+    warn_report("The stream comes through '%s': without 'return-path', QEMU "
+                "takes a save that fails at its end for completed", name);
+}
+
 static int run(SnapSave *s, Error **errp)
 {
     SnapInput *input = snap_transport_input(s->transport);
@@ -620,6 +642,7 @@ static int run(SnapSave *s, Error **errp)
     s->reader = snap_stream_reader_new(input, s->options.page_bits);
     ret = snap_task_run(read_setup, s, &s->left, errp);
     if (!ret) {
+        warn_of_pipeline(s);
         ret = create_target(s, errp);
     }
     if (!ret) {

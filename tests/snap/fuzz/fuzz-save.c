@@ -39,6 +39,7 @@ static int save(FuzzDisk *disk, int in, unsigned page_bits, Error **errp)
     const SnapSaveOptions options = {
         .max_ram = MAX_RAM,
         .page_bits = page_bits,
+        .quiet = true,
     };
     SnapTransport *transport = fuzz_transport_open(in, -1);
     SnapSave *s = snap_save_new(&options,

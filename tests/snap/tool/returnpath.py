@@ -5,6 +5,9 @@
 #
 
 import os
+import shlex
+import shutil
+import socket
 import struct
 import subprocess
 import unittest
@@ -184,6 +187,79 @@ class ReturnPath(ToolTest):
         self.assertEqual((process.returncode, process.stdout), (1, b''))
         self.assertIn(b'no way back', process.stderr)
         self.assertEqual(os.listdir(self.dir), [])
+
+
+class Pipeline(ToolTest):
+    """A program in front hides from QEMU how a save ends."""
+
+    # More than fits into the pipe, so that the program is there for long enough
+    SIZE = 8 * MIB
+
+    def pipeline(self, first: str, data: bytes, *options: str) -> str:
+        """What the tool behind the program @first says; all goes well."""
+        line = shlex.join([env('QEMU_SNAP'), *options, 'save', self.image])
+        result = subprocess.run(['sh', '-c', f'{first} | {line}'], input=data,
+                                capture_output=True, check=False,
+                                timeout=TIMEOUT)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return result.stderr.decode()
+
+    def warned(self, name: str, *args):
+        self.assertRegex(self.pipeline(*args),
+                         f"^qemu-snap: warning: .* '{name}': .*\n$")
+
+    def test_warning(self):
+        data = sample([('ram', self.SIZE)]).build()
+        self.warned('cat', 'cat', data)
+        self.assert_same_stream(data, self.load())
+
+    def test_several_programs(self):
+        """It is the last one that counts."""
+        self.warned('tee', 'cat | tee', sample([('ram', self.SIZE)]).build())
+
+    def test_name_that_means_harm(self):
+        program = self.path('a\033[2J\nb')
+        shutil.copyfile(shutil.which('cat'), program)
+        os.chmod(program, 0o700)
+        self.warned(r'a\?\[2J\?b', shlex.quote(program),
+                    sample([('ram', self.SIZE)]).build())
+
+    def test_quiet(self):
+        self.assertEqual(self.pipeline('cat', sample([('ram', self.SIZE)]).build(),
+                                       '-q'), '')
+
+    def test_return_path(self):
+        """The answer goes around the program."""
+        builder = sample([('ram', self.SIZE)])
+        builder.commands = command(OPEN_RETURN_PATH)
+        self.assertEqual(self.pipeline('cat', builder.build(end=True)), '')
+
+    def test_shells_around_it(self):
+        """They have started the tool, and are not in between."""
+        line = shlex.join([env('QEMU_SNAP'), 'save', self.image])
+        for command_line in (f'{line}; exit $?', f'({line}) || exit 1',
+                             f'sh -c {shlex.quote(line)}; exit $?',
+                             f'{line} | cat; exit 0', f'{line} < stream'):
+            with self.subTest(command_line):
+                data = sample([('ram', MIB)]).build()
+                with open(self.path('stream'), 'wb') as f:
+                    f.write(data)
+                result = subprocess.run(['sh', '-c', command_line], input=data,
+                                        capture_output=True, check=False,
+                                        cwd=self.dir, timeout=TIMEOUT)
+                self.assertEqual((result.returncode, result.stderr), (0, b''))
+
+    def test_socket(self):
+        """What comes through a socket may come from anywhere."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            process = self.start(f'--uri=fd:{ours.fileno()}', 'save',
+                                 self.image, pass_fds=[ours.fileno()])
+            ours.close()
+            theirs.sendall(sample([('ram', MIB)]).build())
+            theirs.close()
+            _, err = process.communicate(timeout=TIMEOUT)
+        self.assertEqual((process.returncode, err), (0, b''))
 
 
 if __name__ == '__main__':

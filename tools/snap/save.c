@@ -36,6 +36,9 @@
 /* For a source that has completed to close the channels of multifd */
 #define CLOSE_NS NANOSECONDS_PER_SECOND
 
+/* How often to look whether a source that is silent has given up */
+#define GIVEN_UP_NS (1 * NANOSECONDS_PER_SECOND)
+
 /* Events until the main loop gets its turn, with signals and completions. */
 #define EVENTS_AT_A_TIME 256
 
@@ -52,6 +55,11 @@ struct SnapSave {
     bool interrupted;
     bool ending;
     bool left;
+
+    /* a source that waits for an answer, and sends nothing */
+    QEMUTimer *timer;
+    unsigned nb_events_before;
+    bool given_up;
 
     /* the way of the data; made when the stream has told the size of RAM */
     SnapStreamReader *reader;
@@ -92,6 +100,7 @@ void snap_save_free(SnapSave *s)
     if (!s) {
         return;
     }
+    timer_free(s->timer);
     snap_multifd_receiver_free(s->multifd);
     snap_ram_writer_free(s->ram);
     snap_image_writer_free(s->image);
@@ -128,6 +137,26 @@ static int check_interrupted(const SnapSave *s, Error **errp)
 
 /* --- answers to the source --- */
 
+/*
+ * QEMU 10.0, when its migration is cancelled or fails, waits with its main
+ * thread for the end of the return path (migration/migration.c:
+ * close_return_path_on_source), and with the guest for the main thread.  It
+ * can shut down a socket, but not a pipe.
+ */
+static void look_for_the_source(void *opaque)
+{
+    SnapSave *s = opaque;
+
+    if (s->reading && s->nb_events == s->nb_events_before &&
+        snap_transport_peer_waits(s->transport)) {
+        s->given_up = true;
+        snap_input_hurry(snap_transport_input(s->transport), 0);
+        return;
+    }
+    s->nb_events_before = s->nb_events;
+    timer_mod(s->timer, qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + GIVEN_UP_NS);
+}
+
 static int coroutine_fn open_return_path(SnapSave *s, Error **errp)
 {
     if (!snap_transport_output(s->transport)) {
@@ -136,6 +165,11 @@ static int coroutine_fn open_return_path(SnapSave *s, Error **errp)
         return -ENOTSUP;
     }
     s->return_path = true;
+    if (!s->timer) {
+        s->timer = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
+                                 SCALE_NS, look_for_the_source, s);
+        look_for_the_source(s);
+    }
     return 0;
 }
 
@@ -656,6 +690,12 @@ int snap_save_run(SnapSave *s, SnapStats *stats, Error **errp)
     ERRP_GUARD();
     int ret = run(s, errp);
 
+    g_clear_pointer(&s->timer, timer_free);
+    if (ret < 0 && s->given_up) {
+        g_clear_pointer(errp, error_free);
+        error_setg(errp, "The source has given up: its migration was "
+                   "cancelled, or has failed");
+    }
     snap_progress_end(&s->progress);
     if (s->return_path && ret != -EINTR) {
         int answer_ret = snap_task_run(shut, s, &s->left,

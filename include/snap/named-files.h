@@ -14,8 +14,8 @@ typedef struct SnapNamedFiles SnapNamedFiles;
  * @SNAP_NAMED_IMAGE_WRITTEN: likewise, and written to
  * @SNAP_NAMED_READ: it is read
  * @SNAP_NAMED_WRITTEN: it is created, replaced or written to
- * @SNAP_NAMED_TEMPORARY: what becomes the image, or is made of it, has this name
- *                        and no other
+ * @SNAP_NAMED_TEMPORARY: it is made of the image, or becomes it, under this
+ *                        name and no other
  */
 typedef enum SnapNamedUse {
     SNAP_NAMED_IMAGE,

@@ -134,9 +134,9 @@ static void add_objects(SnapNamedFiles *files, const SnapCmdOptions *options)
 static void add_traces(SnapNamedFiles *files, const SnapCmdOptions *options)
 {
     for (unsigned i = 0; i < options->trace_args->len; i++) {
-        QemuOpts *opts = qemu_opts_parse(qemu_find_opts("trace"),
-                                         g_ptr_array_index(options->trace_args, i),
-                                         true, NULL);
+        const char *text = g_ptr_array_index(options->trace_args, i);
+        QemuOpts *opts = qemu_opts_parse(qemu_find_opts("trace"), text, true,
+                                         NULL);
         const char *file = opts ? qemu_opt_get(opts, "file") : NULL;
         const char *events = opts ? qemu_opt_get(opts, "events") : NULL;
 

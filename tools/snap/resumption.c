@@ -19,10 +19,11 @@ struct SnapResumption {
     SnapTransport *transport;
     QemuUUID uuid;
 
-    /* whose record was stored or found */
+    /* the destination */
     SnapPeer peer;
-    bool recorded;
-    bool hidden;        /* who the destination is cannot be seen */
+    bool known;
+    bool hidden;        /* it cannot be found */
+    bool recorded;      /* it has a record that is right */
 };
 
 SnapResumption *snap_resumption_new(const char *dir, SnapTransport *transport,
@@ -44,6 +45,7 @@ void snap_resumption_free(SnapResumption *r)
 static void store(SnapResumption *r, const SnapPeer *peer)
 {
     r->peer = *peer;
+    r->known = true;
     r->recorded = snap_load_record_store(r->dir, peer, &r->uuid, NULL);
 }
 
@@ -76,7 +78,7 @@ void snap_resumption_confirm(SnapResumption *r)
 
 void snap_resumption_end(SnapResumption *r)
 {
-    if (r->recorded) {
+    if (r->known) {
         snap_load_record_remove(r->dir, &r->peer);
         r->recorded = false;
     }
@@ -121,9 +123,9 @@ bool coroutine_fn snap_resumption_check(SnapResumption *r,
     while (snap_transport_peer_awaited(r->transport)) {
         qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, ACCEPT_POLL_NS);
     }
-    r->recorded = snap_transport_find_peer(r->transport, true, &r->peer,
-                                           &err) &&
-                  snap_load_record_read(r->dir, &r->peer, &recorded, &err);
+    r->known = snap_transport_find_peer(r->transport, true, &r->peer, &err);
+    r->recorded = r->known && snap_load_record_read(r->dir, &r->peer,
+                                                    &recorded, &err);
     good = check(&r->uuid, wanted, r->recorded ? &recorded : NULL,
                  err ? error_get_pretty(err) : NULL, errp);
     error_free(err);

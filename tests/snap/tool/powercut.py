@@ -15,7 +15,7 @@ from snaptest import cuts
 from snaptest.crash import (NEW, OLD, REFUSED, CrashTest, Failure, Run, Save,
                             files, guest)
 from snaptest.decode import Stream
-from snaptest.destination import RUNNING, PostcopyTest
+from snaptest.destination import PostcopyTest
 from snaptest.tool import PAGE
 
 SEED = 4711

@@ -266,8 +266,6 @@ class Opening(SignalTest):
         for number in SIGNALS:
             with self.subTest(number):
                 process = self.begin('save', self.server, '-n', '-O', 'raw')
-                process.stdin.write(self.stream[:len(self.stream) // 2])
-                process.stdin.flush()
                 self.accepted(listener)
                 self.ends(process, number, 'save', self.server)
 
@@ -296,8 +294,6 @@ class Opening(SignalTest):
                 self.blocked(process)
                 self.ends(process, number, 'load', image, REFUSAL)
         process = self.begin('save', image, '-n', **library)
-        process.stdin.write(self.stream[:len(self.stream) // 2])
-        process.stdin.flush()
         self.blocked(process)
         self.ends(process, signal.SIGTERM, 'save', image)
 

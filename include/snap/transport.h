@@ -46,8 +46,7 @@ SnapTransport *snap_transport_open(const char *uri, bool listen,
 bool snap_transport_connect(SnapTransport *transport, Error **errp);
 
 /**
- * snap_transport_connect_path: the socket that snap_transport_connect() connects
- * to
+ * snap_transport_connect_path: where snap_transport_connect() connects to
  *
  * Returns: its path; NULL if it connects to nothing
  */

@@ -86,7 +86,7 @@ static void open_channels(Fixture *f)
     make_pair(pair);
     f->main = pair[0];
     uri = g_strdup_printf("fd:%d", pair[1]);
-    f->transport = snap_transport_open(uri, true, &error_abort);
+    f->transport = snap_transport_open(uri, true, NULL, &error_abort);
     close(pair[1]);
 
     f->channels = g_ptr_array_new_with_free_func(object_unref);

@@ -341,8 +341,8 @@ static bool is_single(const SnapTargetOptions *options, const char *path)
 }
 
 /*
- * Whether the readers of the local file at @path can go on if it is replaced.  If
- * not, they may be virtual machines, whose disk it is.
+ * Whether the readers of the local file at @path can go on if it is replaced.
+ * If not, they may be virtual machines, whose disk it is.
  */
 static bool may_be_read(const SnapTargetOptions *options, const char *path)
 {

@@ -15,14 +15,14 @@
 #include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "qobject/qjson.h"
-#include "snap/check.h"
-#include "snap/image-update.h"
-#include "snap/info.h"
-#include "snap/load.h"
-#include "snap/ram-reader.h"
-#include "snap/working-set.h"
+#include "snap/verb/check.h"
+#include "snap/image/update.h"
+#include "snap/verb/info.h"
+#include "snap/verb/load.h"
+#include "snap/image/ram-reader.h"
+#include "snap/image/working-set.h"
 #include "fuzz.h"
-#include "../snap-coroutine.h"
+#include "../unit/lib/snap-coroutine.h"
 
 #include <xxhash.h>
 

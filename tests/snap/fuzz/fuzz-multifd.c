@@ -11,13 +11,13 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qobject/qdict.h"
-#include "snap/check.h"
-#include "snap/image-writer.h"
-#include "snap/multifd.h"
-#include "snap/multifd-receiver.h"
-#include "snap/ram-writer.h"
+#include "snap/verb/check.h"
+#include "snap/image/writer.h"
+#include "snap/stream/multifd.h"
+#include "snap/transfer/multifd-receiver.h"
+#include "snap/image/ram-writer.h"
 #include "fuzz.h"
-#include "../snap-coroutine.h"
+#include "../unit/lib/snap-coroutine.h"
 
 /* Flags of an input */
 enum {

@@ -13,14 +13,14 @@
 #include "block/aio-wait.h"
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
-#include "snap/image-update.h"
-#include "snap/load.h"
-#include "snap/return-path.h"
-#include "snap/task.h"
-#include "snap/working-set.h"
+#include "snap/image/update.h"
+#include "snap/verb/load.h"
+#include "snap/stream/return-path.h"
+#include "snap/util/task.h"
+#include "snap/image/working-set.h"
 #include "fuzz.h"
-#include "../saved-ram.h"
-#include "../snap-coroutine.h"
+#include "../unit/lib/saved-ram.h"
+#include "../unit/lib/snap-coroutine.h"
 
 /* Flags of an input */
 enum {

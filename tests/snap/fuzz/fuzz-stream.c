@@ -10,10 +10,10 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "snap/format.h"
-#include "snap/stream-reader.h"
+#include "snap/image/format.h"
+#include "snap/stream/reader.h"
 #include "fuzz.h"
-#include "../snap-coroutine.h"
+#include "../unit/lib/snap-coroutine.h"
 
 #include <xxhash.h>
 

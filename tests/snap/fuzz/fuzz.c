@@ -12,7 +12,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/memfd.h"
 #include "qemu/module.h"
-#include "snap/task.h"
+#include "snap/util/task.h"
 #include "fuzz.h"
 
 #include <sys/mman.h>

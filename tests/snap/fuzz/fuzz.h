@@ -12,7 +12,7 @@
 #include "io/channel.h"
 #include "qemu/coroutine.h"
 #include "qemu/units.h"
-#include "snap/transport.h"
+#include "snap/channel/transport.h"
 #include "system/block-backend.h"
 
 /* What libFuzzer and the sanitizers call */

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The channel to QEMU: stdin and stdout, a unix socket, or a descriptor
+ *
+ * The folder channel/ brings bytes from and to QEMU.  A transport opens both
+ * directions; what comes is read through an input, what goes is written
+ * through a QEMUFile.  How much a pipe may hold is decided in pace, and who is
+ * at the other end is found out in peer.
+ */
+
+#ifndef SNAP_CHANNEL_TRANSPORT_H
+#define SNAP_CHANNEL_TRANSPORT_H
+
+#include "io/channel.h"
+#include "migration/qemu-file.h"
+#include "snap/channel/input.h"
+#include "snap/util/interrupt.h"
+#include "snap/channel/peer.h"
+
+typedef struct SnapTransport SnapTransport;
+
+/**
+ * snap_transport_open: the channel to QEMU, without waiting for QEMU
+ * @uri: NULL for stdin and stdout; "unix:PATH[,server=on|off]"; "fd:N"
+ * @listen: what unix: does without ",server=": listen and accept (save), or
+ *          connect (load)
+ * @interrupt: signals while a connection is waited for; may be NULL.  If they
+ *             end the process, snap_transport_abandon() is called
+ *
+ * Descriptors that were given stay open and the caller's: the transport works
+ * on duplicates.  A direction is made non-blocking when it is asked for first,
+ * and snap_transport_close() puts back what was there, since descriptors that
+ * were inherited share the flag with their other holders (stdout may be the
+ * same pipe as stderr).  Call outside a coroutine, with SIGPIPE ignored.
+ *
+ * Returns: the transport, NULL with @errp set
+ */
+SnapTransport *snap_transport_open(const char *uri, bool listen,
+                                   SnapInterrupt *interrupt, Error **errp);
+
+/**
+ * snap_transport_connect: connect or accept, if the channel is a unix socket
+ *
+ * A listening socket is reachable by its owner only.  Its path appears when
+ * connections are accepted, so that whoever waits for it can connect; it is
+ * removed by snap_transport_accept_channels(), or at the end.  Waits for the
+ * connection.  Once a transport, before all that follows.
+ *
+ * Returns: false with @errp set
+ */
+bool snap_transport_connect(SnapTransport *transport, Error **errp);
+
+/**
+ * snap_transport_connect_path: where snap_transport_connect() connects to
+ *
+ * Returns: its path; NULL if it connects to nothing
+ */
+const char *snap_transport_connect_path(const SnapTransport *transport);
+
+/* Never waits: what was written and not flushed is dropped. */
+void snap_transport_close(SnapTransport *transport);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapTransport, snap_transport_close)
+
+/**
+ * snap_transport_abandon: remove the socket's path, and put back what the
+ * descriptors' flags were, no more
+ *
+ * For a process that ends at once, while a coroutine or another thread waits
+ * for the channel.
+ */
+void snap_transport_abandon(SnapTransport *transport);
+
+/* What to call the other end in messages, such as "stdin" or "unix:PATH". */
+const char *snap_transport_name(const SnapTransport *transport);
+
+/**
+ * snap_transport_input, snap_transport_output: the two directions
+ *
+ * The same at each call, owned by the transport.
+ *
+ * Returns: NULL where the channel has no such direction (a descriptor opened
+ * for one direction only, or stdin or stdout that is closed or a terminal)
+ */
+SnapInput *snap_transport_input(SnapTransport *transport);
+QEMUFile *snap_transport_output(SnapTransport *transport);
+
+/**
+ * snap_transport_put_last_byte: write a byte past the QEMUFile
+ *
+ * For a process that ends, as snap_transport_abandon().  Nothing happens if
+ * there is no output, or no place for the byte within 100 ms.
+ */
+void snap_transport_put_last_byte(SnapTransport *transport, uint8_t byte);
+
+/**
+ * snap_transport_find_peer: find the process at the other end
+ * @in_postcopy, @peer: see snap_peer_find()
+ *
+ * If the two directions lead to different processes, then the one that input
+ * comes from.
+ *
+ * Returns: true; false with @errp set, to be read after "because"
+ */
+bool snap_transport_find_peer(const SnapTransport *transport, bool in_postcopy,
+                              SnapPeer *peer, Error **errp);
+
+/* Whether it waits for the end of our output, see snap_peer_waits_for_end(). */
+bool snap_transport_peer_waits(const SnapTransport *transport);
+
+/* Whether it is too early to find it, see snap_peer_awaited(). */
+bool snap_transport_peer_awaited(const SnapTransport *transport);
+
+/**
+ * snap_transport_open_urgent: a second connection to the same socket
+ *
+ * For the capability postcopy-preempt: QEMU takes the first connection for the
+ * main one (migration/migration.c:migration_ioc_process_incoming).  Once a
+ * transport; waits for the connection.
+ *
+ * Returns: its output, owned by the transport; NULL with @errp set, also where
+ * the transport is no unix socket that was connected to
+ */
+QEMUFile *snap_transport_open_urgent(SnapTransport *transport, Error **errp);
+
+/**
+ * snap_transport_accept_channels: further connections to a socket that listens
+ *
+ * Those that were made so far and have sent something; others are closed.  A
+ * source with multifd makes all of them, and each has begun, before RAM's START
+ * section is over (migration/ram.c:ram_save_setup).  Once a transport; does not
+ * wait.
+ *
+ * Returns: the channels, not blocking, each a QIOChannel; owned by the
+ * transport.  NULL with @errp set
+ */
+GPtrArray *snap_transport_accept_channels(SnapTransport *transport,
+                                          Error **errp);
+
+/**
+ * snap_transport_open_channels: further connections to the same socket
+ * @nb: how many
+ *
+ * Once a transport; waits for the connections.
+ *
+ * Returns: the channels, not blocking, each a QIOChannel; owned by the
+ * transport.  NULL with @errp set, also where the transport is no unix socket
+ * that was connected to
+ */
+GPtrArray *snap_transport_open_channels(SnapTransport *transport, unsigned nb,
+                                        Error **errp);
+
+/*
+ * Let whoever reads from a socket find its end, or writes to it an error: the
+ * further channels, or one direction of the main one.
+ */
+void snap_transport_shutdown_channels(SnapTransport *transport);
+void snap_transport_shutdown_input(SnapTransport *transport);
+void snap_transport_shutdown_output(SnapTransport *transport);
+
+/**
+ * snap_transport_resize_input, snap_transport_resize_output: ask for another
+ * capacity of a pipe; of an output that is a socket, what may be in flight
+ * @bytes: capacity
+ *
+ * Returns: the new capacity in bytes, which may be more; -EBUSY where the pipe
+ * holds more than @bytes at the moment; -EPERM where the user may not have
+ * that much; -ENOTSUP where that direction is neither
+ */
+int snap_transport_resize_input(SnapTransport *transport, int bytes);
+int snap_transport_resize_output(SnapTransport *transport, int bytes);
+
+/* Capacity in bytes of the input, 0 where that is no pipe. */
+int snap_transport_input_size(const SnapTransport *transport);
+
+#endif /* SNAP_CHANNEL_TRANSPORT_H */

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Walking through a snapshot's RAM in some order, with reads in flight
+ */
+
+#ifndef SNAP_IMAGE_RAM_READER_H
+#define SNAP_IMAGE_RAM_READER_H
+
+#include "snap/image/ram-read.h"
+
+typedef struct SnapRAMReader SnapRAMReader;
+
+/**
+ * SnapRAMPlanFunc: what to read next
+ * @run: filled in where 1 is returned; of any length
+ *
+ * Returns: 1; 0 at the end; -errno with @errp set
+ */
+typedef int coroutine_fn SnapRAMPlanFunc(void *opaque, SnapRAMRun *run,
+                                         Error **errp);
+
+/**
+ * snap_ram_reader_new: read pages in the order of a plan
+ * @image: not owned, must outlive the reader
+ * @piece_size: bytes of a piece at most, 64 KiB at least; the reader has 16 of
+ *              that size in memory
+ * @plan: NULL for all of RAM, in order
+ * @opaque: for @plan
+ */
+SnapRAMReader *snap_ram_reader_new(SnapImage *image, size_t piece_size,
+                                   SnapRAMPlanFunc *plan, void *opaque);
+
+/* snap_ram_reader_abort() comes before, unless the end was reached. */
+void snap_ram_reader_free(SnapRAMReader *reader);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapRAMReader, snap_ram_reader_free)
+
+/**
+ * snap_ram_reader_next: the next piece of RAM
+ * @piece: valid until the next call
+ *
+ * Returns: 1; 0 at the end; -errno with @errp set where something cannot be
+ * read, or a page is not what its hash says (-EBADMSG)
+ *
+ * After an error in the data of pages, and only then, the walk can go on with
+ * the next piece: see snap_ram_reader_corrupt_pages().
+ */
+int coroutine_fn snap_ram_reader_next(SnapRAMReader *reader,
+                                      SnapRAMPiece *piece, Error **errp);
+
+/**
+ * snap_ram_reader_corrupt_pages: pages that the last error was about
+ *
+ * Returns: how many pages of the piece are damaged or could not be read; 0
+ * where it was not about pages
+ */
+unsigned snap_ram_reader_corrupt_pages(const SnapRAMReader *reader);
+
+/* Wait for what is in flight. */
+void coroutine_fn snap_ram_reader_abort(SnapRAMReader *reader);
+
+#endif /* SNAP_IMAGE_RAM_READER_H */

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * From a stream's pages to the image: placing, hashing, collecting into large
+ * writes, and keeping the books
+ */
+
+#ifndef SNAP_IMAGE_RAM_WRITER_H
+#define SNAP_IMAGE_RAM_WRITER_H
+
+#include "system/block-backend.h"
+#include "snap/ram/layout.h"
+#include "snap/image/table.h"
+
+typedef struct SnapRAMWriter SnapRAMWriter;
+
+/**
+ * snap_ram_writer_new: write pages to @blk
+ * @blk: not owned
+ * @layout: RAM blocks, not owned; their page counts are kept up to date
+ * @page_table: not owned, entries are set as pages come
+ * @arrivals: not owned, gets the pages that came out of order; NULL where the
+ *            order says nothing, as it does with several channels
+ *
+ * Returns: NULL with @errp set where there is not enough memory for two bits a
+ * page
+ */
+SnapRAMWriter *snap_ram_writer_new(BlockBackend *blk, SnapLayout *layout,
+                                   SnapTable *page_table, SnapTable *arrivals,
+                                   Error **errp);
+
+/* snap_ram_writer_flush() or snap_ram_writer_abort() comes before. */
+void snap_ram_writer_free(SnapRAMWriter *writer);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapRAMWriter, snap_ram_writer_free)
+
+/**
+ * snap_ram_writer_place: where to put the data of pages that follow each other
+ * @page: number of the first one
+ * @nb_pages: how many are wanted, not 0; returns for how many there is room
+ *
+ * They are to be filled, from the first one on, and handed to
+ * snap_ram_writer_add().  All of the room may be written to: nothing was added
+ * behind the first page.  Several coroutines may do so at a time, but each with
+ * one page only, and different ones.  May wait for a free buffer, or for others
+ * to add what they have placed.
+ *
+ * Returns: the room
+ */
+void *coroutine_fn snap_ram_writer_place(SnapRAMWriter *writer, uint64_t page,
+                                         unsigned *nb_pages);
+
+/**
+ * snap_ram_writer_add: pages that were placed are filled
+ * @nb_pages: how many, not more than there was room for
+ *
+ * A page may come several times; the last one wins.
+ *
+ * Returns: 0 or -errno with @errp set, also for an error of an earlier write
+ */
+int coroutine_fn snap_ram_writer_add(SnapRAMWriter *writer, uint64_t page,
+                                     unsigned nb_pages, Error **errp);
+
+/**
+ * snap_ram_writer_place_several, snap_ram_writer_add_several: the same for
+ * pages in any order, by several coroutines at a time
+ * @pages: page numbers
+ * @nb_pages: not 0
+ * @qiov: gets the places; neighbours are one element
+ *
+ * Returns: how many of @pages, from the first on, got a place; 0 or -errno with
+ * @errp set
+ */
+unsigned coroutine_fn snap_ram_writer_place_several(SnapRAMWriter *writer,
+                                                    const uint64_t *pages,
+                                                    unsigned nb_pages,
+                                                    QEMUIOVector *qiov);
+int coroutine_fn snap_ram_writer_add_several(SnapRAMWriter *writer,
+                                             const uint64_t *pages,
+                                             unsigned nb_pages, Error **errp);
+
+/* What was placed together with @page will not be added. */
+void coroutine_fn snap_ram_writer_cancel(SnapRAMWriter *writer, uint64_t page);
+
+/**
+ * snap_ram_writer_add_zero: a page is zero
+ *
+ * Returns: 0 or -errno with @errp set, also for an error of an earlier write
+ */
+int coroutine_fn snap_ram_writer_add_zero(SnapRAMWriter *writer, uint64_t page,
+                                          Error **errp);
+
+/**
+ * snap_ram_writer_flush: write all that was collected and wait for it
+ *
+ * Not to stable storage: that is for who owns the image.
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int coroutine_fn snap_ram_writer_flush(SnapRAMWriter *writer, Error **errp);
+
+/* Forget what was collected, wait for what is in flight. */
+void coroutine_fn snap_ram_writer_abort(SnapRAMWriter *writer);
+
+/* Pages that have not come yet. */
+uint64_t snap_ram_writer_missing(const SnapRAMWriter *writer);
+
+/* Whether a page has come more than once: never in a background snapshot. */
+bool snap_ram_writer_repeated(const SnapRAMWriter *writer);
+
+/**
+ * snap_ram_writer_arrivals: entries of the arrival list
+ * @truncated: returns whether there were more than fit
+ */
+uint64_t snap_ram_writer_arrivals(const SnapRAMWriter *writer,
+                                  bool *truncated);
+
+#endif /* SNAP_IMAGE_RAM_WRITER_H */

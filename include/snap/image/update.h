@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Changes to a snapshot that is complete
+ */
+
+#ifndef SNAP_IMAGE_UPDATE_H
+#define SNAP_IMAGE_UPDATE_H
+
+#include "snap/image/image.h"
+
+/* Parts that a load can do without, as a mask of 1 << SnapPart */
+#define SNAP_IMAGE_HINTS (1u << SNAP_PART_ARRIVALS | \
+                          1u << SNAP_PART_VMDESC | \
+                          1u << SNAP_PART_WORKING_SET)
+
+/**
+ * snap_image_embed: put a working set into the image, durably
+ * @image: whose disk is open for writing; its header is brought up to date
+ * @data: as of snap_working_set_encode()
+ *
+ * The header is written last, so that whatever breaks in leaves the image as
+ * it was before, or has it complete.
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int coroutine_fn snap_image_embed(SnapImage *image, const GByteArray *data,
+                                  Error **errp);
+
+/**
+ * snap_image_drop: forget parts that are damaged, durably
+ * @image: whose disk is open for writing; its header is brought up to date
+ * @parts: some of SNAP_IMAGE_HINTS
+ *
+ * Of the arrival list, what is before the damage stays.  A part that cannot be
+ * read stays, because that may change.
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int coroutine_fn snap_image_drop(SnapImage *image, uint32_t parts,
+                                 Error **errp);
+
+#endif /* SNAP_IMAGE_UPDATE_H */

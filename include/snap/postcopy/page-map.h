@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What has become of each page in a load by postcopy
+ *
+ * Pure bookkeeping, three bits a page.  A page must not be placed twice: the
+ * destination takes that for a failure
+ * (migration/postcopy-ram.c:qemu_ufd_copy_ioctl).  So whoever sends a page
+ * takes it here first, and does not yield in between.
+ */
+
+#ifndef SNAP_POSTCOPY_PAGE_MAP_H
+#define SNAP_POSTCOPY_PAGE_MAP_H
+
+#include "snap/ram/host-pages.h"
+
+/**
+ * SnapPageMap: the books
+ * @layout: RAM blocks, not owned
+ * @host_pages: not owned
+ * @sent: bit per page: the destination has it, or will read it
+ * @planned: bit per page: it was sent, or is about to be pushed
+ * @asked: bit per page: the destination has asked for it
+ */
+typedef struct SnapPageMap {
+    const SnapLayout *layout;
+    const SnapHostPages *host_pages;
+    unsigned long *sent;
+    unsigned long *planned;
+    unsigned long *asked;
+} SnapPageMap;
+
+/**
+ * snap_page_map_init: nothing is sent, planned or asked for
+ * @layout, @host_pages: must outlive @map
+ *
+ * Returns: whether there was memory for it; else @errp is set
+ */
+bool snap_page_map_init(SnapPageMap *map, const SnapLayout *layout,
+                        const SnapHostPages *host_pages, Error **errp);
+void snap_page_map_destroy(SnapPageMap *map);
+
+/**
+ * snap_page_map_host_page: the host page that holds a page
+ * @page: page number
+ * @nb_pages: filled in with the number of its target pages
+ *
+ * Returns: number of its first page
+ */
+uint64_t snap_page_map_host_page(const SnapPageMap *map, uint64_t page,
+                                 uint64_t *nb_pages);
+
+bool snap_page_map_is_sent(const SnapPageMap *map, uint64_t page);
+
+/* Somebody is about to push these pages, if they are not sent before that. */
+void snap_page_map_plan(SnapPageMap *map, uint64_t first, uint64_t nb_pages);
+
+/* Take @nb_pages pages, which may have been taken before. */
+void snap_page_map_send(SnapPageMap *map, uint64_t first, uint64_t nb_pages);
+
+/* Take pages back that were sent: their places will be emptied. */
+void snap_page_map_forget(SnapPageMap *map, uint64_t first, uint64_t nb_pages);
+
+/* Note that @page is asked for. Returns: whether it is for the first time */
+bool snap_page_map_ask(SnapPageMap *map, uint64_t page);
+
+/**
+ * snap_page_map_next_unsent: find host pages that are neither sent nor planned
+ * @block: index of the block to search
+ * @offset: where to start, in bytes within the block; filled in with the
+ *          offset of what was found
+ * @length: filled in with the number of bytes up to the next page that was
+ *          sent or planned, or the end of the block
+ *
+ * A host page of which any target page was sent or planned counts as a whole.
+ *
+ * Returns: false where there are no more
+ */
+bool snap_page_map_next_unsent(const SnapPageMap *map, int block,
+                               uint64_t *offset, uint64_t *length);
+
+/**
+ * snap_page_map_received: take over what a destination says it has
+ * @bitmap: of @block, a bit per target page, as the protocol has it: in bytes,
+ *          the least significant bit first (migration/ram.c:
+ *          ramblock_recv_bitmap_send)
+ *
+ * Returns: pages that are there
+ */
+uint64_t snap_page_map_received(SnapPageMap *map, int block,
+                                const uint8_t *bitmap);
+
+#endif /* SNAP_POSTCOPY_PAGE_MAP_H */

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * In which order pages are pushed that nobody waits for
+ *
+ * First a recorded working set, then the pages of the save's arrival list, each
+ * with up to 255 pages behind it, then the rest of RAM in order; each of them
+ * only where it is wanted.
+ */
+
+#ifndef SNAP_POSTCOPY_PUSH_PLAN_H
+#define SNAP_POSTCOPY_PUSH_PLAN_H
+
+#include "snap/postcopy/page-map.h"
+#include "snap/image/ram-reader.h"
+#include "snap/transfer/stats.h"
+
+typedef struct SnapPushPlan SnapPushPlan;
+
+/* Whether zero pages are sent, too: they are, or were, requested. */
+static inline bool snap_push_sends_zero_pages(SnapPushReason reason)
+{
+    return reason == SNAP_PUSH_ASKED || reason == SNAP_PUSH_WORKING_SET;
+}
+
+/**
+ * snap_push_plan_new: a plan for what @map does not have as sent
+ * @image, @map: not owned
+ * @reasons: bit mask of 1 << SnapPushReason: which lists to follow
+ */
+SnapPushPlan *snap_push_plan_new(SnapImage *image, SnapPageMap *map,
+                                 unsigned reasons);
+void snap_push_plan_free(SnapPushPlan *plan);
+
+/* The working set: page numbers in order, not owned; all in RAM */
+void snap_push_plan_set_working_set(SnapPushPlan *plan, const uint64_t *pages,
+                                    size_t nb_pages);
+
+/**
+ * snap_push_plan_next: a SnapRAMPlanFunc, whose @opaque is a SnapPushPlan
+ *
+ * Runs are whole host pages, which are noted as planned.  Where host pages are
+ * larger than target pages, those without data are left out of the linear part
+ * and of the arrivals.
+ */
+int coroutine_fn snap_push_plan_next(void *opaque, SnapRAMRun *run,
+                                     Error **errp);
+
+/**
+ * snap_push_plan_rest: whether a page with data is left that was not sent
+ *
+ * For plans without a linear part, whose end is not that of RAM.  Looks at each
+ * page once, however often it is called.
+ *
+ * Returns: 1; 0 for none; -errno with @errp set
+ */
+int coroutine_fn snap_push_plan_rest(SnapPushPlan *plan, Error **errp);
+
+#endif /* SNAP_POSTCOPY_PUSH_PLAN_H */

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The host pages of a destination
+ *
+ * Postcopy places whole host pages, which are larger than target pages where
+ * RAM is backed by hugetlbfs.  The snapshot does not know what a destination
+ * has; QEMU compares what it is told with what it has, and refuses a mismatch
+ * (migration/savevm.c:loadvm_postcopy_handle_advise,
+ * migration/ram.c:parse_ramblock).
+ */
+
+#ifndef SNAP_RAM_HOST_PAGES_H
+#define SNAP_RAM_HOST_PAGES_H
+
+#include "snap/ram/layout.h"
+
+/* A target may have larger pages than the host: postcopy refuses those. */
+#define SNAP_MAX_HOST_PAGE_BITS 34
+
+/**
+ * SnapHostPages: size of the host pages of each RAM block
+ * @layout: the RAM blocks, not owned
+ * @bits: log2 of the size for each block
+ * @plain_bits: log2 of the size that RAM has where nothing else is said
+ */
+typedef struct SnapHostPages {
+    const SnapLayout *layout;
+    unsigned *bits;
+    unsigned plain_bits;
+} SnapHostPages;
+
+/**
+ * snap_host_pages_init: the host pages that a destination is said to have
+ * @layout: must outlive @pages
+ * @options: NULL-terminated list of "[BLOCK=]SIZE"; NULL for none.  Without a
+ *           name, the size is for the largest block
+ *
+ * A block that is not named has the page size that was announced when it was
+ * saved, and this host's page size where none was.
+ *
+ * Returns: false with @errp set where a size does not fit its block
+ */
+bool snap_host_pages_init(SnapHostPages *pages, const SnapLayout *layout,
+                          char *const *options, Error **errp);
+void snap_host_pages_destroy(SnapHostPages *pages);
+
+/* The sizes of all blocks ored together, as POSTCOPY_ADVISE has it. */
+uint64_t snap_host_pages_summary(const SnapHostPages *pages);
+
+/* Size of the host pages of block @index, in bytes. */
+static inline uint64_t snap_host_pages_size(const SnapHostPages *pages,
+                                            int index)
+{
+    return UINT64_C(1) << pages->bits[index];
+}
+
+/* Target pages in a host page of block @index. */
+static inline uint64_t snap_host_pages_targets(const SnapHostPages *pages,
+                                               int index)
+{
+    return UINT64_C(1) << (pages->bits[index] - pages->layout->page_bits);
+}
+
+/* Whether RAM's START section has to tell the size for block @index. */
+static inline bool snap_host_pages_announced(const SnapHostPages *pages,
+                                             int index)
+{
+    return pages->bits[index] != pages->plain_bits;
+}
+
+#endif /* SNAP_RAM_HOST_PAGES_H */

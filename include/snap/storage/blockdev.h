@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Opening images, and making the one that a save writes to
+ *
+ * The folder storage/ has the file or device under an image, whatever is in
+ * it.  A save begins a target here, which is an image that exists, or a
+ * temporary that replaces a file when it is complete (replace); it is created
+ * (create), and written to through a window of requests in flight (io-window).
+ * What others do with a file is told by locks (file-lock), and what it leads
+ * to by its references.
+ */
+
+#ifndef SNAP_STORAGE_BLOCKDEV_H
+#define SNAP_STORAGE_BLOCKDEV_H
+
+#include "snap/util/interrupt.h"
+#include "system/block-backend.h"
+
+/**
+ * SnapImageOptions: how to open an image, as given on the command line
+ * @filename: file name, or options where @image_opts
+ * @format: block driver; NULL to probe
+ * @image_opts: @filename is a list of options, as qemu-img --image-opts
+ * @cache: cache mode, as qemu-img -t; NULL for what fits, and is possible
+ * @aio: "threads", "native", "io_uring"; NULL likewise
+ * @bulk: all of it is going to be read
+ * @force_share: open also what others have open for writing
+ * @backing_chain: follow what the image refers to, if it does
+ * @interrupt: signals while opening or creating it waits; NULL for none.  If
+ *             they end the process, what was created is removed
+ */
+typedef struct SnapImageOptions {
+    const char *filename;
+    const char *format;
+    bool image_opts;
+    const char *cache;
+    const char *aio;
+    bool bulk;
+    bool force_share;
+    bool backing_chain;
+    SnapInterrupt *interrupt;
+} SnapImageOptions;
+
+/**
+ * snap_blockdev_file_name: an image's name as the block layer understands it
+ * @filename: as given on the command line
+ *
+ * What is before a colon is a protocol to the block layer.  If no driver has
+ * that one, as in "vm-2026-11-28T00:50.qcow2", and it is no URL, it is the name
+ * of a local file.
+ *
+ * Returns: newly allocated name for SnapImageOptions
+ */
+char *snap_blockdev_file_name(const char *filename);
+
+/* The local path that an image's name stands for, NULL for anything else. */
+const char *snap_blockdev_local_path(const SnapImageOptions *options);
+
+/**
+ * snap_blockdev_open: open an image that exists
+ * @writable: for writing, which locks out all other writers, and not just
+ *            reading
+ *
+ * Call outside a coroutine.
+ *
+ * Returns: NULL with @errp set
+ */
+BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
+                                 bool writable, Error **errp);
+
+/**
+ * SnapTargetOptions: where a save goes to
+ * @image: how to open it; @image.format is what to create
+ * @create_options: creation options, as qemu-img -o; NULL for the defaults
+ * @existing: use what is there instead of replacing a local file
+ * @may_be_read: whether those who read what is on @blk can go on with a file
+ *               that was replaced, as loads of a snapshot can; NULL if nobody
+ *               can
+ */
+typedef struct SnapTargetOptions {
+    SnapImageOptions image;
+    const char *create_options;
+    bool existing;
+    bool (*may_be_read)(BlockBackend *blk);
+} SnapTargetOptions;
+
+typedef struct SnapTarget SnapTarget;
+
+/**
+ * snap_target_begin: see that what a save writes to is nobody else's
+ * @options: what it points to must outlive the target
+ *
+ * An existing target is opened, and locked.  A local file that is to be
+ * replaced must not be open for writing elsewhere, nor in use as something else
+ * than a snapshot; it is not touched before snap_target_commit().  To be called
+ * before anything is read from the source.
+ *
+ * Call outside a coroutine.
+ *
+ * Returns: NULL with @errp set
+ */
+SnapTarget *snap_target_begin(const SnapTargetOptions *options, Error **errp);
+
+/**
+ * snap_target_create: create a new image, see that an existing one is large
+ * enough
+ * @size: size of the virtual disk in bytes; an existing target must have it
+ *
+ * Call outside a coroutine.
+ *
+ * Returns: false with @errp set
+ */
+bool snap_target_create(SnapTarget *target, uint64_t size, Error **errp);
+
+/* Whether it is written in place. */
+bool snap_target_is_existing(const SnapTarget *target);
+
+/* The disk to write to, owned by the target; after snap_target_create() */
+BlockBackend *snap_target_blk(SnapTarget *target);
+
+/**
+ * snap_target_sync: bring a new file to stable storage
+ *
+ * To follow each flush of the disk that counts: the block layer does not flush
+ * a file that nobody can use yet.  Does nothing for an existing target.
+ *
+ * Returns: 0 or -errno
+ */
+int coroutine_fn snap_target_sync(SnapTarget *target);
+
+/**
+ * snap_target_commit: let a new file take the place of the old one, durably
+ *
+ * What was written must be on stable storage.  May be undone until
+ * snap_target_confirm(); does nothing for an existing target.
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int coroutine_fn snap_target_commit(SnapTarget *target, Error **errp);
+
+/**
+ * snap_target_rollback: undo a commit, which can be made again later
+ *
+ * Returns: 0 or -errno with @errp set; the new file may be in place then
+ */
+int snap_target_rollback(SnapTarget *target, Error **errp);
+
+/* What was committed stays. */
+void snap_target_confirm(SnapTarget *target);
+
+/**
+ * snap_target_close: close the disk; what was not confirmed is undone
+ *
+ * Call outside a coroutine.  A new image that is complete without that is left
+ * open for the end of the process to close: QEMU's main loop waits for that
+ * end (io/channel-command.c:qio_channel_command_close), and closing flushes.
+ */
+void snap_target_close(SnapTarget *target);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapTarget, snap_target_close)
+
+/**
+ * snap_target_abandon: undo what was not confirmed, without closing the disk
+ *
+ * For a process that ends at once, whatever may be in flight.
+ */
+void snap_target_abandon(SnapTarget *target);
+
+#endif /* SNAP_STORAGE_BLOCKDEV_H */

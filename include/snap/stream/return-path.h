@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Reader of the return path: what a destination has to say
+ *
+ * Nothing of it is believed that lies outside the RAM blocks of the snapshot.
+ */
+
+#ifndef SNAP_STREAM_RETURN_PATH_H
+#define SNAP_STREAM_RETURN_PATH_H
+
+#include "snap/ram/host-pages.h"
+#include "snap/channel/input.h"
+#include "snap/stream/stream.h"
+
+typedef struct SnapReturnPath SnapReturnPath;
+
+/**
+ * SnapReturnEvent: one message
+ * @type: what it is; SNAP_RP_REQ_PAGES for both forms of a request
+ * @value: of SHUT, PONG and RESUME_ACK
+ * @block: index of the RAM block, of REQ_PAGES and RECV_BITMAP
+ * @offset: within the block, in bytes; the start of a host page
+ * @length: in bytes; whole host pages, not beyond the block
+ * @bitmap: of RECV_BITMAP: a bit per target page of the block, owned by the
+ *          event
+ */
+typedef struct SnapReturnEvent {
+    SnapReturnMessage type;
+    uint32_t value;
+    int block;
+    uint64_t offset;
+    uint64_t length;
+    uint8_t *bitmap;
+} SnapReturnEvent;
+
+/* @input, @layout, @host_pages: not owned, must outlive the reader */
+SnapReturnPath *snap_return_path_new(SnapInput *input, const SnapLayout *layout,
+                                     const SnapHostPages *host_pages);
+void snap_return_path_free(SnapReturnPath *rp);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapReturnPath, snap_return_path_free)
+
+/**
+ * snap_return_path_next: wait for the next message
+ * @event: filled in where 1 is returned
+ *
+ * Returns: 1; 0 at the end of the file; -errno with @errp set where it cannot
+ * be read or is no message that a destination may send
+ */
+int coroutine_fn snap_return_path_next(SnapReturnPath *rp,
+                                       SnapReturnEvent *event, Error **errp);
+
+#endif /* SNAP_STREAM_RETURN_PATH_H */

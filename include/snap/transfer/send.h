@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What every load sends of an image, whenever its pages follow
+ *
+ * The folder transfer/ is where images and streams meet: records made of an
+ * image's pages (here), and the channels of multifd, whose pages go straight
+ * from an image (multifd-sender) or to one (multifd-receiver).
+ */
+
+#ifndef SNAP_TRANSFER_SEND_H
+#define SNAP_TRANSFER_SEND_H
+
+#include "snap/image/image.h"
+#include "snap/image/ram-read.h"
+#include "snap/transfer/stats.h"
+#include "snap/stream/writer.h"
+
+/**
+ * SnapSender: from where to where
+ * @image, @writer: not owned
+ * @stats: what was sent is added to it, not owned
+ */
+typedef struct SnapSender {
+    SnapImage *image;
+    SnapStreamWriter *writer;
+    SnapStats *stats;
+} SnapSender;
+
+/**
+ * snap_send_configuration: the stream's first bytes
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int coroutine_fn snap_send_configuration(SnapSender *sender, Error **errp);
+
+/**
+ * snap_send_setup: RAM's START section, and what surrounds it
+ * @advised: as of snap_stream_put_ram_start()
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int coroutine_fn snap_send_setup(SnapSender *sender,
+                                 const SnapHostPages *advised, Error **errp);
+
+/**
+ * snap_send_page: one page, as a record of an open section
+ * @i: index of the page in @piece
+ *
+ * Any page without data is sent as a zero page.
+ *
+ * Returns: whether it has data
+ */
+bool coroutine_fn snap_send_page(SnapSender *sender, const SnapRAMPiece *piece,
+                                 unsigned i);
+
+/**
+ * snap_send_piece: the pages of a piece, as a section of RAM
+ * @whole: send pages that were never sent as zero pages, where the destination
+ *         needs whole host pages; else not at all
+ *
+ * Zero pages are sent as such: a destination may hold stale data.
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int coroutine_fn snap_send_piece(SnapSender *sender, const SnapRAMPiece *piece,
+                                 bool whole, Error **errp);
+
+/**
+ * snap_send_zero_pages: the zero pages of all of RAM, and nothing else
+ * @in_section: a section of RAM is open, and stays so; else they get sections
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int coroutine_fn snap_send_zero_pages(SnapSender *sender, bool in_section,
+                                      Error **errp);
+
+/**
+ * snap_send_devices: the device state, as it is
+ *
+ * Its checksum is known at the end only: check it before.
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int coroutine_fn snap_send_devices(SnapSender *sender, Error **errp);
+
+/* Whether an error of a channel says that the other end has closed it. */
+bool snap_send_was_closed(const Error *err);
+
+#endif /* SNAP_TRANSFER_SEND_H */

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Loading: from a snapshot image to a migration stream
+ */
+
+#ifndef SNAP_VERB_LOAD_H
+#define SNAP_VERB_LOAD_H
+
+#include "snap/transfer/multifd-sender.h"
+#include "snap/postcopy/postcopy.h"
+#include "snap/transfer/stats.h"
+#include "snap/channel/transport.h"
+#include "system/block-backend.h"
+
+typedef struct SnapLoad SnapLoad;
+
+/**
+ * SnapLoadOptions: how to load
+ * @progress: show progress on stderr
+ * @no_verify: do not compare pages with their hashes
+ * @postcopy: let the guest run first; NULL for all RAM first (precopy)
+ * @multifd: send a precopy over several channels; NULL for one
+ */
+typedef struct SnapLoadOptions {
+    bool progress;
+    bool no_verify;
+    const SnapPostcopyOptions *postcopy;
+    const SnapMultifdOptions *multifd;
+} SnapLoadOptions;
+
+/**
+ * snap_load_new: a load of the snapshot on @blk
+ * @blk, @transport, @options: not owned
+ */
+SnapLoad *snap_load_new(BlockBackend *blk, SnapTransport *transport,
+                        const SnapLoadOptions *options);
+
+/**
+ * snap_load_check_resumption: whether a load can be resumed, as far as that can
+ * be known before snap_transport_connect()
+ *
+ * See snap_resumption_check_listener().  Call outside of coroutines.
+ *
+ * Returns: true; false with @errp set
+ */
+bool snap_load_check_resumption(BlockBackend *blk,
+                                const SnapTransport *transport,
+                                const SnapPostcopyOptions *options,
+                                Error **errp);
+
+/**
+ * snap_load_run: send the snapshot
+ * @stats: filled in, also on failure
+ *
+ * Runs the main loop until all is done.  Every page is compared with its hash
+ * before it is sent, unless @no_verify, and the device state with its checksum
+ * before anything is sent.
+ *
+ * Returns: 0 when the stream was delivered whole; -errno with @errp set
+ */
+int snap_load_run(SnapLoad *load, SnapStats *stats, Error **errp);
+void snap_load_free(SnapLoad *load);
+
+/**
+ * snap_load_is_idle: whether nothing is in flight
+ *
+ * After a failure something may still wait for the channel.  Nothing that the
+ * load uses can be freed then, and the process can do little but end.
+ */
+bool snap_load_is_idle(const SnapLoad *load);
+
+/**
+ * snap_load_refuse: tell the destination that nothing will come
+ * @transport: nothing was sent through it yet
+ *
+ * A destination does not notice the end of a pipe from which nothing has come,
+ * and would wait for ever; a byte that is no stream makes its migration fail.
+ * Not for a load that is resumed: there, the byte would be a valid end.  May be
+ * called as what snap_interrupt_add() adds.
+ */
+void snap_load_refuse(SnapTransport *transport);
+
+/* Like snap_save_interrupt(). */
+void snap_load_interrupt(SnapLoad *load);
+
+#endif /* SNAP_VERB_LOAD_H */

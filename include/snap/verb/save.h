@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Saving: from a migration stream to a snapshot image
+ *
+ * The folder verb/ has what the tool can do, without a command line: each verb
+ * ties the folders below together, and returns errors.
+ */
+
+#ifndef SNAP_VERB_SAVE_H
+#define SNAP_VERB_SAVE_H
+
+#include "snap/storage/blockdev.h"
+#include "snap/transfer/stats.h"
+#include "snap/channel/transport.h"
+
+/**
+ * SnapSaveOptions: what to save and how
+ * @max_ram: bytes of RAM that may come, 0 for any number
+ * @page_bits: log2 of the target page size for streams that do not say it
+ * @progress: show progress on stderr
+ * @quiet: do not warn of what may be no fault
+ */
+typedef struct SnapSaveOptions {
+    uint64_t max_ram;
+    unsigned page_bits;
+    bool progress;
+    bool quiet;
+} SnapSaveOptions;
+
+typedef struct SnapSave SnapSave;
+
+/**
+ * snap_save_new: prepare a save
+ * @target: where to, taken over
+ * @transport: where from, not owned
+ */
+SnapSave *snap_save_new(const SnapSaveOptions *options, SnapTarget *target,
+                        SnapTransport *transport);
+
+/**
+ * snap_save_run: carry out the save
+ * @stats: filled in on success
+ *
+ * Runs the main loop until all is done.  On success the snapshot is complete
+ * and on stable storage; on failure nothing is left of it, and a source that
+ * waits for an answer has got it, unless the save was interrupted.  After a
+ * failure the process has to end, without snap_save_free().
+ *
+ * Returns: 0 or -errno with @errp set
+ */
+int snap_save_run(SnapSave *save, SnapStats *stats, Error **errp);
+void snap_save_free(SnapSave *save);
+
+/**
+ * snap_save_interrupt: let snap_save_run() return as soon as possible
+ *
+ * From the main loop, while it runs.  Storage is waited for at the first call,
+ * at a second one nothing is.  Where the snapshot is in place and just the
+ * description is to come, the source may have sent that, and believe that it
+ * was saved: it is still read as long as it comes, and then the save succeeds.
+ */
+void snap_save_interrupt(SnapSave *save);
+
+#endif /* SNAP_VERB_SAVE_H */

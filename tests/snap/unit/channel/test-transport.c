@@ -1,0 +1,1282 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The channel to QEMU: pipes, sockets, descriptors
+ */
+
+#include "qemu/osdep.h"
+#include <glib/gstdio.h>
+#include "block/aio.h"
+#include "qapi/error.h"
+#include "qemu/bswap.h"
+#include "qemu/coroutine.h"
+#include "qemu/cutils.h"
+#include "qemu/main-loop.h"
+#include "qemu/module.h"
+#include "qemu/units.h"
+#include "snap/channel/transport.h"
+
+static char *fd_uri(int fd)
+{
+    return g_strdup_printf("fd:%d", fd);
+}
+
+static SnapTransport *open_fd(int fd)
+{
+    g_autofree char *uri = fd_uri(fd);
+
+    return snap_transport_open(uri, false, NULL, &error_abort);
+}
+
+static void make_pipe(int fds[2])
+{
+    g_assert_true(g_unix_open_pipe(fds, FD_CLOEXEC, NULL));
+}
+
+static void make_socket_pair(int fds[2])
+{
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds),
+                    ==, 0);
+}
+
+static void close_both(int fds[2])
+{
+    close(fds[0]);
+    close(fds[1]);
+}
+
+static bool is_nonblocking(int fd)
+{
+    return fcntl(fd, F_GETFL) & O_NONBLOCK;
+}
+
+static SnapTransport *open_connected(const char *uri, bool listen)
+{
+    SnapTransport *transport = snap_transport_open(uri, listen, NULL,
+                                                   &error_abort);
+
+    g_assert_true(snap_transport_connect(transport, &error_abort));
+    return transport;
+}
+
+static void assert_refused(const char *uri, const char *why)
+{
+    SnapTransport *transport;
+    Error *err = NULL;
+
+    transport = snap_transport_open(uri, false, NULL, &err);
+    g_assert_false(transport && snap_transport_connect(transport, &err));
+    snap_transport_close(transport);
+    g_assert_nonnull(strstr(error_get_pretty(err), uri));
+    g_assert_nonnull(strstr(error_get_pretty(err), why));
+    error_free(err);
+}
+
+/* A value that is written to @output, or read from @input */
+typedef struct Exchange {
+    SnapInput *input;
+    QEMUFile *output;
+    uint32_t value;
+    bool done;
+} Exchange;
+
+static void coroutine_fn co_read(void *opaque)
+{
+    Exchange *x = opaque;
+
+    x->value = snap_input_get_be32(x->input);
+    x->done = true;
+}
+
+static void coroutine_fn co_write(void *opaque)
+{
+    Exchange *x = opaque;
+
+    qemu_put_be32(x->output, x->value);
+    g_assert_cmpint(qemu_fflush(x->output), ==, 0);
+    x->done = true;
+}
+
+static void start(Exchange *x, CoroutineEntry *entry)
+{
+    aio_co_enter(qemu_get_aio_context(), qemu_coroutine_create(entry, x));
+}
+
+static void finish(Exchange *x)
+{
+    while (!x->done) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+}
+
+static void write_be32(int fd, uint32_t value)
+{
+    value = cpu_to_be32(value);
+    g_assert_cmpint(write(fd, &value, sizeof(value)), ==, sizeof(value));
+}
+
+static uint32_t read_be32(int fd)
+{
+    uint32_t value;
+
+    g_assert_cmpint(read(fd, &value, sizeof(value)), ==, sizeof(value));
+    return be32_to_cpu(value);
+}
+
+static void assert_reads(SnapTransport *transport, int peer)
+{
+    Exchange x = { .input = snap_transport_input(transport) };
+
+    write_be32(peer, 0x12345678);
+    start(&x, co_read);
+    finish(&x);
+    g_assert_cmphex(x.value, ==, 0x12345678);
+}
+
+static void assert_writes(SnapTransport *transport, int peer)
+{
+    Exchange x = {
+        .output = snap_transport_output(transport), .value = 0x87654321,
+    };
+
+    start(&x, co_write);
+    finish(&x);
+    g_assert_cmphex(read_be32(peer), ==, 0x87654321);
+}
+
+static void test_pipe_input(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    int fds[2];
+
+    make_pipe(fds);
+    transport = open_fd(fds[0]);
+    g_assert_null(snap_transport_output(transport));
+    assert_reads(transport, fds[1]);
+    close_both(fds);
+}
+
+static void test_pipe_output(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    int fds[2];
+
+    make_pipe(fds);
+    transport = open_fd(fds[1]);
+    g_assert_null(snap_transport_input(transport));
+    assert_writes(transport, fds[0]);
+    close_both(fds);
+}
+
+/* Waiting for data lets the rest of the program run. */
+static void test_wait_in_coroutine(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    Exchange x = { };
+    int fds[2];
+
+    make_pipe(fds);
+    transport = open_fd(fds[0]);
+    x.input = snap_transport_input(transport);
+    start(&x, co_read);
+    g_assert_false(x.done);
+    aio_poll(qemu_get_aio_context(), false);
+    g_assert_false(x.done);
+    write_be32(fds[1], 1);
+    finish(&x);
+    g_assert_cmphex(x.value, ==, 1);
+    close_both(fds);
+}
+
+static void check_timeout(int fds[2])
+{
+    g_autoptr(SnapTransport) transport = open_fd(fds[0]);
+    Exchange x = { .input = snap_transport_input(transport) };
+
+    snap_input_set_timeout(x.input, 1);
+    assert_reads(transport, fds[1]);
+    g_assert_false(snap_input_ended(x.input));
+
+    snap_input_set_timeout(x.input, -1);
+    start(&x, co_read);
+    g_assert_false(x.done);
+    write_be32(fds[1], 3);
+    finish(&x);
+    g_assert_cmphex(x.value, ==, 3);
+    g_assert_false(snap_input_ended(x.input));
+
+    snap_input_set_timeout(x.input, 1);
+    x.done = false;
+    start(&x, co_read);
+    g_assert_false(x.done);
+    finish(&x);
+    g_assert_cmpint(snap_input_error(x.input, NULL), ==, -EIO);
+    g_assert_true(snap_input_ended(x.input));
+}
+
+/* Silence is the end if there is a timeout, and others run meanwhile. */
+static void test_timeout(void)
+{
+    int fds[2];
+
+    make_pipe(fds);
+    check_timeout(fds);
+    close_both(fds);
+    make_socket_pair(fds);
+    check_timeout(fds);
+    close_both(fds);
+}
+
+static void test_same_file_each_time(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    int fds[2];
+
+    make_socket_pair(fds);
+    transport = open_fd(fds[0]);
+    g_assert_true(snap_transport_input(transport) ==
+                  snap_transport_input(transport));
+    g_assert_true(snap_transport_output(transport) ==
+                  snap_transport_output(transport));
+    close_both(fds);
+}
+
+static void test_socket_both_ways(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    int fds[2];
+
+    make_socket_pair(fds);
+    transport = open_fd(fds[0]);
+    assert_reads(transport, fds[1]);
+    assert_writes(transport, fds[1]);
+    close_both(fds);
+}
+
+/* A reader that waits does not keep a writer from the same socket. */
+static void test_socket_write_while_reading(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    Exchange x = { };
+    int fds[2];
+
+    make_socket_pair(fds);
+    transport = open_fd(fds[0]);
+    x.input = snap_transport_input(transport);
+    start(&x, co_read);
+    assert_writes(transport, fds[1]);
+    write_be32(fds[1], 2);
+    finish(&x);
+    g_assert_cmphex(x.value, ==, 2);
+    close_both(fds);
+}
+
+static void test_nonblock_restored(void)
+{
+    SnapTransport *transport;
+    int fds[2];
+
+    make_socket_pair(fds);
+    transport = open_fd(fds[0]);
+    g_assert_nonnull(snap_transport_input(transport));
+    g_assert_nonnull(snap_transport_output(transport));
+    g_assert_true(is_nonblocking(fds[0]));
+    snap_transport_close(transport);
+    g_assert_false(is_nonblocking(fds[0]));
+    close_both(fds);
+}
+
+static void test_nonblock_kept(void)
+{
+    SnapTransport *transport;
+    int fds[2];
+
+    make_pipe(fds);
+    g_assert_true(g_unix_set_fd_nonblocking(fds[0], true, NULL));
+    transport = open_fd(fds[0]);
+    g_assert_nonnull(snap_transport_input(transport));
+    snap_transport_close(transport);
+    g_assert_true(is_nonblocking(fds[0]));
+    close_both(fds);
+}
+
+/* stdout may be the terminal of stderr, and is of no use to every save. */
+static void test_nonblock_not_before_use(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    int fds[2];
+
+    make_pipe(fds);
+    transport = open_fd(fds[1]);
+    g_assert_false(is_nonblocking(fds[1]));
+    close_both(fds);
+}
+
+static void test_close_drops_unflushed(void)
+{
+    SnapTransport *transport;
+    char c;
+    int fds[2];
+
+    make_pipe(fds);
+    transport = open_fd(fds[1]);
+    qemu_put_be32(snap_transport_output(transport), 1);
+    snap_transport_close(transport);
+    close(fds[1]);
+    g_assert_cmpint(read(fds[0], &c, 1), ==, 0);
+    close(fds[0]);
+}
+
+static void test_descriptor_stays_open(void)
+{
+    int fds[2];
+
+    make_pipe(fds);
+    snap_transport_close(open_fd(fds[0]));
+    g_assert_cmpint(fcntl(fds[0], F_GETFD), >=, 0);
+    close_both(fds);
+}
+
+/* Run @test with @in and @out as stdin and stdout. */
+static void with_stdio(int in, int out, void (*test)(SnapTransport *, int),
+                       int peer)
+{
+    int saved_in = dup(STDIN_FILENO), saved_out = dup(STDOUT_FILENO);
+    SnapTransport *transport;
+
+    fflush(stdout);
+    g_assert_cmpint(dup2(in, STDIN_FILENO), ==, STDIN_FILENO);
+    g_assert_cmpint(dup2(out, STDOUT_FILENO), ==, STDOUT_FILENO);
+    transport = snap_transport_open(NULL, true, NULL, &error_abort);
+    test(transport, peer);
+    snap_transport_close(transport);
+    dup2(saved_in, STDIN_FILENO);
+    dup2(saved_out, STDOUT_FILENO);
+    close(saved_in);
+    close(saved_out);
+}
+
+static void check_both_ways(SnapTransport *transport, int peer)
+{
+    g_assert_cmpstr(snap_transport_name(transport), ==, "stdin");
+    assert_reads(transport, peer);
+    assert_writes(transport, peer);
+}
+
+static void test_stdio_same_socket(void)
+{
+    int fds[2];
+
+    make_socket_pair(fds);
+    with_stdio(fds[0], fds[0], check_both_ways, fds[1]);
+    g_assert_false(is_nonblocking(fds[0]));
+    close_both(fds);
+}
+
+static void check_input_only(SnapTransport *transport, int peer)
+{
+    g_assert_null(snap_transport_output(transport));
+    assert_reads(transport, peer);
+}
+
+static void test_stdio_output_not_writable(void)
+{
+    int fds[2];
+
+    make_pipe(fds);
+    with_stdio(fds[0], fds[0], check_input_only, fds[1]);
+    close_both(fds);
+}
+
+static void test_pipe_size(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    int fds[2];
+
+    make_pipe(fds);
+    transport = open_fd(fds[0]);
+    g_assert_cmpint(snap_transport_resize_input(transport, 4096), ==,
+                    MAX(4096, qemu_real_host_page_size()));
+    g_assert_cmpint(snap_transport_input_size(transport), ==,
+                    fcntl(fds[1], F_GETPIPE_SZ));
+    g_assert_cmpint(snap_transport_resize_output(transport, 4096), ==,
+                    -ENOTSUP);
+    close_both(fds);
+}
+
+static void test_pipe_size_output(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    int fds[2];
+
+    make_pipe(fds);
+    transport = open_fd(fds[1]);
+    g_assert_cmpint(snap_transport_resize_output(transport, 128 * KiB), ==,
+                    128 * KiB);
+    g_assert_cmpint(fcntl(fds[0], F_GETPIPE_SZ), ==, 128 * KiB);
+    g_assert_cmpint(snap_transport_resize_input(transport, 4096), ==,
+                    -ENOTSUP);
+    close_both(fds);
+}
+
+static void test_pipe_size_busy(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    g_autofree char *data = g_malloc0(64 * KiB);
+    int fds[2];
+
+    make_pipe(fds);
+    g_assert_true(g_unix_set_fd_nonblocking(fds[1], true, NULL));
+    g_assert_cmpint(write(fds[1], data, 64 * KiB), >, 4096);
+    transport = open_fd(fds[0]);
+    g_assert_cmpint(snap_transport_resize_input(transport, 4096), ==, -EBUSY);
+    close_both(fds);
+}
+
+static void test_pipe_size_socket(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    int fds[2];
+
+    make_socket_pair(fds);
+    transport = open_fd(fds[0]);
+    g_assert_cmpint(snap_transport_resize_input(transport, 4096), ==,
+                    -ENOTSUP);
+    g_assert_cmpint(snap_transport_input_size(transport), ==, 0);
+    close_both(fds);
+}
+
+/* Bytes that @fd takes without waiting */
+static size_t fill_socket(int fd)
+{
+    char data[1024] = { };
+    size_t total = 0;
+    ssize_t ret;
+
+    while ((ret = send(fd, data, sizeof(data), MSG_DONTWAIT)) > 0) {
+        total += ret;
+    }
+    return total;
+}
+
+/* What is in flight on a socket that was resized to @bytes */
+static size_t in_flight(int bytes)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    size_t total;
+    int fds[2];
+
+    make_socket_pair(fds);
+    transport = open_fd(fds[0]);
+    g_assert_cmpint(snap_transport_resize_output(transport, bytes), >=, bytes);
+    total = fill_socket(fds[0]);
+    close_both(fds);
+    return total;
+}
+
+/* Each message costs more than its bytes, and the last one is not counted. */
+static void test_socket_size_output(void)
+{
+    g_assert_cmpuint(in_flight(16 * KiB), <=, 64 * KiB);
+    g_assert_cmpuint(in_flight(128 * KiB), >, 64 * KiB);
+}
+
+/* There is a limit to what a user may ask for (net.core.wmem_max). */
+static void test_socket_size_giant(void)
+{
+    g_autoptr(SnapTransport) transport = NULL;
+    socklen_t size = sizeof(int);
+    int fds[2], ret, actual = 0;
+
+    make_socket_pair(fds);
+    transport = open_fd(fds[0]);
+    ret = snap_transport_resize_output(transport, 1 * GiB - 1);
+    g_assert_cmpint(getsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &actual, &size),
+                    ==, 0);
+    if (ret != -EPERM) {
+        g_assert_cmpint(ret, >, 0);
+        g_assert_cmpint(ret, <=, actual);
+    }
+    close_both(fds);
+}
+
+static void test_file_size_output(void)
+{
+    SnapTransport *transport;
+    g_autofree char *path = NULL;
+    int fd = g_file_open_tmp("test-snap-transport-XXXXXX", &path, NULL);
+
+    transport = open_fd(fd);
+    g_assert_cmpint(snap_transport_resize_output(transport, 64 * KiB), ==,
+                    -ENOTSUP);
+    snap_transport_close(transport);
+    close(fd);
+    unlink(path);
+}
+
+#define NB_CHANNELS 20
+
+/* A directory with a name for a socket in it. */
+typedef struct UnixFixture {
+    char *dir;
+    char *path;
+    char *uri;
+} UnixFixture;
+
+static void unix_set_up(UnixFixture *f, gconstpointer data)
+{
+    f->dir = g_dir_make_tmp("test-snap-transport-XXXXXX", NULL);
+    g_assert_nonnull(f->dir);
+    f->path = g_build_filename(f->dir, "sock,et", NULL);
+    f->uri = g_strdup_printf("unix:%s", f->path);
+}
+
+static void unix_tear_down(UnixFixture *f, gconstpointer data)
+{
+    unlink(f->path);
+    g_assert_cmpint(g_rmdir(f->dir), ==, 0);
+    g_free(f->dir);
+    g_free(f->path);
+    g_free(f->uri);
+}
+
+static int unix_socket(const UnixFixture *f, struct sockaddr_un *addr)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    *addr = (struct sockaddr_un) { .sun_family = AF_UNIX };
+    pstrcpy(addr->sun_path, sizeof(addr->sun_path), f->path);
+    return fd;
+}
+
+static int unix_connect(const UnixFixture *f)
+{
+    struct sockaddr_un addr;
+    int fd = unix_socket(f, &addr);
+
+    g_assert_cmpint(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), ==,
+                    0);
+    return fd;
+}
+
+static int unix_listen(const UnixFixture *f)
+{
+    struct sockaddr_un addr;
+    int fd = unix_socket(f, &addr);
+
+    g_assert_cmpint(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), ==, 0);
+    g_assert_cmpint(listen(fd, NB_CHANNELS), ==, 0);
+    return fd;
+}
+
+/* Connects as soon as somebody listens; returns the descriptor. */
+static void *connect_thread(void *opaque)
+{
+    const UnixFixture *f = opaque;
+    struct sockaddr_un addr;
+    int fd = unix_socket(f, &addr);
+    struct stat st;
+
+    while (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+        g_usleep(1000);
+    }
+    if (lstat(f->path, &st) == 0) {
+        g_assert_cmpuint(st.st_mode & 077, ==, 0);
+    }
+    return GINT_TO_POINTER(fd);
+}
+
+static SnapTransport *open_listener(UnixFixture *f, const char *uri,
+                                    bool listen, int *fd)
+{
+    GThread *thread = g_thread_new("connect", connect_thread, f);
+    SnapTransport *transport = open_connected(uri, listen);
+
+    *fd = GPOINTER_TO_INT(g_thread_join(thread));
+    return transport;
+}
+
+static void assert_no_path(const UnixFixture *f)
+{
+    g_assert_cmpint(access(f->path, F_OK), ==, -1);
+}
+
+static void check_listen(UnixFixture *f, const char *uri, bool listen)
+{
+    int fd;
+    SnapTransport *transport = open_listener(f, uri, listen, &fd);
+
+    g_assert_cmpstr(snap_transport_name(transport), ==, f->uri);
+    /* There may be more connections. */
+    g_assert_cmpint(access(f->path, F_OK), ==, 0);
+    assert_reads(transport, fd);
+    assert_writes(transport, fd);
+    snap_transport_close(transport);
+    assert_no_path(f);
+    close(fd);
+}
+
+static void test_unix_listen(UnixFixture *f, gconstpointer data)
+{
+    mode_t mask = umask(0);
+
+    check_listen(f, f->uri, true);
+    g_assert_cmpuint(umask(mask), ==, 0);
+}
+
+static void test_unix_listen_option(UnixFixture *f, gconstpointer data)
+{
+    g_autofree char *uri = g_strdup_printf("%s,server=on", f->uri);
+
+    check_listen(f, uri, false);
+}
+
+static void test_unix_stale_socket(UnixFixture *f, gconstpointer data)
+{
+    close(unix_listen(f));
+    check_listen(f, f->uri, true);
+}
+
+static void test_unix_listen_keeps_file(UnixFixture *f, gconstpointer data)
+{
+    g_autofree char *uri = g_strdup_printf("%s,server=on", f->uri);
+
+    g_assert_true(g_file_set_contents(f->path, "precious", -1, NULL));
+    assert_refused(uri, "is not a socket");
+    g_assert_cmpint(access(f->path, F_OK), ==, 0);
+}
+
+static void check_connect(UnixFixture *f, const char *uri, bool listen)
+{
+    int listener = unix_listen(f);
+    SnapTransport *transport = open_connected(uri, listen);
+    int fd = accept(listener, NULL, NULL);
+
+    assert_reads(transport, fd);
+    assert_writes(transport, fd);
+    snap_transport_close(transport);
+    close(fd);
+    close(listener);
+}
+
+static void test_unix_connect(UnixFixture *f, gconstpointer data)
+{
+    check_connect(f, f->uri, false);
+}
+
+static void test_unix_connect_option(UnixFixture *f, gconstpointer data)
+{
+    g_autofree char *uri = g_strdup_printf("%s,server=off", f->uri);
+
+    check_connect(f, uri, true);
+}
+
+static void test_unix_nobody_listens(UnixFixture *f, gconstpointer data)
+{
+    assert_refused(f->uri, "Failed to connect");
+}
+
+/* A second connection, whose peer is the second to be accepted. */
+typedef struct Urgent {
+    int listener;
+    SnapTransport *transport;
+    QEMUFile *file;
+    int main_fd;
+    int urgent_fd;
+} Urgent;
+
+static void urgent_begin(Urgent *u, UnixFixture *f)
+{
+    u->listener = unix_listen(f);
+    u->transport = open_connected(f->uri, false);
+    u->file = snap_transport_open_urgent(u->transport, &error_abort);
+    g_assert_nonnull(u->file);
+    u->main_fd = accept(u->listener, NULL, NULL);
+    u->urgent_fd = accept(u->listener, NULL, NULL);
+}
+
+static void urgent_end(Urgent *u)
+{
+    snap_transport_close(u->transport);
+    close(u->main_fd);
+    close(u->urgent_fd);
+    close(u->listener);
+}
+
+static void assert_nothing_to_read(int fd)
+{
+    char c;
+
+    g_assert_cmpint(recv(fd, &c, 1, MSG_DONTWAIT), ==, -1);
+    g_assert_cmpint(errno, ==, EAGAIN);
+}
+
+static void test_urgent(UnixFixture *f, gconstpointer data)
+{
+    Exchange x = { .value = 0x11223344 };
+    Urgent u;
+
+    urgent_begin(&u, f);
+    x.output = u.file;
+    start(&x, co_write);
+    finish(&x);
+    g_assert_cmphex(read_be32(u.urgent_fd), ==, 0x11223344);
+    assert_nothing_to_read(u.main_fd);
+    assert_writes(u.transport, u.main_fd);
+    assert_reads(u.transport, u.main_fd);
+    assert_nothing_to_read(u.urgent_fd);
+    urgent_end(&u);
+}
+
+static void coroutine_fn co_write_much(void *opaque)
+{
+    Exchange *x = opaque;
+    g_autofree uint8_t *data = g_malloc0(4 * MiB);
+
+    qemu_put_buffer(x->output, data, 4 * MiB);
+    g_assert_cmpint(qemu_fflush(x->output), ==, 0);
+    x->done = true;
+}
+
+/* A peer that does not read is waited for in the coroutine only. */
+static void test_urgent_waits_in_coroutine(UnixFixture *f, gconstpointer data)
+{
+    g_autofree char *buf = g_malloc(64 * KiB);
+    Exchange x = { };
+    size_t left = 4 * MiB;
+    Urgent u;
+
+    urgent_begin(&u, f);
+    x.output = u.file;
+    start(&x, co_write_much);
+    g_assert_false(x.done);
+    assert_writes(u.transport, u.main_fd);
+    g_assert_false(x.done);
+    while (left) {
+        ssize_t ret = recv(u.urgent_fd, buf, 64 * KiB, MSG_DONTWAIT);
+
+        left -= MAX(ret, 0);
+        aio_poll(qemu_get_aio_context(), false);
+    }
+    finish(&x);
+    urgent_end(&u);
+}
+
+/* The peer sees the end of both connections, and nothing before it. */
+static void test_urgent_close(UnixFixture *f, gconstpointer data)
+{
+    Urgent u;
+    char c;
+
+    urgent_begin(&u, f);
+    qemu_put_be32(u.file, 1);
+    snap_transport_close(u.transport);
+    u.transport = NULL;
+    g_assert_cmpint(read(u.urgent_fd, &c, 1), ==, 0);
+    g_assert_cmpint(read(u.main_fd, &c, 1), ==, 0);
+    urgent_end(&u);
+}
+
+static void assert_no_urgent(SnapTransport *transport)
+{
+    Error *err = NULL;
+
+    g_assert_null(snap_transport_open_urgent(transport, &err));
+    g_assert_nonnull(err);
+    error_free(err);
+}
+
+static void test_urgent_nobody_listens(UnixFixture *f, gconstpointer data)
+{
+    int listener = unix_listen(f);
+    SnapTransport *transport = open_connected(f->uri, false);
+    int fd = accept(listener, NULL, NULL);
+
+    close(listener);
+    assert_no_urgent(transport);
+    assert_writes(transport, fd);
+    snap_transport_close(transport);
+    close(fd);
+}
+
+/* Who listened has no address to connect to. */
+static void test_urgent_of_listener(UnixFixture *f, gconstpointer data)
+{
+    int fd;
+    SnapTransport *transport = open_listener(f, f->uri, true, &fd);
+
+    assert_no_urgent(transport);
+    assert_writes(transport, fd);
+    snap_transport_close(transport);
+    close(fd);
+}
+
+static void test_urgent_of_descriptor(void)
+{
+    SnapTransport *transport;
+    int fds[2];
+
+    make_socket_pair(fds);
+    transport = open_fd(fds[0]);
+    assert_no_urgent(transport);
+    assert_writes(transport, fds[1]);
+    snap_transport_close(transport);
+    close_both(fds);
+
+    make_pipe(fds);
+    transport = open_fd(fds[1]);
+    assert_no_urgent(transport);
+    snap_transport_close(transport);
+    close_both(fds);
+}
+
+static void check_no_urgent(SnapTransport *transport, int peer)
+{
+    assert_no_urgent(transport);
+}
+
+static void test_urgent_of_stdio(void)
+{
+    int fds[2];
+
+    make_socket_pair(fds);
+    with_stdio(fds[0], fds[0], check_no_urgent, fds[1]);
+    close_both(fds);
+}
+
+/* A socket that listens, and what is connected to it */
+typedef struct Listener {
+    SnapTransport *transport;
+    int main_fd;
+    int fds[NB_CHANNELS];
+    unsigned nb_fds;
+} Listener;
+
+static void listener_begin(Listener *l, UnixFixture *f)
+{
+    l->nb_fds = 0;
+    l->transport = open_listener(f, f->uri, true, &l->main_fd);
+}
+
+static void listener_end(Listener *l)
+{
+    snap_transport_close(l->transport);
+    close(l->main_fd);
+    for (unsigned i = 0; i < l->nb_fds; i++) {
+        close(l->fds[i]);
+    }
+}
+
+/* Connect one more channel, which is silent. */
+static int add_connection(Listener *l, UnixFixture *f)
+{
+    l->fds[l->nb_fds] = unix_connect(f);
+    return l->fds[l->nb_fds++];
+}
+
+static GPtrArray *accept_channels(SnapTransport *transport)
+{
+    return snap_transport_accept_channels(transport, &error_abort);
+}
+
+static uint32_t take_be32(QIOChannel *ioc)
+{
+    uint32_t value;
+
+    g_assert_cmpint(qio_channel_read(ioc, (char *)&value, sizeof(value),
+                                     &error_abort), ==, sizeof(value));
+    return be32_to_cpu(value);
+}
+
+/* That reading does not wait where there is nothing */
+static void assert_would_block(QIOChannel *ioc)
+{
+    char c;
+
+    g_assert_cmpint(qio_channel_read(ioc, &c, 1, &error_abort), ==,
+                    QIO_CHANNEL_ERR_BLOCK);
+}
+
+static void assert_at_end(int fd)
+{
+    char c;
+
+    g_assert_cmpint(read(fd, &c, 1), ==, 0);
+}
+
+static void test_no_channels(UnixFixture *f, gconstpointer data)
+{
+    Listener l;
+
+    listener_begin(&l, f);
+    g_assert_cmpuint(accept_channels(l.transport)->len, ==, 0);
+    assert_no_path(f);
+    assert_reads(l.transport, l.main_fd);
+    assert_writes(l.transport, l.main_fd);
+    listener_end(&l);
+}
+
+/* In the order in which they were connected */
+static void test_channels(UnixFixture *f, gconstpointer data)
+{
+    GPtrArray *channels;
+    Listener l;
+
+    listener_begin(&l, f);
+    for (unsigned i = 0; i < NB_CHANNELS; i++) {
+        write_be32(add_connection(&l, f), i);
+    }
+    channels = accept_channels(l.transport);
+    assert_no_path(f);
+    g_assert_cmpuint(channels->len, ==, NB_CHANNELS);
+    for (unsigned i = 0; i < NB_CHANNELS; i++) {
+        QIOChannel *ioc = g_ptr_array_index(channels, i);
+
+        g_assert_cmpuint(take_be32(ioc), ==, i);
+        assert_would_block(ioc);
+        write_be32(l.fds[i], i + 1);
+        g_assert_cmpuint(take_be32(ioc), ==, i + 1);
+    }
+    assert_reads(l.transport, l.main_fd);
+    listener_end(&l);
+}
+
+/* Who says nothing is sent away, and it is no matter how many do. */
+static void test_channels_silent(UnixFixture *f, gconstpointer data)
+{
+    GPtrArray *channels;
+    Listener l;
+
+    listener_begin(&l, f);
+    for (unsigned i = 0; i < NB_CHANNELS; i++) {
+        int fd = add_connection(&l, f);
+
+        if (i % 7 == 3) {
+            write_be32(fd, i);
+        }
+    }
+    channels = accept_channels(l.transport);
+    g_assert_cmpuint(channels->len, ==, 3);
+    for (unsigned i = 0; i < channels->len; i++) {
+        g_assert_cmpuint(take_be32(g_ptr_array_index(channels, i)), ==,
+                         7 * i + 3);
+    }
+    for (unsigned i = 0; i < NB_CHANNELS; i++) {
+        if (i % 7 != 3) {
+            assert_at_end(l.fds[i]);
+        }
+    }
+    listener_end(&l);
+}
+
+/* Such as a probe whether somebody listens */
+static void test_channels_closed(UnixFixture *f, gconstpointer data)
+{
+    GPtrArray *channels;
+    Listener l;
+
+    listener_begin(&l, f);
+    close(unix_connect(f));
+    write_be32(add_connection(&l, f), 1);
+    close(unix_connect(f));
+    channels = accept_channels(l.transport);
+    g_assert_cmpuint(channels->len, ==, 1);
+    listener_end(&l);
+}
+
+/* Some that were not accepted, and the path, go when the transport does. */
+static void check_not_accepted(UnixFixture *f, bool abandon)
+{
+    Listener l;
+    char c;
+
+    listener_begin(&l, f);
+    write_be32(add_connection(&l, f), 1);
+    add_connection(&l, f);
+    if (abandon) {
+        snap_transport_abandon(l.transport);
+        assert_no_path(f);
+    }
+    snap_transport_close(l.transport);
+    l.transport = NULL;
+    assert_no_path(f);
+    g_assert_cmpint(read(l.fds[0], &c, 1), <=, 0);
+    g_assert_cmpint(read(l.fds[1], &c, 1), <=, 0);
+    listener_end(&l);
+}
+
+static void test_channels_not_accepted(UnixFixture *f, gconstpointer data)
+{
+    check_not_accepted(f, false);
+    check_not_accepted(f, true);
+}
+
+/* The peers see the end of all channels. */
+static void test_channels_close(UnixFixture *f, gconstpointer data)
+{
+    Listener l;
+    char c;
+
+    listener_begin(&l, f);
+    for (unsigned i = 0; i < 3; i++) {
+        write_be32(add_connection(&l, f), i);
+    }
+    accept_channels(l.transport);
+    snap_transport_close(l.transport);
+    l.transport = NULL;
+    for (unsigned i = 0; i < 3; i++) {
+        g_assert_cmpint(read(l.fds[i], &c, 1), <=, 0);
+    }
+    listener_end(&l);
+}
+
+/* Only what listens has further ones. */
+static void test_channels_of_connection(UnixFixture *f, gconstpointer data)
+{
+    int listener = unix_listen(f);
+    SnapTransport *transport = open_connected(f->uri, false);
+
+    g_assert_cmpuint(accept_channels(transport)->len, ==, 0);
+    g_assert_cmpint(access(f->path, F_OK), ==, 0);
+    snap_transport_close(transport);
+    g_assert_cmpint(access(f->path, F_OK), ==, 0);
+    close(listener);
+}
+
+static void check_no_channels(SnapTransport *transport, int peer)
+{
+    Error *err = NULL;
+
+    g_assert_cmpuint(accept_channels(transport)->len, ==, 0);
+    g_assert_null(snap_transport_open_channels(transport, 1, &err));
+    g_assert_nonnull(strstr(error_get_pretty(err), "--uri=unix:PATH"));
+    error_free(err);
+    assert_reads(transport, peer);
+}
+
+static void test_channels_of_descriptor(void)
+{
+    SnapTransport *transport;
+    int fds[2];
+
+    make_socket_pair(fds);
+    transport = open_fd(fds[0]);
+    check_no_channels(transport, fds[1]);
+    snap_transport_close(transport);
+    with_stdio(fds[0], fds[0], check_no_channels, fds[1]);
+    close_both(fds);
+}
+
+static void test_channels_of_listener(UnixFixture *f, gconstpointer data)
+{
+    Listener l;
+
+    listener_begin(&l, f);
+    check_no_channels(l.transport, l.main_fd);
+    listener_end(&l);
+}
+
+static void test_open_channels(UnixFixture *f, gconstpointer data)
+{
+    int listener = unix_listen(f);
+    SnapTransport *transport = open_connected(f->uri, false);
+    int main_fd = accept(listener, NULL, NULL);
+    GPtrArray *channels = snap_transport_open_channels(transport, NB_CHANNELS,
+                                                       &error_abort);
+
+    g_assert_cmpuint(channels->len, ==, NB_CHANNELS);
+    for (unsigned i = 0; i < NB_CHANNELS; i++) {
+        QIOChannel *ioc = g_ptr_array_index(channels, i);
+        uint32_t value = cpu_to_be32(i);
+        int fd = accept(listener, NULL, NULL);
+
+        g_assert_cmpint(qio_channel_write_all(ioc, (char *)&value,
+                                              sizeof(value), &error_abort),
+                        ==, 0);
+        g_assert_cmpuint(read_be32(fd), ==, i);
+        assert_would_block(ioc);
+        close(fd);
+    }
+    assert_nothing_to_read(main_fd);
+    assert_writes(transport, main_fd);
+    snap_transport_close(transport);
+    assert_at_end(main_fd);
+    close(main_fd);
+    close(listener);
+}
+
+static void test_open_no_channels(UnixFixture *f, gconstpointer data)
+{
+    int listener = unix_listen(f);
+    SnapTransport *transport = open_connected(f->uri, false);
+
+    g_assert_cmpuint(snap_transport_open_channels(transport, 0,
+                                                  &error_abort)->len, ==, 0);
+    snap_transport_close(transport);
+    close(listener);
+}
+
+static void test_open_channels_nobody(UnixFixture *f, gconstpointer data)
+{
+    int listener = unix_listen(f);
+    SnapTransport *transport = open_connected(f->uri, false);
+    int fd = accept(listener, NULL, NULL);
+    Error *err = NULL;
+
+    close(listener);
+    g_assert_null(snap_transport_open_channels(transport, 2, &err));
+    g_assert_nonnull(err);
+    error_free(err);
+    assert_writes(transport, fd);
+    snap_transport_close(transport);
+    close(fd);
+}
+
+static void test_bad_uri(void)
+{
+    assert_refused("tcp:localhost:1", "a channel is");
+    assert_refused("", "a channel is");
+    assert_refused("unix:", "path is empty");
+    assert_refused("unix:,server=on", "path is empty");
+    assert_refused("unix:/nowhere,server=maybe", "server");
+}
+
+static void test_bad_descriptor(void)
+{
+    assert_refused("fd:", "number");
+    assert_refused("fd:-1", "number");
+    assert_refused("fd: 0", "number");
+    assert_refused("fd:1x", "number");
+    assert_refused("fd:99999999999999999999", "number");
+    assert_refused("fd:2147483647", "no such descriptor");
+}
+
+static void check_socket_refused(int type, bool listening)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+    g_autofree char *uri = fd_uri(fd);
+
+    if (listening) {
+        /* only the family: Linux picks an abstract name */
+        g_assert_cmpint(bind(fd, (struct sockaddr *)&addr,
+                             sizeof(addr.sun_family)), ==, 0);
+        g_assert_cmpint(listen(fd, 1), ==, 0);
+    }
+    assert_refused(uri, "not a connected stream socket");
+    close(fd);
+}
+
+static void test_descriptor_listens(void)
+{
+    check_socket_refused(SOCK_STREAM, true);
+}
+
+static void test_descriptor_datagram(void)
+{
+    check_socket_refused(SOCK_DGRAM, false);
+}
+
+static void test_descriptor_directory(void)
+{
+    int fd = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    g_autofree char *uri = fd_uri(fd);
+
+    assert_refused(uri, "no socket, pipe or file");
+    close(fd);
+}
+
+static void add_unix(const char *name,
+                     void (*test)(UnixFixture *, gconstpointer))
+{
+    g_autofree char *path = g_strdup_printf("/snap/transport/unix/%s", name);
+
+    g_test_add(path, UnixFixture, NULL, unix_set_up, test, unix_tear_down);
+}
+
+static void add_unix_tests(void)
+{
+    add_unix("listen", test_unix_listen);
+    add_unix("listen/option", test_unix_listen_option);
+    add_unix("listen/stale", test_unix_stale_socket);
+    add_unix("listen/file", test_unix_listen_keeps_file);
+    add_unix("connect", test_unix_connect);
+    add_unix("connect/option", test_unix_connect_option);
+    add_unix("connect/nobody", test_unix_nobody_listens);
+    add_unix("urgent", test_urgent);
+    add_unix("urgent/wait", test_urgent_waits_in_coroutine);
+    add_unix("urgent/close", test_urgent_close);
+    add_unix("urgent/nobody", test_urgent_nobody_listens);
+    add_unix("urgent/listener", test_urgent_of_listener);
+    add_unix("channels", test_channels);
+    add_unix("channels/none", test_no_channels);
+    add_unix("channels/silent", test_channels_silent);
+    add_unix("channels/closed", test_channels_closed);
+    add_unix("channels/not-accepted", test_channels_not_accepted);
+    add_unix("channels/close", test_channels_close);
+    add_unix("channels/connection", test_channels_of_connection);
+    add_unix("channels/listener", test_channels_of_listener);
+    add_unix("channels/open", test_open_channels);
+    add_unix("channels/open/none", test_open_no_channels);
+    add_unix("channels/open/nobody", test_open_channels_nobody);
+}
+
+static void add_fd_tests(void)
+{
+    g_test_add_func("/snap/transport/pipe/input", test_pipe_input);
+    g_test_add_func("/snap/transport/pipe/output", test_pipe_output);
+    g_test_add_func("/snap/transport/pipe/wait", test_wait_in_coroutine);
+    g_test_add_func("/snap/transport/pipe/size", test_pipe_size);
+    g_test_add_func("/snap/transport/pipe/size/output", test_pipe_size_output);
+    g_test_add_func("/snap/transport/pipe/size/busy", test_pipe_size_busy);
+    g_test_add_func("/snap/transport/pipe/size/socket", test_pipe_size_socket);
+    g_test_add_func("/snap/transport/socket/size", test_socket_size_output);
+    g_test_add_func("/snap/transport/socket/size/giant",
+                    test_socket_size_giant);
+    g_test_add_func("/snap/transport/socket/urgent",
+                    test_urgent_of_descriptor);
+    g_test_add_func("/snap/transport/socket/channels",
+                    test_channels_of_descriptor);
+    g_test_add_func("/snap/transport/file/size", test_file_size_output);
+    g_test_add_func("/snap/transport/timeout", test_timeout);
+    g_test_add_func("/snap/transport/socket/both", test_socket_both_ways);
+    g_test_add_func("/snap/transport/socket/parallel",
+                    test_socket_write_while_reading);
+    g_test_add_func("/snap/transport/socket/same", test_same_file_each_time);
+    g_test_add_func("/snap/transport/nonblock/restored",
+                    test_nonblock_restored);
+    g_test_add_func("/snap/transport/nonblock/kept", test_nonblock_kept);
+    g_test_add_func("/snap/transport/nonblock/late",
+                    test_nonblock_not_before_use);
+    g_test_add_func("/snap/transport/close/unflushed",
+                    test_close_drops_unflushed);
+    g_test_add_func("/snap/transport/close/descriptor",
+                    test_descriptor_stays_open);
+    g_test_add_func("/snap/transport/stdio/same", test_stdio_same_socket);
+    g_test_add_func("/snap/transport/stdio/input-only",
+                    test_stdio_output_not_writable);
+    g_test_add_func("/snap/transport/stdio/urgent", test_urgent_of_stdio);
+}
+
+static void add_error_tests(void)
+{
+    g_test_add_func("/snap/transport/error/uri", test_bad_uri);
+    g_test_add_func("/snap/transport/error/number", test_bad_descriptor);
+    g_test_add_func("/snap/transport/error/listens", test_descriptor_listens);
+    g_test_add_func("/snap/transport/error/datagram",
+                    test_descriptor_datagram);
+    g_test_add_func("/snap/transport/error/directory",
+                    test_descriptor_directory);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_set_nonfatal_assertions();
+    module_call_init(MODULE_INIT_QOM);
+    qemu_init_main_loop(&error_abort);
+    signal(SIGPIPE, SIG_IGN);
+    add_fd_tests();
+    add_unix_tests();
+    add_error_tests();
+    return g_test_run();
+}

@@ -1,0 +1,769 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Unit tests of the image's own structures
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "snap/image/format.h"
+#include "snap/image/table.h"
+#include "stream-bytes.h"
+
+#define PAGE_BITS   12
+#define PAGE        (UINT64_C(1) << PAGE_BITS)
+#define NB_PAGES    UINT64_C(20000)
+#define IMAGE_SIZE  (1 * GiB)
+
+/* A header with all parts, each behind the other. */
+static SnapHeader valid_header(void)
+{
+    SnapHeader header = {
+        .created = 1767225600,
+        .compatible = SNAP_COMPATIBLE_WORKING_SET,
+        .flags = SNAP_FLAG_FOOTERS | SNAP_FLAG_ARRIVALS_TRUNCATED,
+        .page_bits = PAGE_BITS,
+        .nb_blocks = 3,
+        .nb_pages = NB_PAGES,
+        .nb_arrivals = 1000,
+        .before_ram = 30,
+        .section = { .id = 2, .instance = 4, .footers = true },
+    };
+    static const uint64_t lengths[SNAP_PART__MAX] = {
+        [SNAP_PART_BLOCK_TABLE]   = 150,
+        [SNAP_PART_CONFIGURATION] = 40,
+        [SNAP_PART_SETUP]         = 100,
+        [SNAP_PART_METADATA]      = 2,
+        [SNAP_PART_DEVICES]       = 70001,
+        [SNAP_PART_VMDESC]        = 3008,
+        [SNAP_PART_WORKING_SET]   = 848,
+    };
+    uint64_t offset = 512 * MiB;
+
+    for (unsigned i = 0; i < sizeof(header.uuid.data); i++) {
+        header.uuid.data[i] = 0xa0 + i;
+    }
+    for (unsigned i = 0; i < SNAP_PART__MAX; i++) {
+        header.parts[i] = (SnapPartInfo) {
+            .offset = offset,
+            .length = lengths[i],
+            .checksum = 1000 + i,
+        };
+        offset += 20 * MiB;
+    }
+    header.parts[SNAP_PART_PAGE_TABLE].length = snap_table_bytes(NB_PAGES);
+    header.parts[SNAP_PART_ARRIVALS].length = snap_table_bytes(1000);
+    return header;
+}
+
+static int decode(const SnapHeader *header, SnapHeader *decoded, Error **errp)
+{
+    uint8_t buf[SNAP_HEADER_SIZE];
+
+    snap_header_encode(header, buf);
+    return snap_header_decode(decoded, buf, IMAGE_SIZE, errp);
+}
+
+static void assert_accepted(const SnapHeader *header)
+{
+    SnapHeader decoded;
+    Error *err = NULL;
+
+    g_assert_cmpint(decode(header, &decoded, &err), ==, 0);
+    g_assert_null(err);
+    error_free(err);
+}
+
+/* That a header with a valid checksum is refused. */
+static void assert_refused(const SnapHeader *header, int code)
+{
+    SnapHeader decoded;
+    Error *err = NULL;
+
+    g_assert_cmpint(decode(header, &decoded, &err), ==, code);
+    g_assert_nonnull(err);
+    error_free(err);
+}
+
+static void test_part_names(void)
+{
+    for (unsigned i = 0; i < SNAP_PART__MAX; i++) {
+        g_assert_cmpuint(strlen(snap_part_name(i)), >, 0);
+        for (unsigned j = 0; j < i; j++) {
+            g_assert_cmpstr(snap_part_name(i), !=, snap_part_name(j));
+        }
+    }
+}
+
+static void test_checksum(void)
+{
+    /* XXH3-64 of nothing, seed 0: as its specification says */
+    g_assert_cmphex(snap_checksum("", 0), ==, UINT64_C(0x2d06800538d394c2));
+    g_assert_cmphex(snap_checksum("a", 1), !=, snap_checksum("b", 1));
+}
+
+static void test_seed_is_of_uuid(void)
+{
+    static const SnapPart tables[] = {
+        SNAP_PART_PAGE_TABLE, SNAP_PART_ARRIVALS,
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(tables); i++) {
+        SnapHeader header = valid_header();
+        uint64_t seed = snap_header_seed(&header, tables[i]);
+
+        memset(header.uuid.data, 0x55, sizeof(header.uuid.data));
+        g_assert_cmphex(snap_header_seed(&header, tables[i]), !=, seed);
+    }
+}
+
+static void test_seed_of_each_table(void)
+{
+    SnapHeader header = valid_header();
+
+    g_assert_cmphex(snap_header_seed(&header, SNAP_PART_PAGE_TABLE), !=,
+                    snap_header_seed(&header, SNAP_PART_ARRIVALS));
+}
+
+static void test_header_round_trip(void)
+{
+    SnapHeader header = valid_header();
+    SnapHeader decoded;
+
+    g_assert_cmpint(decode(&header, &decoded, &error_abort), ==, 0);
+    g_assert_cmpuint(decoded.incompatible, ==, 0);
+    g_assert_cmpuint(decoded.compatible, ==, header.compatible);
+    g_assert_cmpmem(&decoded.uuid, sizeof(QemuUUID),
+                    &header.uuid, sizeof(QemuUUID));
+    g_assert_cmpuint(decoded.created, ==, header.created);
+    g_assert_cmpuint(decoded.flags, ==, header.flags);
+    g_assert_cmpuint(decoded.page_bits, ==, header.page_bits);
+    g_assert_cmpuint(decoded.nb_blocks, ==, header.nb_blocks);
+    g_assert_cmpuint(decoded.nb_pages, ==, header.nb_pages);
+    g_assert_cmpuint(decoded.nb_arrivals, ==, header.nb_arrivals);
+    g_assert_cmpuint(decoded.before_ram, ==, header.before_ram);
+    g_assert_cmpuint(decoded.section.id, ==, header.section.id);
+    g_assert_cmpuint(decoded.section.instance, ==, header.section.instance);
+    g_assert_true(decoded.section.footers);
+}
+
+static void test_claim_is_no_header(void)
+{
+    SnapHeader header = valid_header(), decoded;
+    QemuUUID other = header.uuid;
+    uint8_t buf[SNAP_HEADER_SIZE];
+    Error *err = NULL;
+
+    other.data[15] ^= 1;
+    snap_header_encode(&header, buf);
+    g_assert_true(snap_header_present(buf));
+    g_assert_true(snap_header_is_of(buf, &header.uuid));
+    g_assert_false(snap_header_is_of(buf, &other));
+
+    snap_header_encode_claim(&header.uuid, buf);
+    g_assert_false(snap_header_present(buf));
+    g_assert_true(snap_header_is_of(buf, &header.uuid));
+    g_assert_false(snap_header_is_of(buf, &other));
+    g_assert_cmpint(snap_header_decode(&decoded, buf, IMAGE_SIZE, &err), ==,
+                    -EINVAL);
+    error_free(err);
+}
+
+static void test_header_parts_round_trip(void)
+{
+    SnapHeader header = valid_header();
+    SnapHeader decoded;
+
+    g_assert_cmpint(decode(&header, &decoded, &error_abort), ==, 0);
+    for (unsigned i = 0; i < SNAP_PART__MAX; i++) {
+        g_assert_cmpuint(decoded.parts[i].offset, ==, header.parts[i].offset);
+        g_assert_cmpuint(decoded.parts[i].length, ==, header.parts[i].length);
+        g_assert_cmpuint(decoded.parts[i].checksum, ==,
+                         header.parts[i].checksum);
+    }
+}
+
+static void test_header_without_footers(void)
+{
+    SnapHeader header = valid_header();
+    SnapHeader decoded;
+
+    header.section.footers = false;
+    header.flags = SNAP_FLAG_RAM_END;
+    g_assert_cmpint(decode(&header, &decoded, &error_abort), ==, 0);
+    g_assert_false(decoded.section.footers);
+    g_assert_cmpuint(decoded.flags, ==, SNAP_FLAG_RAM_END);
+}
+
+static void test_header_without_optional_parts(void)
+{
+    static const SnapPart optional[] = {
+        SNAP_PART_ARRIVALS, SNAP_PART_SETUP, SNAP_PART_METADATA,
+        SNAP_PART_DEVICES, SNAP_PART_VMDESC,
+    };
+    SnapHeader header = valid_header();
+
+    header.nb_arrivals = 0;
+    header.before_ram = 0;
+    for (unsigned i = 0; i < ARRAY_SIZE(optional); i++) {
+        header.parts[optional[i]] = (SnapPartInfo) { };
+    }
+    assert_accepted(&header);
+}
+
+static void test_every_flipped_bit(void)
+{
+    SnapHeader header = valid_header();
+    uint8_t buf[SNAP_HEADER_SIZE];
+
+    snap_header_encode(&header, buf);
+    for (unsigned bit = 0; bit < SNAP_HEADER_SIZE * 8; bit++) {
+        SnapHeader decoded;
+        Error *err = NULL;
+
+        buf[bit / 8] ^= 1 << bit % 8;
+        g_assert_cmpint(snap_header_decode(&decoded, buf, IMAGE_SIZE, &err),
+                        <, 0);
+        g_assert_nonnull(err);
+        error_free(err);
+        buf[bit / 8] ^= 1 << bit % 8;
+    }
+}
+
+static void test_no_snapshot(void)
+{
+    uint8_t buf[SNAP_HEADER_SIZE] = { };
+    SnapHeader decoded;
+    Error *err = NULL;
+
+    g_assert_cmpint(snap_header_decode(&decoded, buf, IMAGE_SIZE, &err), ==,
+                    -EINVAL);
+    g_assert_nonnull(err);
+    error_free(err);
+}
+
+static void test_damaged(void)
+{
+    SnapHeader header = valid_header();
+    uint8_t buf[SNAP_HEADER_SIZE];
+    SnapHeader decoded;
+    Error *err = NULL;
+
+    snap_header_encode(&header, buf);
+    buf[SNAP_HEADER_SIZE - 1] ^= 1;
+    g_assert_cmpint(snap_header_decode(&decoded, buf, IMAGE_SIZE, &err), ==,
+                    -EBADMSG);
+    g_assert_nonnull(err);
+    error_free(err);
+}
+
+static void test_unknown_incompatible(void)
+{
+    for (unsigned bit = 0; bit < 64; bit++) {
+        SnapHeader header = valid_header();
+
+        header.incompatible = UINT64_C(1) << bit;
+        assert_refused(&header, -ENOTSUP);
+    }
+}
+
+static void test_unknown_compatible(void)
+{
+    SnapHeader header = valid_header();
+
+    header.compatible = UINT64_MAX;
+    assert_accepted(&header);
+}
+
+static void test_page_bits(void)
+{
+    static const uint32_t values[] = {
+        0, SNAP_MIN_PAGE_BITS - 1, SNAP_MAX_PAGE_BITS + 1, 64, UINT32_MAX,
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(values); i++) {
+        SnapHeader header = valid_header();
+
+        header.page_bits = values[i];
+        assert_refused(&header, -EBADMSG);
+    }
+}
+
+static void test_nb_blocks(void)
+{
+    static const uint32_t values[] = { 0, SNAP_MAX_BLOCKS + 1, UINT32_MAX };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(values); i++) {
+        SnapHeader header = valid_header();
+
+        header.nb_blocks = values[i];
+        assert_refused(&header, -EBADMSG);
+    }
+}
+
+static void test_nb_pages(void)
+{
+    static const uint64_t values[] = {
+        (SNAP_MAX_RAM >> PAGE_BITS) + 1, UINT64_MAX,
+        UINT64_MAX / SNAP_CHUNK_SIZE * SNAP_CHUNK_ENTRIES,
+        UINT64_C(1) << 63, UINT64_C(1) << 52,
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(values); i++) {
+        SnapHeader header = valid_header();
+
+        header.nb_pages = values[i];
+        header.parts[SNAP_PART_PAGE_TABLE].length =
+            snap_table_bytes(values[i]);
+        assert_refused(&header, -EBADMSG);
+    }
+}
+
+/* The table of so much RAM is larger than the image. */
+static void test_nb_pages_beyond_image(void)
+{
+    SnapHeader header = valid_header();
+
+    header.nb_pages = SNAP_MAX_RAM >> PAGE_BITS;
+    header.parts[SNAP_PART_PAGE_TABLE].length =
+        snap_table_bytes(header.nb_pages);
+    assert_refused(&header, -EBADMSG);
+}
+
+static void test_nb_arrivals(void)
+{
+    static const uint64_t values[] = { SNAP_MAX_ARRIVALS + 1, UINT64_MAX };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(values); i++) {
+        SnapHeader header = valid_header();
+
+        header.nb_arrivals = values[i];
+        header.parts[SNAP_PART_ARRIVALS].length = snap_table_bytes(values[i]);
+        assert_refused(&header, -EBADMSG);
+    }
+}
+
+static void test_table_lengths(void)
+{
+    SnapHeader header = valid_header();
+
+    header.parts[SNAP_PART_PAGE_TABLE].length -= SNAP_CHUNK_SIZE;
+    assert_refused(&header, -EBADMSG);
+
+    header = valid_header();
+    header.parts[SNAP_PART_ARRIVALS].length += SNAP_CHUNK_SIZE;
+    assert_refused(&header, -EBADMSG);
+
+    header = valid_header();
+    header.parts[SNAP_PART_PAGE_TABLE] = (SnapPartInfo) { };
+    assert_refused(&header, -EBADMSG);
+}
+
+static void test_before_ram(void)
+{
+    SnapHeader header = valid_header();
+
+    header.before_ram = header.parts[SNAP_PART_SETUP].length;
+    assert_accepted(&header);
+    header.before_ram++;
+    assert_refused(&header, -EBADMSG);
+    header.before_ram = UINT64_MAX;
+    assert_refused(&header, -EBADMSG);
+}
+
+static void test_part_outside(void)
+{
+    static const uint64_t offsets[] = {
+        IMAGE_SIZE, IMAGE_SIZE + SNAP_PART_ALIGN, UINT64_C(1) << 63,
+        -(uint64_t)SNAP_PART_ALIGN,
+    };
+
+    for (unsigned part = 0; part < SNAP_PART__MAX; part++) {
+        for (unsigned i = 0; i < ARRAY_SIZE(offsets); i++) {
+            SnapHeader header = valid_header();
+
+            header.parts[part].offset = offsets[i];
+            assert_refused(&header, -EBADMSG);
+        }
+    }
+}
+
+static void test_part_ends_outside(void)
+{
+    for (unsigned part = 0; part < SNAP_PART__MAX; part++) {
+        uint8_t buf[SNAP_HEADER_SIZE];
+        SnapHeader header = valid_header();
+        SnapPartInfo *info = &header.parts[part];
+        SnapHeader decoded;
+        Error *err = NULL;
+
+        info->offset = 700 * MiB;
+        snap_header_encode(&header, buf);
+        g_assert_cmpint(snap_header_decode(&decoded, buf,
+                                           info->offset + info->length,
+                                           &error_abort), ==, 0);
+        g_assert_cmpint(snap_header_decode(&decoded, buf,
+                                           info->offset + info->length - 1,
+                                           &err), ==, -EBADMSG);
+        g_assert_nonnull(err);
+        error_free(err);
+    }
+}
+
+static void test_part_unaligned(void)
+{
+    for (unsigned part = 0; part < SNAP_PART__MAX; part++) {
+        SnapHeader header = valid_header();
+
+        header.parts[part].offset += 512;
+        assert_refused(&header, -EBADMSG);
+    }
+}
+
+static void test_part_in_header(void)
+{
+    for (unsigned part = 0; part < SNAP_PART__MAX; part++) {
+        SnapHeader header = valid_header();
+
+        header.parts[part].offset = 0;
+        assert_refused(&header, -EBADMSG);
+    }
+}
+
+static void test_giant_parts(void)
+{
+    for (unsigned part = 0; part < SNAP_PART__MAX; part++) {
+        SnapHeader header = valid_header();
+
+        header.parts[part].length = UINT64_MAX;
+        assert_refused(&header, -EBADMSG);
+        header.parts[part].length = -header.parts[part].offset;
+        assert_refused(&header, -EBADMSG);
+        header.parts[part].length = IMAGE_SIZE;
+        assert_refused(&header, -EBADMSG);
+    }
+}
+
+/* Parts that are held in memory have bounds of their own. */
+static void test_part_bounds(void)
+{
+    static const struct {
+        SnapPart part;
+        uint64_t bound;
+    } parts[] = {
+        { SNAP_PART_CONFIGURATION, SNAP_MAX_CONFIGURATION },
+        { SNAP_PART_SETUP, SNAP_MAX_SETUP },
+        { SNAP_PART_METADATA, SNAP_MAX_METADATA },
+        { SNAP_PART_VMDESC, SNAP_MAX_VMDESC + SNAP_VMDESC_TRAILER },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(parts); i++) {
+        SnapHeader header = valid_header();
+
+        header.parts[parts[i].part].length = parts[i].bound;
+        assert_accepted(&header);
+        header.parts[parts[i].part].length++;
+        assert_refused(&header, -EBADMSG);
+    }
+}
+
+static void test_parts_do_not_overlap(void)
+{
+    SnapHeader header = valid_header();
+    SnapPartInfo *devices = &header.parts[SNAP_PART_DEVICES];
+
+    header.parts[SNAP_PART_VMDESC].offset = ROUND_UP(devices->offset +
+                                                     devices->length,
+                                                     SNAP_PART_ALIGN);
+    assert_accepted(&header);
+    header.parts[SNAP_PART_VMDESC].offset -= SNAP_PART_ALIGN;
+    assert_refused(&header, -EBADMSG);
+}
+
+static void fill_layout(SnapLayout *layout)
+{
+    SnapRAMBlock *block;
+
+    snap_layout_init(layout, PAGE_BITS);
+    block = snap_layout_add(layout, "pc.ram", 1000 * PAGE, 0, &error_abort);
+    block->stored_pages = 600;
+    block->zero_pages = 399;
+    snap_layout_add(layout, "x", PAGE, 2 * MiB, &error_abort);
+    snap_layout_add(layout, "/rom@etc/acpi/tables", 32 * PAGE, PAGE,
+                    &error_abort);
+}
+
+/* Header that goes with a layout. */
+static SnapHeader header_for(const SnapLayout *layout)
+{
+    return (SnapHeader) {
+        .page_bits = layout->page_bits,
+        .nb_blocks = layout->nb_blocks,
+        .nb_pages = layout->nb_pages,
+    };
+}
+
+static void assert_table_refused(const SnapHeader *header, const uint8_t *data,
+                                 size_t length)
+{
+    /* In memory of its own: reading beyond shows with a sanitizer. */
+    g_autofree uint8_t *copy = g_memdup2(data, length);
+    SnapLayout layout;
+    Error *err = NULL;
+
+    g_assert_cmpint(snap_block_table_decode(&layout, header, copy, length,
+                                            &err), ==, -EBADMSG);
+    g_assert_nonnull(err);
+    error_free(err);
+}
+
+static void test_table_round_trip(void)
+{
+    g_autoptr(GByteArray) table = g_byte_array_new();
+    SnapLayout layout, decoded;
+    SnapHeader header;
+
+    fill_layout(&layout);
+    header = header_for(&layout);
+    snap_block_table_encode(&layout, table);
+    g_assert_cmpint(snap_block_table_decode(&decoded, &header, table->data,
+                                            table->len, &error_abort), ==, 0);
+    g_assert_cmpuint(decoded.page_bits, ==, layout.page_bits);
+    g_assert_cmpuint(decoded.nb_blocks, ==, layout.nb_blocks);
+    g_assert_cmpuint(decoded.nb_pages, ==, layout.nb_pages);
+    g_assert_cmpuint(decoded.ram_end, ==, layout.ram_end);
+    for (unsigned i = 0; i < layout.nb_blocks; i++) {
+        const SnapRAMBlock *a = &layout.blocks[i], *b = &decoded.blocks[i];
+
+        g_assert_cmpstr(a->name, ==, b->name);
+        g_assert_cmpuint(a->length, ==, b->length);
+        g_assert_cmpuint(a->page_size, ==, b->page_size);
+        g_assert_cmpuint(a->offset, ==, b->offset);
+        g_assert_cmpuint(a->first_page, ==, b->first_page);
+        g_assert_cmpuint(a->stored_pages, ==, b->stored_pages);
+        g_assert_cmpuint(a->zero_pages, ==, b->zero_pages);
+    }
+    snap_layout_destroy(&decoded);
+    snap_layout_destroy(&layout);
+}
+
+static void test_table_appends(void)
+{
+    g_autoptr(GByteArray) table = g_byte_array_new();
+    SnapLayout layout;
+
+    fill_layout(&layout);
+    put_bytes(table, "abc", 3);
+    snap_block_table_encode(&layout, table);
+    g_assert_cmpuint(table->len, >, 3);
+    g_assert_cmpmem(table->data, 3, "abc", 3);
+    snap_layout_destroy(&layout);
+}
+
+static void test_table_truncated(void)
+{
+    g_autoptr(GByteArray) table = g_byte_array_new();
+    SnapLayout layout;
+    SnapHeader header;
+
+    fill_layout(&layout);
+    header = header_for(&layout);
+    snap_block_table_encode(&layout, table);
+    for (size_t length = 0; length < table->len; length++) {
+        assert_table_refused(&header, table->data, length);
+    }
+    snap_layout_destroy(&layout);
+}
+
+static void test_table_too_long(void)
+{
+    g_autoptr(GByteArray) table = g_byte_array_new();
+    SnapLayout layout;
+    SnapHeader header;
+
+    fill_layout(&layout);
+    header = header_for(&layout);
+    snap_block_table_encode(&layout, table);
+    put_u8(table, 0);
+    assert_table_refused(&header, table->data, table->len);
+    snap_layout_destroy(&layout);
+}
+
+static void test_table_other_count(void)
+{
+    g_autoptr(GByteArray) table = g_byte_array_new();
+    SnapLayout layout;
+    SnapHeader header;
+
+    fill_layout(&layout);
+    header = header_for(&layout);
+    snap_block_table_encode(&layout, table);
+    header.nb_blocks++;
+    assert_table_refused(&header, table->data, table->len);
+    header.nb_blocks -= 2;
+    assert_table_refused(&header, table->data, table->len);
+    snap_layout_destroy(&layout);
+}
+
+static void test_table_other_sum(void)
+{
+    g_autoptr(GByteArray) table = g_byte_array_new();
+    SnapLayout layout;
+    SnapHeader header;
+
+    fill_layout(&layout);
+    header = header_for(&layout);
+    snap_block_table_encode(&layout, table);
+    header.nb_pages++;
+    assert_table_refused(&header, table->data, table->len);
+    header.nb_pages -= 2;
+    assert_table_refused(&header, table->data, table->len);
+    snap_layout_destroy(&layout);
+}
+
+/* An entry of the block table, the name given with its length */
+static void put_entry(GByteArray *table, const char *name, uint8_t name_length,
+                      uint64_t length, uint64_t stored, uint64_t zero)
+{
+    put_u8(table, name_length);
+    put_bytes(table, name, name_length);
+    put_be64(table, length);
+    put_be64(table, 0);
+    put_be64(table, stored);
+    put_be64(table, zero);
+}
+
+static const SnapHeader two_pages = {
+    .page_bits = PAGE_BITS, .nb_blocks = 2, .nb_pages = 2,
+};
+
+static void test_table_by_hand(void)
+{
+    g_autoptr(GByteArray) table = g_byte_array_new();
+    SnapLayout layout;
+
+    put_entry(table, "a", 1, PAGE, 1, 0);
+    put_entry(table, "b", 1, PAGE, 0, 1);
+    g_assert_cmpint(snap_block_table_decode(&layout, &two_pages, table->data,
+                                            table->len, &error_abort), ==, 0);
+    g_assert_cmpuint(layout.blocks[0].stored_pages, ==, 1);
+    g_assert_cmpuint(layout.blocks[1].zero_pages, ==, 1);
+    snap_layout_destroy(&layout);
+}
+
+static void test_table_duplicate(void)
+{
+    g_autoptr(GByteArray) table = g_byte_array_new();
+
+    put_entry(table, "a", 1, PAGE, 0, 0);
+    put_entry(table, "a", 1, PAGE, 0, 0);
+    assert_table_refused(&two_pages, table->data, table->len);
+}
+
+static void test_table_empty_name(void)
+{
+    g_autoptr(GByteArray) table = g_byte_array_new();
+
+    put_entry(table, "a", 1, PAGE, 0, 0);
+    put_entry(table, "", 0, PAGE, 0, 0);
+    assert_table_refused(&two_pages, table->data, table->len);
+}
+
+static void test_table_name_with_nul(void)
+{
+    g_autoptr(GByteArray) table = g_byte_array_new();
+
+    put_entry(table, "a", 1, PAGE, 0, 0);
+    put_entry(table, "b\0c", 3, PAGE, 0, 0);
+    assert_table_refused(&two_pages, table->data, table->len);
+}
+
+static void test_table_bad_length(void)
+{
+    static const uint64_t lengths[] = {
+        PAGE + 1, PAGE - 1, UINT64_MAX, -PAGE, SNAP_MAX_RAM + PAGE,
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(lengths); i++) {
+        g_autoptr(GByteArray) table = g_byte_array_new();
+
+        put_entry(table, "a", 1, PAGE, 0, 0);
+        put_entry(table, "b", 1, lengths[i], 0, 0);
+        assert_table_refused(&two_pages, table->data, table->len);
+    }
+}
+
+/* More pages are stored or zero than the block has. */
+static void test_table_too_many_pages(void)
+{
+    static const uint64_t counts[][2] = {
+        { 2, 0 }, { 0, 2 }, { 1, 1 }, { UINT64_MAX, 1 }, { UINT64_MAX, 2 },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(counts); i++) {
+        g_autoptr(GByteArray) table = g_byte_array_new();
+
+        put_entry(table, "a", 1, PAGE, 0, 0);
+        put_entry(table, "b", 1, PAGE, counts[i][0], counts[i][1]);
+        assert_table_refused(&two_pages, table->data, table->len);
+    }
+}
+
+static const struct {
+    const char *path;
+    void (*fn)(void);
+} tests[] = {
+    { "part-names", test_part_names },
+    { "checksum", test_checksum },
+    { "seed/uuid", test_seed_is_of_uuid },
+    { "seed/each-table", test_seed_of_each_table },
+    { "header/round-trip", test_header_round_trip },
+    { "header/claim", test_claim_is_no_header },
+    { "header/round-trip/parts", test_header_parts_round_trip },
+    { "header/without-footers", test_header_without_footers },
+    { "header/without-optional-parts", test_header_without_optional_parts },
+    { "header/every-flipped-bit", test_every_flipped_bit },
+    { "header/no-snapshot", test_no_snapshot },
+    { "header/damaged", test_damaged },
+    { "header/unknown-incompatible", test_unknown_incompatible },
+    { "header/unknown-compatible", test_unknown_compatible },
+    { "header/page-bits", test_page_bits },
+    { "header/nb-blocks", test_nb_blocks },
+    { "header/nb-pages", test_nb_pages },
+    { "header/nb-pages/beyond-image", test_nb_pages_beyond_image },
+    { "header/nb-arrivals", test_nb_arrivals },
+    { "header/table-lengths", test_table_lengths },
+    { "header/before-ram", test_before_ram },
+    { "header/part/outside", test_part_outside },
+    { "header/part/ends-outside", test_part_ends_outside },
+    { "header/part/unaligned", test_part_unaligned },
+    { "header/part/in-header", test_part_in_header },
+    { "header/part/giant", test_giant_parts },
+    { "header/part/bounds", test_part_bounds },
+    { "header/part/overlap", test_parts_do_not_overlap },
+    { "block-table/round-trip", test_table_round_trip },
+    { "block-table/appends", test_table_appends },
+    { "block-table/truncated", test_table_truncated },
+    { "block-table/too-long", test_table_too_long },
+    { "block-table/other-count", test_table_other_count },
+    { "block-table/other-sum", test_table_other_sum },
+    { "block-table/by-hand", test_table_by_hand },
+    { "block-table/duplicate", test_table_duplicate },
+    { "block-table/empty-name", test_table_empty_name },
+    { "block-table/name-with-nul", test_table_name_with_nul },
+    { "block-table/bad-length", test_table_bad_length },
+    { "block-table/too-many-pages", test_table_too_many_pages },
+};
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_set_nonfatal_assertions();
+
+    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
+        g_autofree char *path = g_strdup_printf("/snap/format/%s",
+                                                tests[i].path);
+
+        g_test_add_func(path, tests[i].fn);
+    }
+    return g_test_run();
+}

@@ -1,0 +1,903 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Unit tests of serving the pages that a destination waits for
+ */
+
+#include "qemu/osdep.h"
+#include "block/block.h"
+#include "qemu/main-loop.h"
+#include "snap/postcopy/demand.h"
+#include "saved-ram.h"
+#include "snap-coroutine.h"
+
+#define NB_RANDOM   1500
+#define LARGE_BITS  16          /* host pages that are read as a whole */
+
+/**
+ * Service: requests and what comes of them
+ * @log: what was taken, as text: "1+5:3 " for three pages at page 5 of block 1
+ * @answers: how often each page was sent
+ * @nb_ready: calls of the ready callback
+ * @nb_failed: fetches that could not be read
+ */
+typedef struct Service {
+    SavedRAM *saved;
+    SnapDemand *demand;
+    SnapPostcopyStats stats;
+    GString *log;
+    unsigned *answers;
+    unsigned nb_ready;
+    unsigned nb_failed;
+} Service;
+
+static void note_ready(void *opaque)
+{
+    Service *service = opaque;
+
+    service->nb_ready++;
+}
+
+static void service_begin(Service *service, SavedRAM *saved)
+{
+    *service = (Service) {
+        .saved = saved,
+        .log = g_string_new(""),
+        .answers = g_new0(unsigned, NB_PAGES),
+    };
+    service->demand = snap_demand_new(saved->image, &saved->ram.map,
+                                      &service->stats, note_ready, service);
+}
+
+static void service_end(Service *service)
+{
+    g_assert_true(snap_demand_is_quiet(service->demand));
+    snap_demand_free(service->demand);
+    g_string_free(service->log, true);
+    g_free(service->answers);
+}
+
+/* Ask for target pages, of which there are whole host pages. */
+static void coroutine_fn ask(Service *service, int block, uint64_t page,
+                             uint64_t nb_pages)
+{
+    g_assert_cmpint(snap_demand_ask(service->demand, block, page * PAGE,
+                                    nb_pages * PAGE, &error_abort), ==, 0);
+}
+
+static void coroutine_fn ask_page(Service *service, uint64_t page)
+{
+    const SnapLayout *layout = &service->saved->ram.layout;
+    const SnapRAMBlock *block = snap_layout_block_of(layout, page);
+
+    ask(service, block - layout->blocks, page - block->first_page, 1);
+}
+
+static bool is_large(const Service *service, const SnapFetch *fetch)
+{
+    return fetch->nb_pages * PAGE > SNAP_DEMAND_MAX_READ;
+}
+
+/* What was read is what was asked for, and what the model has. */
+static void check_fetch(const Service *service, const SnapFetch *fetch)
+{
+    const SnapLayout *layout = &service->saved->ram.layout;
+    const SnapRAMBlock *block = &layout->blocks[fetch->piece.block];
+
+    g_assert_cmpuint(fetch->nb_pages, >, 0);
+    g_assert_cmpuint(fetch->first, ==,
+                     snap_layout_page(layout, block, fetch->piece.offset));
+    g_assert_cmpuint(fetch->piece.offset + fetch->nb_pages * PAGE, <=,
+                     block->length);
+    g_assert_cmpint(fetch->asked_ns, >, 0);
+    g_assert_cmpint(fetch->asked_ns, <=,
+                    qemu_clock_get_ns(QEMU_CLOCK_REALTIME));
+    if (is_large(service, fetch)) {
+        g_assert_null(fetch->piece.entries);
+        g_assert_null(fetch->piece.data);
+        return;
+    }
+    g_assert_cmpuint(fetch->piece.nb_pages, ==, fetch->nb_pages);
+    assert_piece(&service->saved->snapshot, &fetch->piece, fetch->first);
+}
+
+/* Send what was not sent meanwhile. */
+static void send_fetch(Service *service, const SnapFetch *fetch)
+{
+    SnapPageMap *map = &service->saved->ram.map;
+
+    for (uint64_t i = 0; i < fetch->nb_pages; i++) {
+        if (!snap_page_map_is_sent(map, fetch->first + i)) {
+            service->answers[fetch->first + i]++;
+            snap_page_map_send(map, fetch->first + i, 1);
+        }
+    }
+}
+
+static void log_fetch(Service *service, const SnapFetch *fetch)
+{
+    g_string_append_printf(service->log, "%d+%" PRIu64 ":%" PRIu64 " ",
+                           fetch->piece.block,
+                           fetch->piece.offset >> PAGE_BITS, fetch->nb_pages);
+}
+
+/* Take something that is ready, and send it. */
+static bool coroutine_fn serve_one(Service *service, SnapPushReason reason)
+{
+    SnapFetch *fetch = snap_demand_take(service->demand, reason);
+
+    if (!fetch) {
+        return false;
+    }
+    if (fetch->ret < 0) {
+        g_assert_nonnull(fetch->err);
+        service->nb_failed++;
+    } else {
+        g_assert_null(fetch->err);
+        check_fetch(service, fetch);
+        send_fetch(service, fetch);
+    }
+    log_fetch(service, fetch);
+    snap_demand_put(service->demand, fetch);
+    return true;
+}
+
+/* Serve what is ready of one kind, until nothing is being read. */
+static void coroutine_fn serve_reason(Service *service, SnapPushReason reason)
+{
+    while (serve_one(service, reason) ||
+           !snap_demand_is_quiet(service->demand)) {
+        snap_task_pause();
+    }
+}
+
+/* Whether something that is asked for is not ready yet. */
+static bool is_urgent(const Service *service)
+{
+    return snap_demand_is_queued(service->demand) ||
+           snap_demand_is_reading(service->demand);
+}
+
+/* Serve all there is: first what is asked for. */
+static void coroutine_fn serve(Service *service)
+{
+    while (!snap_demand_is_idle(service->demand)) {
+        if (!serve_one(service, SNAP_PUSH_ASKED) &&
+            !serve_one(service, SNAP_PUSH_AROUND)) {
+            snap_task_pause();
+        }
+    }
+    g_assert_false(is_urgent(service));
+}
+
+/* Serve all there is, and see that it was @expected. */
+static void coroutine_fn check_log(Service *service, const char *expected)
+{
+    serve(service);
+    g_assert_cmpstr(service->log->str, ==, expected);
+    g_string_truncate(service->log, 0);
+}
+
+static void coroutine_fn test_nothing_asked(Service *service)
+{
+    g_assert_true(snap_demand_is_idle(service->demand));
+    g_assert_true(snap_demand_is_quiet(service->demand));
+    g_assert_false(is_urgent(service));
+    g_assert_cmpint(snap_demand_last_ns(service->demand), ==, 0);
+    g_assert_null(snap_demand_take(service->demand, SNAP_PUSH_ASKED));
+    g_assert_null(snap_demand_take(service->demand, SNAP_PUSH_AROUND));
+    g_assert_cmpuint(service->nb_ready, ==, 0);
+}
+
+static void coroutine_fn test_one_page(Service *service)
+{
+    int64_t before = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+
+    ask(service, RAM, 5, 1);
+    g_assert_false(snap_demand_is_idle(service->demand));
+    g_assert_cmpint(snap_demand_last_ns(service->demand), >=, before);
+    check_log(service, "1+5:1 ");
+    g_assert_cmpuint(service->nb_ready, ==, 1);
+    g_assert_cmpuint(service->answers[RAM_FIRST + 5], ==, 1);
+    g_assert_cmpuint(service->stats.requests, ==, 1);
+    g_assert_cmpuint(service->stats.on_the_way, ==, 0);
+    g_assert_cmpuint(service->stats.repeated, ==, 0);
+}
+
+static void coroutine_fn test_zero_page(Service *service)
+{
+    ask(service, RAM, HUGE_PAGES, 1);
+    check_log(service, "1+512:1 ");
+}
+
+static void coroutine_fn test_page_that_was_never_sent(Service *service)
+{
+    ask(service, RAM, 2 * HUGE_PAGES, 1);
+    check_log(service, "1+1024:1 ");
+}
+
+/* A request for several host pages is answered page by page. */
+static void coroutine_fn test_several_pages(Service *service)
+{
+    ask(service, ROM, 0, 3);
+    serve(service);
+    for (unsigned i = 0; i < 3; i++) {
+        g_assert_cmpuint(service->answers[ROM_FIRST + i], ==, 1);
+    }
+    g_assert_cmpuint(service->stats.requests, ==, 3);
+    g_assert_cmpuint(service->nb_ready, ==, 3);
+}
+
+static void coroutine_fn test_last_pages(Service *service)
+{
+    ask(service, VGA, VGA_PAGES - 1, 1);
+    check_log(service, "0+76:1 ");
+    ask(service, RAM, RAM_PAGES - 1, 1);
+    check_log(service, "1+2047:1 ");
+    ask(service, ROM, ROM_PAGES - 1, 1);
+    check_log(service, "2+2:1 ");
+}
+
+static void coroutine_fn test_sent_before(Service *service)
+{
+    snap_page_map_send(&service->saved->ram.map, RAM_FIRST + 5, 1);
+    ask(service, RAM, 5, 1);
+    check_log(service, "");
+    g_assert_cmpuint(service->stats.requests, ==, 1);
+    g_assert_cmpuint(service->stats.on_the_way, ==, 1);
+    g_assert_cmpuint(service->stats.repeated, ==, 0);
+}
+
+static void coroutine_fn test_repeated_while_queued(Service *service)
+{
+    for (unsigned i = 0; i < 10; i++) {
+        ask(service, RAM, 5, 1);
+    }
+    check_log(service, "1+5:1 ");
+    g_assert_cmpuint(service->stats.requests, ==, 10);
+    g_assert_cmpuint(service->stats.on_the_way, ==, 0);
+    g_assert_cmpuint(service->stats.repeated, ==, 9);
+}
+
+static void coroutine_fn test_repeated_after_answer(Service *service)
+{
+    ask(service, RAM, 5, 1);
+    check_log(service, "1+5:1 ");
+    ask(service, RAM, 5, 1);
+    check_log(service, "");
+    g_assert_cmpuint(service->stats.on_the_way, ==, 1);
+    g_assert_cmpuint(service->answers[RAM_FIRST + 5], ==, 1);
+}
+
+/* Ready to be sent is not answered yet, and asked for once all the same. */
+static void coroutine_fn test_repeated_while_ready(Service *service)
+{
+    ask(service, RAM, 5, 1);
+    while (!service->nb_ready) {
+        snap_task_pause();
+    }
+    ask(service, RAM, 5, 1);
+    check_log(service, "1+5:1 ");
+    g_assert_cmpuint(service->stats.repeated, ==, 1);
+}
+
+/* Some of the pages in a request were asked for before. */
+static void coroutine_fn test_overlapping_requests(Service *service)
+{
+    ask(service, RAM, 5, 2);
+    ask(service, RAM, 4, 4);
+    serve(service);
+    for (unsigned i = 4; i < 8; i++) {
+        g_assert_cmpuint(service->answers[RAM_FIRST + i], ==, 1);
+    }
+    g_assert_cmpuint(service->nb_ready, ==, 4);
+    g_assert_cmpuint(service->stats.requests, ==, 6);
+    g_assert_cmpuint(service->stats.repeated, ==, 2);
+}
+
+/* Between a request and the page that is given back */
+static void coroutine_fn test_states(Service *service)
+{
+    SnapFetch *fetch;
+
+    ask(service, RAM, 5, 1);
+    g_assert_true(is_urgent(service));
+    g_assert_false(snap_demand_is_quiet(service->demand));
+    g_assert_null(snap_demand_take(service->demand, SNAP_PUSH_ASKED));
+    while (!service->nb_ready) {
+        snap_task_pause();
+    }
+    g_assert_false(is_urgent(service));
+    g_assert_true(snap_demand_is_quiet(service->demand));
+    g_assert_false(snap_demand_is_idle(service->demand));
+    fetch = snap_demand_take(service->demand, SNAP_PUSH_ASKED);
+    g_assert_nonnull(fetch);
+    g_assert_false(snap_demand_is_idle(service->demand));
+    g_assert_null(snap_demand_take(service->demand, SNAP_PUSH_ASKED));
+    snap_demand_put(service->demand, fetch);
+    g_assert_true(snap_demand_is_idle(service->demand));
+}
+
+/* What nobody took is freed as well. */
+static void coroutine_fn test_not_taken(Service *service)
+{
+    snap_demand_set_around(service->demand, 8);
+    for (unsigned i = 0; i < 100; i++) {
+        ask(service, RAM, i * 20, 1);
+    }
+    while (!snap_demand_is_quiet(service->demand)) {
+        snap_task_pause();
+    }
+    g_assert_false(snap_demand_is_idle(service->demand));
+}
+
+/* --- many at once --- */
+
+static void coroutine_fn test_reads_in_flight(Service *service)
+{
+    for (unsigned i = 0; i < 8; i++) {
+        ask(service, RAM, 10 * i + 1, 1);
+    }
+    service->saved->snapshot.disk->max_in_flight = 0;
+    serve(service);
+    g_assert_cmpuint(service->saved->snapshot.disk->max_in_flight, >, 1);
+    g_assert_cmpuint(service->nb_ready, ==, 8);
+}
+
+/* All of RAM in one request, of which each page is answered */
+static void coroutine_fn test_all_pages(Service *service)
+{
+    for (int block = 0; block < NB_BLOCKS; block++) {
+        const SnapLayout *layout = &service->saved->ram.layout;
+
+        ask(service, block, 0,
+            snap_layout_block_pages(layout, &layout->blocks[block]));
+    }
+    serve(service);
+    for (uint64_t page = 0; page < NB_PAGES; page++) {
+        g_assert_cmpuint(service->answers[page], ==, 1);
+    }
+}
+
+/* Memory does not grow with what is asked for and not taken. */
+static void coroutine_fn test_reads_are_bounded(Service *service)
+{
+    unsigned nb_reads;
+
+    ask(service, RAM, 0, HUGE_PAGES);
+    while (!snap_demand_is_quiet(service->demand)) {
+        snap_task_pause();
+    }
+    nb_reads = service->nb_ready;
+    g_assert_cmpuint(nb_reads, <, 100);
+    g_assert_true(is_urgent(service));
+    g_assert_true(serve_one(service, SNAP_PUSH_ASKED));
+    serve(service);
+    g_assert_cmpuint(service->nb_ready, ==, HUGE_PAGES);
+}
+
+/* Random pages while others are served: each one is answered once. */
+static void coroutine_fn check_random(Service *service)
+{
+    GRand *rand = g_rand_new_with_seed(20260208);
+    g_autofree bool *asked = g_new0(bool, NB_PAGES);
+
+    for (unsigned i = 0; i < NB_RANDOM; i++) {
+        uint64_t page = g_rand_int_range(rand, 0, NB_PAGES);
+
+        ask_page(service, page);
+        asked[page] = true;
+        if (g_rand_boolean(rand)) {
+            snap_task_pause();
+            serve_one(service, g_rand_boolean(rand) ? SNAP_PUSH_ASKED
+                                                    : SNAP_PUSH_AROUND);
+        }
+    }
+    serve(service);
+    for (uint64_t page = 0; page < NB_PAGES; page++) {
+        g_assert_cmpuint(service->answers[page], <=, 1);
+        if (asked[page]) {
+            g_assert_cmpuint(service->answers[page], ==, 1);
+        }
+    }
+    g_assert_cmpuint(service->stats.requests, ==, NB_RANDOM);
+    g_rand_free(rand);
+}
+
+static void coroutine_fn test_random(Service *service)
+{
+    check_random(service);
+}
+
+static void coroutine_fn test_random_around(Service *service)
+{
+    snap_demand_set_around(service->demand, 16);
+    check_random(service);
+}
+
+/* --- pages around --- */
+
+/* What is around, when a page is asked for, is @expected. */
+static void coroutine_fn check_around(Service *service, int block,
+                                      uint64_t page, const char *expected)
+{
+    ask(service, block, page, 1);
+    serve_reason(service, SNAP_PUSH_ASKED);
+    g_string_truncate(service->log, 0);
+    serve_reason(service, SNAP_PUSH_AROUND);
+    g_assert_true(snap_demand_is_idle(service->demand));
+    g_assert_cmpstr(service->log->str, ==, expected);
+}
+
+static void coroutine_fn test_none_around(Service *service)
+{
+    check_around(service, RAM, 5, "");
+    snap_demand_set_around(service->demand, 8);
+    snap_demand_set_around(service->demand, 0);
+    check_around(service, RAM, 105, "");
+}
+
+static void coroutine_fn test_around(Service *service)
+{
+    snap_demand_set_around(service->demand, 8);
+    check_around(service, RAM, 100, "1+101:8 ");
+    for (unsigned i = 0; i < 9; i++) {
+        g_assert_cmpuint(service->answers[RAM_FIRST + 100 + i], ==, 1);
+    }
+    g_assert_cmpuint(service->answers[RAM_FIRST + 109], ==, 0);
+}
+
+static void coroutine_fn test_around_at_end_of_block(Service *service)
+{
+    snap_demand_set_around(service->demand, 8);
+    check_around(service, VGA, VGA_PAGES - 1, "");
+    check_around(service, VGA, VGA_PAGES - 4, "0+74:2 ");
+    check_around(service, ROM, 0, "2+1:2 ");
+    check_around(service, RAM, RAM_PAGES - 9, "1+2040:8 ");
+}
+
+static void coroutine_fn test_around_stops_at_sent(Service *service)
+{
+    snap_demand_set_around(service->demand, 8);
+    snap_page_map_send(&service->saved->ram.map, RAM_FIRST + 104, 1);
+    check_around(service, RAM, 100, "1+101:3 ");
+}
+
+/* There are no more than so many pages behind the one that is asked for. */
+static void coroutine_fn test_around_is_all_sent(Service *service)
+{
+    snap_demand_set_around(service->demand, 8);
+    snap_page_map_send(&service->saved->ram.map, RAM_FIRST + 101, 8);
+    check_around(service, RAM, 100, "");
+}
+
+/* What was sent among them is not made up for. */
+static void coroutine_fn test_around_behind_sent(Service *service)
+{
+    snap_demand_set_around(service->demand, 8);
+    snap_page_map_send(&service->saved->ram.map, RAM_FIRST + 101, 3);
+    check_around(service, RAM, 100, "1+104:5 ");
+}
+
+static void coroutine_fn test_most_around(Service *service)
+{
+    snap_demand_set_around(service->demand, SNAP_DEMAND_MAX_AROUND);
+    check_around(service, RAM, 100, "1+101:256 ");
+    snap_demand_set_around(service->demand, UINT_MAX);
+    check_around(service, RAM, 1000, "1+1001:256 ");
+}
+
+/* A page that is around another one is asked for before it was sent. */
+static void coroutine_fn test_asked_and_around(Service *service)
+{
+    snap_demand_set_around(service->demand, 8);
+    ask(service, RAM, 100, 1);
+    ask(service, RAM, 103, 1);
+    serve(service);
+    for (unsigned i = 0; i < 9; i++) {
+        g_assert_cmpuint(service->answers[RAM_FIRST + 100 + i], ==, 1);
+    }
+    g_assert_cmpuint(service->stats.requests, ==, 2);
+}
+
+/* What is around is not asked for: nobody waits for it. */
+static void coroutine_fn test_around_is_not_urgent(Service *service)
+{
+    snap_demand_set_around(service->demand, 8);
+    ask(service, RAM, 100, 1);
+    serve_reason(service, SNAP_PUSH_ASKED);
+    g_assert_false(is_urgent(service));
+    g_assert_false(snap_demand_is_idle(service->demand));
+    g_assert_cmpuint(service->stats.requests, ==, 1);
+    serve(service);
+}
+
+/* A request for what is on the way reads nothing around it. */
+static void coroutine_fn test_around_of_sent(Service *service)
+{
+    snap_demand_set_around(service->demand, 8);
+    snap_page_map_send(&service->saved->ram.map, RAM_FIRST + 100, 1);
+    ask(service, RAM, 100, 1);
+    check_log(service, "");
+}
+
+/* --- host pages of many target pages --- */
+
+static void coroutine_fn test_large_pages(Service *service)
+{
+    ask(service, RAM, 16, 16);
+    check_log(service, "1+16:16 ");
+    ask(service, RAM, 32, 32);
+    serve(service);
+    for (unsigned i = 16; i < 64; i++) {
+        g_assert_cmpuint(service->answers[RAM_FIRST + i], ==, 1);
+    }
+    g_assert_cmpuint(service->nb_ready, ==, 3);
+}
+
+/* Whole host pages only, and as many as fit */
+static void coroutine_fn test_large_pages_around(Service *service)
+{
+    snap_demand_set_around(service->demand, 15);
+    ask(service, RAM, 16, 16);
+    check_log(service, "1+16:16 ");
+    snap_demand_set_around(service->demand, 40);
+    ask(service, RAM, 160, 16);
+    serve_reason(service, SNAP_PUSH_ASKED);
+    g_string_truncate(service->log, 0);
+    check_log(service, "1+176:32 ");
+}
+
+/* The taker reads pages that are larger than a buffer. */
+static void coroutine_fn test_huge_pages(Service *service)
+{
+    ask(service, RAM, HUGE_PAGES, HUGE_PAGES);
+    ask(service, RAM, 0, 2 * HUGE_PAGES);
+    serve(service);
+    for (unsigned i = 0; i < 2 * HUGE_PAGES; i++) {
+        g_assert_cmpuint(service->answers[RAM_FIRST + i], ==, 1);
+    }
+    g_assert_cmpuint(service->nb_ready, ==, 2);
+    g_assert_cmpuint(service->stats.repeated, ==, 1);
+}
+
+static void coroutine_fn test_huge_pages_around(Service *service)
+{
+    snap_demand_set_around(service->demand, SNAP_DEMAND_MAX_AROUND);
+    ask(service, RAM, 0, HUGE_PAGES);
+    check_log(service, "1+0:512 ");
+    check_around(service, VGA, 70, "0+71:6 ");
+}
+
+/* --- errors --- */
+
+static void coroutine_fn fail_reads(Service *service, bool fail)
+{
+    service->saved->snapshot.disk->fail_reads = fail;
+    service->saved->snapshot.disk->fail_ret = -EIO;
+}
+
+/* A request for page 5 of RAM fails with @code. */
+static void coroutine_fn check_failure(Service *service, int code)
+{
+    SnapFetch *fetch;
+
+    ask(service, RAM, 5, 1);
+    while (!service->nb_ready) {
+        snap_task_pause();
+    }
+    fetch = snap_demand_take(service->demand, SNAP_PUSH_ASKED);
+    g_assert_nonnull(fetch);
+    g_assert_cmpint(fetch->ret, ==, code);
+    g_assert_nonnull(fetch->err);
+    g_assert_cmpuint(fetch->first, ==, RAM_FIRST + 5);
+    g_assert_cmpuint(fetch->nb_pages, ==, 1);
+    snap_demand_put(service->demand, fetch);
+    g_assert_true(snap_demand_is_idle(service->demand));
+}
+
+/* The table is read first. */
+static void coroutine_fn test_table_cannot_be_read(Service *service)
+{
+    fail_reads(service, true);
+    check_failure(service, -EIO);
+}
+
+static void coroutine_fn test_page_cannot_be_read(Service *service)
+{
+    ask(service, RAM, 100, 1);
+    check_log(service, "1+100:1 ");
+    service->nb_ready = 0;
+    fail_reads(service, true);
+    check_failure(service, -EIO);
+}
+
+static void coroutine_fn test_corrupt_page(Service *service)
+{
+    const SnapRAMBlock *block = &service->saved->image->layout.blocks[RAM];
+
+    service->saved->snapshot.disk->bytes[block->offset + 5 * PAGE + 4095] ^= 1;
+    check_failure(service, -EBADMSG);
+}
+
+static void coroutine_fn test_corrupt_table(Service *service)
+{
+    const SnapHeader *header = &service->saved->image->header;
+
+    service->saved->snapshot.disk->bytes[
+        header->parts[SNAP_PART_PAGE_TABLE].offset] ^= 1;
+    check_failure(service, -EBADMSG);
+}
+
+/* After an error that passes, other pages are served. */
+static void coroutine_fn test_error_passes(Service *service)
+{
+    snap_demand_set_around(service->demand, 8);
+    fail_reads(service, true);
+    for (unsigned i = 0; i < 50; i++) {
+        ask(service, RAM, 20 * i, 1);
+    }
+    serve(service);
+    g_assert_cmpuint(service->nb_failed, >=, 50);
+    fail_reads(service, false);
+    g_string_truncate(service->log, 0);
+    snap_demand_set_around(service->demand, 0);
+    ask(service, VGA, 5, 1);
+    check_log(service, "0+5:1 ");
+    g_assert_cmpuint(service->answers[VGA_FIRST + 5], ==, 1);
+}
+
+/* --- recording --- */
+
+static GArray *record(Service *service, unsigned max_pages)
+{
+    GArray *pages = g_array_new(false, false, sizeof(uint64_t));
+
+    snap_demand_record(service->demand, pages, max_pages);
+    return pages;
+}
+
+static void assert_recorded(const GArray *pages, const uint64_t *expected,
+                            unsigned nb_expected)
+{
+    g_assert_cmpmem(pages->data, pages->len * sizeof(uint64_t),
+                    expected, nb_expected * sizeof(uint64_t));
+}
+
+static void coroutine_fn test_record(Service *service)
+{
+    static const uint64_t expected[] = {
+        RAM_FIRST + 50, VGA_FIRST + 3, ROM_FIRST, ROM_FIRST + 1, RAM_FIRST,
+    };
+    g_autoptr(GArray) pages = record(service, 100);
+
+    ask(service, RAM, 50, 1);
+    ask(service, VGA, 3, 1);
+    ask(service, RAM, 50, 1);
+    ask(service, ROM, 0, 2);
+    serve(service);
+    ask(service, VGA, 3, 1);
+    ask(service, RAM, 0, 1);
+    serve(service);
+    assert_recorded(pages, expected, ARRAY_SIZE(expected));
+}
+
+/* What was sent before it was asked for is used all the same. */
+static void coroutine_fn test_record_sent(Service *service)
+{
+    static const uint64_t expected[] = { RAM_FIRST + 7, RAM_FIRST + 6 };
+    g_autoptr(GArray) pages = record(service, 100);
+
+    snap_page_map_send(&service->saved->ram.map, RAM_FIRST, 10);
+    ask(service, RAM, 7, 1);
+    ask(service, RAM, 7, 1);
+    ask(service, RAM, 6, 1);
+    check_log(service, "");
+    assert_recorded(pages, expected, ARRAY_SIZE(expected));
+}
+
+/* What is around was not asked for. */
+static void coroutine_fn test_record_around(Service *service)
+{
+    static const uint64_t expected[] = { RAM_FIRST + 7, RAM_FIRST + 9 };
+    g_autoptr(GArray) pages = record(service, 100);
+
+    snap_demand_set_around(service->demand, 8);
+    ask(service, RAM, 7, 1);
+    serve(service);
+    assert_recorded(pages, expected, 1);
+    ask(service, RAM, 9, 1);
+    serve(service);
+    assert_recorded(pages, expected, 2);
+}
+
+static void coroutine_fn test_record_is_bounded(Service *service)
+{
+    static const uint64_t expected[] = {
+        RAM_FIRST + 9, RAM_FIRST + 8, RAM_FIRST + 7,
+    };
+    g_autoptr(GArray) pages = record(service, 3);
+
+    for (unsigned i = 0; i < 10; i++) {
+        ask(service, RAM, 9 - i, 1);
+    }
+    serve(service);
+    assert_recorded(pages, expected, ARRAY_SIZE(expected));
+    g_assert_cmpuint(service->nb_ready, ==, 10);
+}
+
+static void coroutine_fn test_record_nothing(Service *service)
+{
+    g_autoptr(GArray) pages = record(service, 0);
+
+    ask(service, RAM, 5, 1);
+    check_log(service, "1+5:1 ");
+    g_assert_cmpuint(pages->len, ==, 0);
+}
+
+/* A host page is recorded by the number of its first page. */
+static void coroutine_fn test_record_huge(Service *service)
+{
+    static const uint64_t expected[] = {
+        RAM_FIRST + HUGE_PAGES, RAM_FIRST + 2 * HUGE_PAGES,
+    };
+    g_autoptr(GArray) pages = record(service, 100);
+
+    ask(service, RAM, HUGE_PAGES, 2 * HUGE_PAGES);
+    serve(service);
+    assert_recorded(pages, expected, ARRAY_SIZE(expected));
+}
+
+typedef struct Test {
+    const char *path;
+    void coroutine_fn (*fn)(Service *service);
+    unsigned host_bits;         /* PAGE_BITS where that is 0 */
+} Test;
+
+static const Test tests[] = {
+    { "nothing-asked", test_nothing_asked },
+    { "one-page", test_one_page },
+    { "zero-page", test_zero_page },
+    { "never-sent-page", test_page_that_was_never_sent },
+    { "several-pages", test_several_pages },
+    { "last-pages", test_last_pages },
+    { "sent-before", test_sent_before },
+    { "repeated/queued", test_repeated_while_queued },
+    { "repeated/ready", test_repeated_while_ready },
+    { "repeated/answered", test_repeated_after_answer },
+    { "repeated/overlapping", test_overlapping_requests },
+    { "states", test_states },
+    { "not-taken", test_not_taken },
+    { "many/in-flight", test_reads_in_flight },
+    { "many/all", test_all_pages },
+    { "many/bounded", test_reads_are_bounded },
+    { "many/random", test_random },
+    { "many/random/around", test_random_around },
+    { "around", test_around },
+    { "around/none", test_none_around },
+    { "around/end-of-block", test_around_at_end_of_block },
+    { "around/stops-at-sent", test_around_stops_at_sent },
+    { "around/all-sent", test_around_is_all_sent },
+    { "around/behind-sent", test_around_behind_sent },
+    { "around/most", test_most_around },
+    { "around/asked", test_asked_and_around },
+    { "around/not-urgent", test_around_is_not_urgent },
+    { "around/of-sent", test_around_of_sent },
+    { "large", test_large_pages, LARGE_BITS },
+    { "large/around", test_large_pages_around, LARGE_BITS },
+    { "huge", test_huge_pages, HUGE_BITS },
+    { "huge/around", test_huge_pages_around, HUGE_BITS },
+    { "error/table", test_table_cannot_be_read },
+    { "error/page", test_page_cannot_be_read },
+    { "error/corrupt-page", test_corrupt_page },
+    { "error/corrupt-table", test_corrupt_table },
+    { "error/passes", test_error_passes },
+    { "record", test_record },
+    { "record/sent", test_record_sent },
+    { "record/around", test_record_around },
+    { "record/bounded", test_record_is_bounded },
+    { "record/nothing", test_record_nothing },
+    { "record/huge", test_record_huge, HUGE_BITS },
+};
+
+typedef struct TestRun {
+    const Test *test;
+    SavedRAM saved;
+} TestRun;
+
+static void coroutine_fn call_test(void *opaque)
+{
+    TestRun *run = opaque;
+    Service service;
+
+    saved_ram_send_pages(&run->saved);
+    saved_ram_commit(&run->saved, NULL, 0);
+    service_begin(&service, &run->saved);
+    run->test->fn(&service);
+    service_end(&service);
+}
+
+static void run_test(gconstpointer data)
+{
+    TestRun run = { .test = data };
+
+    saved_ram_init(&run.saved, run.test->host_bits ?: PAGE_BITS);
+    run_in_coroutine(call_test, &run);
+    saved_ram_destroy(&run.saved);
+}
+
+/* --- more pages than anybody can wait for --- */
+
+static void ignore_ready(void *opaque)
+{
+}
+
+/* A demand is asked for one page more again and again. */
+static void coroutine_fn ask_too_many(SnapImage *image, SnapPageMap *map)
+{
+    uint64_t limit = SNAP_DEMAND_MAX_WAITING;
+    SnapPostcopyStats stats = { };
+    SnapDemand *demand = snap_demand_new(image, map, &stats, ignore_ready,
+                                         NULL);
+    uint64_t page_size = snap_layout_page_size(&image->layout);
+    Error *err = NULL;
+    int ret = snap_demand_ask(demand, 0, 0, limit * page_size, &error_abort);
+
+    g_assert_cmpint(ret, ==, 0);
+    for (uint64_t page = limit; !ret && page < map->layout->nb_pages; page++) {
+        ret = snap_demand_ask(demand, 0, page * page_size, page_size, &err);
+    }
+    assert_failed(ret, -ENOBUFS, &err);
+    while (!snap_demand_is_quiet(demand)) {
+        snap_task_pause();
+    }
+    snap_demand_free(demand);
+}
+
+static void coroutine_fn save_and_ask_too_many(void *opaque)
+{
+    Snapshot *s = opaque;
+    unsigned bits = s->layout.page_bits;
+    const SnapHostPages host_pages = {
+        .layout = &s->layout, .bits = &bits, .plain_bits = bits,
+    };
+    g_autoptr(SnapImage) image = NULL;
+    SnapPageMap map;
+
+    commit(s);
+    image = snap_image_open(s->blk, &error_abort);
+    snap_page_map_init(&map, &s->layout, &host_pages, &error_abort);
+    ask_too_many(image, &map);
+    snap_page_map_destroy(&map);
+}
+
+static void test_too_many(void)
+{
+    Snapshot s = { };
+
+    snap_layout_init(&s.layout, SNAP_MIN_PAGE_BITS);
+    snap_layout_add(&s.layout, "pc.ram",
+                    (SNAP_DEMAND_MAX_WAITING + 100) << SNAP_MIN_PAGE_BITS, 0,
+                    &error_abort);
+    s.blk = slow_disk_open(&s.disk);
+    snapshot_begin(&s);
+    run_in_coroutine(save_and_ask_too_many, &s);
+    snapshot_end(&s);
+}
+
+int main(int argc, char **argv)
+{
+    module_call_init(MODULE_INIT_QOM);
+    bdrv_init();
+    qemu_init_main_loop(&error_abort);
+    g_test_init(&argc, &argv, NULL);
+    g_test_set_nonfatal_assertions();
+
+    g_test_add_func("/snap/demand/many/too-many", test_too_many);
+    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
+        g_autofree char *path = g_strdup_printf("/snap/demand/%s",
+                                                tests[i].path);
+
+        g_test_add_data_func(path, &tests[i], run_test);
+    }
+    return g_test_run();
+}

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The verb check
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qobject/qdict.h"
+#include "qobject/qjson.h"
+#include "qemu/host-utils.h"
+#include "snap/verb/check.h"
+#include "snap/util/task.h"
+#include "cmd.h"
+
+/* Exit status, as of qemu-img check. */
+enum {
+    CHECK_SOUND      = 0,
+    CHECK_IMPOSSIBLE = 1,
+    CHECK_CORRUPT    = 2,
+    CHECK_LEAKS      = 3,
+};
+
+/**
+ * CheckTask: a check, and what became of its findings
+ * @repair: to mend what was found
+ * @result: of the last check
+ * @repaired_parts: mask of 1 << SnapPart
+ * @repaired_leaks: clusters
+ */
+typedef struct CheckTask {
+    BlockBackend *blk;
+    bool repair;
+    SnapCheckResult result;
+    uint32_t repaired_parts;
+    int64_t repaired_leaks;
+} CheckTask;
+
+static int coroutine_fn repair(SnapImage *image, CheckTask *task, Error **errp)
+{
+    SnapCheckResult *found = &task->result;
+    int ret = snap_check_repair(image, found, errp);
+
+    if (!ret) {
+        task->repaired_parts = found->corrupt_parts;
+        task->repaired_leaks = found->container.leaks;
+    }
+    snap_check_result_destroy(found);
+    return ret;
+}
+
+static int coroutine_fn check(void *opaque, Error **errp)
+{
+    g_autoptr(SnapImage) image = NULL;
+    CheckTask *task = opaque;
+
+    image = snap_image_open(task->blk, errp);
+    if (!image) {
+        return -EINVAL;
+    }
+    if (task->repair && repair(image, task, errp) < 0) {
+        return -EIO;
+    }
+    snap_check(image, &task->result);
+    return 0;
+}
+
+/* Open the image, only for writing where something is to be mended. */
+static bool run(const SnapCmdOptions *options, CheckTask *task, Error **errp)
+{
+    SnapImageOptions image_options = snap_cmd_image_options(options);
+    bool done;
+
+    image_options.bulk = true;
+    task->blk = snap_blockdev_open(&image_options, task->repair, errp);
+    if (!task->blk) {
+        return false;
+    }
+    done = snap_task_run(check, task, NULL, errp) >= 0;
+    blk_unref(task->blk);
+    return done;
+}
+
+static void print_json(const SnapCmdOptions *options, const CheckTask *task)
+{
+    const SnapCheckResult *result = &task->result;
+    const BdrvCheckResult *container = &result->container;
+    g_autoptr(QDict) dict = qdict_new();
+    g_autoptr(GString) json = NULL;
+
+    qdict_put_str(dict, "filename", options->filename);
+    qdict_put_int(dict, "pages-checked", result->pages_checked);
+    qdict_put_int(dict, "pages-corrupt", result->pages_corrupt);
+    qdict_put_int(dict, "parts-corrupt", ctpop32(result->corrupt_parts));
+    qdict_put_int(dict, "check-errors", container->check_errors);
+    qdict_put_int(dict, "corruptions", container->corruptions);
+    qdict_put_int(dict, "leaks", container->leaks);
+    qdict_put_int(dict, "parts-repaired", ctpop32(task->repaired_parts));
+    qdict_put_int(dict, "leaks-fixed", task->repaired_leaks);
+    if (result->first) {
+        qdict_put_str(dict, "first-error", error_get_pretty(result->first));
+    }
+    json = qobject_to_json_pretty(QOBJECT(dict), true);
+    printf("%s\n", json->str);
+}
+
+static void print_human(const CheckTask *task)
+{
+    const SnapCheckResult *result = &task->result;
+
+    for (unsigned i = 0; i < SNAP_PART__MAX; i++) {
+        if (task->repaired_parts & (1u << i)) {
+            printf("The %s was damaged, and has been %s.\n", snap_part_name(i),
+                   i == SNAP_PART_ARRIVALS ? "cut before that" : "removed");
+        }
+    }
+    if (task->repaired_leaks) {
+        printf("%" PRId64 " leaked clusters of the container were freed.\n",
+               task->repaired_leaks);
+    }
+    if (!result->first) {
+        printf("No errors were found in the snapshot (%" PRIu64
+               " pages with data).\n", result->pages_checked);
+    }
+    if (result->container.leaks) {
+        printf("%d leaked clusters were found in the container: they waste "
+               "space, and do no harm.\n", result->container.leaks);
+    }
+}
+
+static int report(const SnapCmdOptions *options, CheckTask *task)
+{
+    SnapCheckResult *result = &task->result;
+
+    if (options->json) {
+        print_json(options, task);
+    } else if (!options->quiet) {
+        print_human(task);
+    }
+    if (result->first) {
+        snap_cmd_error(options, g_steal_pointer(&result->first));
+        return result->container.check_errors ? CHECK_IMPOSSIBLE :
+                                                CHECK_CORRUPT;
+    }
+    return result->container.leaks ? CHECK_LEAKS : CHECK_SOUND;
+}
+
+int snap_cmd_check(const SnapCmdOptions *options)
+{
+    CheckTask task = { };
+    Error *err = NULL;
+
+    if (run(options, &task, &err) && options->repair &&
+        snap_check_can_repair(&task.result)) {
+        task.repair = true;
+        run(options, &task, &err);
+    }
+    if (err) {
+        snap_check_result_destroy(&task.result);
+        snap_cmd_error(options, err);
+        return CHECK_IMPOSSIBLE;
+    }
+    return snap_cmd_output(report(options, &task));
+}

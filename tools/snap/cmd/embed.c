@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The verb embed
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "snap/image/update.h"
+#include "snap/util/task.h"
+#include "snap/image/working-set.h"
+#include "cmd.h"
+
+typedef struct EmbedTask {
+    BlockBackend *blk;
+    const char *path;           /* of the working set */
+    unsigned nb_pages;
+} EmbedTask;
+
+static int coroutine_fn embed(void *opaque, Error **errp)
+{
+    g_autoptr(SnapImage) image = NULL;
+    g_autoptr(GArray) pages = NULL;
+    g_autoptr(GByteArray) data = NULL;
+    EmbedTask *task = opaque;
+    int ret;
+
+    image = snap_image_open(task->blk, errp);
+    if (!image) {
+        return -EINVAL;
+    }
+    ret = snap_working_set_load(task->path, &image->header, &pages, errp);
+    if (ret == 0) {
+        error_setg(errp, "There is no working set '%s'", task->path);
+    }
+    if (ret <= 0) {
+        return ret ?: -ENOENT;
+    }
+    task->nb_pages = pages->len;
+    data = snap_working_set_encode(pages, &image->header.uuid);
+    return snap_image_embed(image, data, errp);
+}
+
+int snap_cmd_embed(const SnapCmdOptions *options)
+{
+    SnapImageOptions image_options = snap_cmd_image_options(options);
+    g_autofree char *path = snap_cmd_working_set(options);
+    EmbedTask task = { .path = path };
+    Error *err = NULL;
+
+    if (!path) {
+        error_setg(&err, "--working-set=FILE is needed with this image");
+    } else {
+        task.blk = snap_blockdev_open(&image_options, true, &err);
+    }
+    if (task.blk) {
+        snap_task_run(embed, &task, NULL, &err);
+        blk_unref(task.blk);
+    }
+    if (err) {
+        snap_cmd_error(options, err);
+        return EXIT_FAILURE;
+    }
+    if (!options->quiet) {
+        printf("A working set of %u pages was put into the snapshot.\n",
+               task.nb_pages);
+    }
+    return snap_cmd_output(EXIT_SUCCESS);
+}

@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The snapshot image's own structures, between bytes and memory
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "qemu/range.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "snap/image/format.h"
+#include "snap/image/table.h"
+
+#include <xxhash.h>
+
+#define MAGIC "QEMUSNAP"
+
+/* Offsets within the header; all integers are big-endian. */
+enum {
+    H_MAGIC        = 0,
+    H_VERSION      = 8,     /* be32 */
+    H_SIZE         = 12,    /* be32 */
+    H_INCOMPATIBLE = 16,    /* be64 */
+    H_COMPATIBLE   = 24,    /* be64 */
+    H_UUID         = 32,    /* 16 bytes */
+    H_CREATED      = 48,    /* be64 */
+    H_FLAGS        = 56,    /* be32 */
+    H_PAGE_BITS    = 60,    /* be32 */
+    H_NB_BLOCKS    = 64,    /* be32 */
+    H_SECTION_ID   = 68,    /* be32 */
+    H_INSTANCE     = 72,    /* be32 */
+    H_NB_PARTS     = 76,    /* be32 */
+    H_NB_PAGES     = 80,    /* be64 */
+    H_NB_ARRIVALS  = 88,    /* be64 */
+    H_BEFORE_RAM   = 96,    /* be64 */
+    H_PARTS        = 104,   /* be64 offset, be64 length, be64 checksum each */
+    H_CHECKSUM     = SNAP_HEADER_SIZE - 8,
+};
+
+#define PART_SIZE 24
+
+/* What the header counts: parts of features have places behind these. */
+#define NB_PARTS SNAP_PART_WORKING_SET
+
+QEMU_BUILD_BUG_ON(H_PARTS + SNAP_PART__MAX * PART_SIZE > H_CHECKSUM);
+
+/* Magic and version of the stream, which the configuration begins with. */
+#define STREAM_HEADER 8
+
+/* Behind each block's name in the block table. */
+#define BLOCK_NUMBERS 4
+
+const char *snap_part_name(SnapPart part)
+{
+    static const char *const names[] = {
+        [SNAP_PART_PAGE_TABLE]    = "page table",
+        [SNAP_PART_ARRIVALS]      = "arrival list",
+        [SNAP_PART_BLOCK_TABLE]   = "block table",
+        [SNAP_PART_CONFIGURATION] = "configuration",
+        [SNAP_PART_SETUP]         = "setup sections",
+        [SNAP_PART_METADATA]      = "metadata",
+        [SNAP_PART_DEVICES]       = "device state",
+        [SNAP_PART_VMDESC]        = "device description",
+        [SNAP_PART_WORKING_SET]   = "working set",
+    };
+
+    return names[part];
+}
+
+uint64_t snap_checksum(const void *data, size_t length)
+{
+    return XXH3_64bits(data, length);
+}
+
+uint64_t snap_header_seed(const SnapHeader *header, SnapPart table)
+{
+    return ldq_be_p(header->uuid.data +
+                    (table == SNAP_PART_PAGE_TABLE ? 0 : 8));
+}
+
+void snap_header_encode(const SnapHeader *header,
+                        uint8_t buf[SNAP_HEADER_SIZE])
+{
+    memset(buf, 0, SNAP_HEADER_SIZE);
+    memcpy(buf + H_MAGIC, MAGIC, strlen(MAGIC));
+    stl_be_p(buf + H_VERSION, SNAP_VERSION);
+    stl_be_p(buf + H_SIZE, SNAP_HEADER_SIZE);
+    stq_be_p(buf + H_INCOMPATIBLE, header->incompatible);
+    stq_be_p(buf + H_COMPATIBLE, header->compatible);
+    memcpy(buf + H_UUID, header->uuid.data, sizeof(header->uuid.data));
+    stq_be_p(buf + H_CREATED, header->created);
+    stl_be_p(buf + H_FLAGS, header->flags |
+             (header->section.footers ? SNAP_FLAG_FOOTERS : 0));
+    stl_be_p(buf + H_PAGE_BITS, header->page_bits);
+    stl_be_p(buf + H_NB_BLOCKS, header->nb_blocks);
+    stl_be_p(buf + H_SECTION_ID, header->section.id);
+    stl_be_p(buf + H_INSTANCE, header->section.instance);
+    stl_be_p(buf + H_NB_PARTS, NB_PARTS);
+    stq_be_p(buf + H_NB_PAGES, header->nb_pages);
+    stq_be_p(buf + H_NB_ARRIVALS, header->nb_arrivals);
+    stq_be_p(buf + H_BEFORE_RAM, header->before_ram);
+    for (size_t i = 0; i < SNAP_PART__MAX; i++) {
+        uint8_t *p = buf + H_PARTS + i * PART_SIZE;
+
+        stq_be_p(p, header->parts[i].offset);
+        stq_be_p(p + 8, header->parts[i].length);
+        stq_be_p(p + 16, header->parts[i].checksum);
+    }
+    stq_be_p(buf + H_CHECKSUM, snap_checksum(buf, H_CHECKSUM));
+}
+
+/* Longest length that a part may have. */
+static uint64_t part_limit(const SnapHeader *header, SnapPart part)
+{
+    switch (part) {
+    case SNAP_PART_PAGE_TABLE:
+        return snap_table_bytes(header->nb_pages);
+    case SNAP_PART_ARRIVALS:
+        return snap_table_bytes(header->nb_arrivals);
+    case SNAP_PART_BLOCK_TABLE:
+        return (uint64_t)header->nb_blocks *
+               (1 + SNAP_BLOCK_NAME_MAX + BLOCK_NUMBERS * 8);
+    case SNAP_PART_CONFIGURATION:
+        return SNAP_MAX_CONFIGURATION;
+    case SNAP_PART_SETUP:
+        return SNAP_MAX_SETUP;
+    case SNAP_PART_METADATA:
+        return SNAP_MAX_METADATA;
+    case SNAP_PART_VMDESC:
+        return SNAP_MAX_VMDESC + SNAP_VMDESC_TRAILER;
+    case SNAP_PART_WORKING_SET:
+        return SNAP_MAX_WORKING_SET_BYTES;
+    default:
+        return INT64_MAX;
+    }
+}
+
+static bool part_valid(const SnapHeader *header, SnapPart part,
+                       uint64_t image_size)
+{
+    const SnapPartInfo *info = &header->parts[part];
+    bool is_table = part == SNAP_PART_PAGE_TABLE || part == SNAP_PART_ARRIVALS;
+
+    if (info->length > part_limit(header, part) ||
+        (is_table && info->length != part_limit(header, part))) {
+        return false;
+    }
+    return info->length == 0 ||
+           (info->offset >= SNAP_BLOCK_ALIGN &&
+            QEMU_IS_ALIGNED(info->offset, SNAP_PART_ALIGN) &&
+            info->offset <= image_size &&
+            info->length <= image_size - info->offset);
+}
+
+/* Whether a part overlaps one of those before it in the header. */
+static bool part_overlaps(const SnapHeader *header, SnapPart part)
+{
+    const SnapPartInfo *a = &header->parts[part];
+
+    for (unsigned i = 0; i < part; i++) {
+        const SnapPartInfo *b = &header->parts[i];
+
+        if (a->length && b->length &&
+            ranges_overlap(a->offset, a->length, b->offset, b->length)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool numbers_valid(const SnapHeader *header)
+{
+    return header->page_bits >= SNAP_MIN_PAGE_BITS &&
+           header->page_bits <= SNAP_MAX_PAGE_BITS &&
+           header->nb_blocks > 0 && header->nb_blocks <= SNAP_MAX_BLOCKS &&
+           header->nb_pages <= SNAP_MAX_RAM >> header->page_bits &&
+           header->nb_arrivals <= SNAP_MAX_ARRIVALS &&
+           header->parts[SNAP_PART_CONFIGURATION].length >= STREAM_HEADER &&
+           header->before_ram <= header->parts[SNAP_PART_SETUP].length;
+}
+
+static void decode_fields(SnapHeader *header, const uint8_t *buf)
+{
+    *header = (SnapHeader) {
+        .incompatible = ldq_be_p(buf + H_INCOMPATIBLE),
+        .compatible = ldq_be_p(buf + H_COMPATIBLE),
+        .created = ldq_be_p(buf + H_CREATED),
+        .flags = ldl_be_p(buf + H_FLAGS),
+        .page_bits = ldl_be_p(buf + H_PAGE_BITS),
+        .nb_blocks = ldl_be_p(buf + H_NB_BLOCKS),
+        .nb_pages = ldq_be_p(buf + H_NB_PAGES),
+        .nb_arrivals = ldq_be_p(buf + H_NB_ARRIVALS),
+        .before_ram = ldq_be_p(buf + H_BEFORE_RAM),
+        .section.id = ldl_be_p(buf + H_SECTION_ID),
+        .section.instance = ldl_be_p(buf + H_INSTANCE),
+        .section.footers = ldl_be_p(buf + H_FLAGS) & SNAP_FLAG_FOOTERS,
+    };
+    memcpy(header->uuid.data, buf + H_UUID, sizeof(header->uuid.data));
+    for (size_t i = 0; i < SNAP_PART__MAX; i++) {
+        const uint8_t *p = buf + H_PARTS + i * PART_SIZE;
+
+        header->parts[i] = (SnapPartInfo) {
+            .offset = ldq_be_p(p),
+            .length = ldq_be_p(p + 8),
+            .checksum = ldq_be_p(p + 16),
+        };
+    }
+    if (!(header->compatible & SNAP_COMPATIBLE_WORKING_SET)) {
+        header->parts[SNAP_PART_WORKING_SET] = (SnapPartInfo) { };
+    }
+}
+
+bool snap_header_present(const uint8_t buf[SNAP_HEADER_SIZE])
+{
+    return !memcmp(buf + H_MAGIC, MAGIC, strlen(MAGIC));
+}
+
+void snap_header_encode_claim(const QemuUUID *uuid,
+                              uint8_t buf[SNAP_HEADER_SIZE])
+{
+    memset(buf, 0, SNAP_HEADER_SIZE);
+    memcpy(buf + H_UUID, uuid->data, sizeof(uuid->data));
+}
+
+bool snap_header_is_of(const uint8_t buf[SNAP_HEADER_SIZE],
+                       const QemuUUID *uuid)
+{
+    return !memcmp(buf + H_UUID, uuid->data, sizeof(uuid->data));
+}
+
+int snap_header_decode(SnapHeader *header, const uint8_t buf[SNAP_HEADER_SIZE],
+                       uint64_t image_size, Error **errp)
+{
+    uint64_t unknown;
+
+    if (!snap_header_present(buf)) {
+        error_setg(errp, "Not a snapshot, or one whose save did not finish");
+        return -EINVAL;
+    }
+    if (ldl_be_p(buf + H_VERSION) != SNAP_VERSION) {
+        error_setg(errp, "Snapshot format version %u is not supported",
+                   ldl_be_p(buf + H_VERSION));
+        return -ENOTSUP;
+    }
+    if (ldl_be_p(buf + H_SIZE) != SNAP_HEADER_SIZE ||
+        ldl_be_p(buf + H_NB_PARTS) != NB_PARTS ||
+        ldq_be_p(buf + H_CHECKSUM) != snap_checksum(buf, H_CHECKSUM)) {
+        error_setg(errp, "The snapshot's header is corrupt");
+        return -EBADMSG;
+    }
+
+    decode_fields(header, buf);
+    unknown = header->incompatible & ~SNAP_INCOMPATIBLE_KNOWN;
+    if (unknown) {
+        error_setg(errp, "The snapshot uses features that are not supported "
+                   "(0x%" PRIx64 ")", unknown);
+        return -ENOTSUP;
+    }
+    if (!numbers_valid(header)) {
+        error_setg(errp, "The snapshot's header has values out of bounds");
+        return -EBADMSG;
+    }
+    for (unsigned i = 0; i < SNAP_PART__MAX; i++) {
+        if (!part_valid(header, i, image_size)) {
+            error_setg(errp, "The place or length of the snapshot's %s is out "
+                       "of bounds", snap_part_name(i));
+            return -EBADMSG;
+        }
+        if (part_overlaps(header, i)) {
+            error_setg(errp, "The snapshot's %s overlaps another part",
+                       snap_part_name(i));
+            return -EBADMSG;
+        }
+    }
+    return 0;
+}
+
+void snap_block_table_encode(const SnapLayout *layout, GByteArray *array)
+{
+    for (unsigned i = 0; i < layout->nb_blocks; i++) {
+        const SnapRAMBlock *block = &layout->blocks[i];
+        uint8_t name_length = strlen(block->name);
+        uint64_t numbers[BLOCK_NUMBERS] = {
+            cpu_to_be64(block->length),
+            cpu_to_be64(block->page_size),
+            cpu_to_be64(block->stored_pages),
+            cpu_to_be64(block->zero_pages),
+        };
+
+        g_byte_array_append(array, &name_length, 1);
+        g_byte_array_append(array, (const uint8_t *)block->name, name_length);
+        g_byte_array_append(array, (const uint8_t *)numbers, sizeof(numbers));
+    }
+}
+
+/* Returns: bytes of the entry at @data, 0 where it is invalid */
+static size_t decode_block(SnapLayout *layout, const uint8_t *data,
+                           size_t length)
+{
+    char name[SNAP_BLOCK_NAME_MAX + 1] = "";
+    SnapRAMBlock *block;
+    uint64_t nb_pages;
+    size_t entry_size;
+    const uint8_t *p;
+
+    if (length < 1) {
+        return 0;
+    }
+    entry_size = 1 + data[0] + BLOCK_NUMBERS * 8;
+    if (length < entry_size) {
+        return 0;
+    }
+    memcpy(name, data + 1, data[0]);
+    p = data + 1 + data[0];
+    block = snap_layout_add(layout, name, ldq_be_p(p), ldq_be_p(p + 8), NULL);
+    if (!block || strlen(name) != data[0]) {
+        return 0;
+    }
+    block->stored_pages = ldq_be_p(p + 16);
+    block->zero_pages = ldq_be_p(p + 24);
+    nb_pages = snap_layout_block_pages(layout, block);
+    if (block->stored_pages > nb_pages ||
+        block->zero_pages > nb_pages - block->stored_pages) {
+        return 0;
+    }
+    return entry_size;
+}
+
+int snap_block_table_decode(SnapLayout *layout, const SnapHeader *header,
+                            const uint8_t *data, size_t length, Error **errp)
+{
+    size_t pos = 0;
+
+    snap_layout_init(layout, header->page_bits);
+    for (uint32_t i = 0; i < header->nb_blocks; i++) {
+        size_t entry_size = decode_block(layout, data + pos, length - pos);
+
+        if (!entry_size) {
+            break;
+        }
+        pos += entry_size;
+    }
+    if (layout->nb_blocks != header->nb_blocks || pos != length ||
+        layout->nb_pages != header->nb_pages) {
+        error_setg(errp, "The snapshot's block table is corrupt");
+        snap_layout_destroy(layout);
+        return -EBADMSG;
+    }
+    return 0;
+}

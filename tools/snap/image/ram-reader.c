@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Walking through a snapshot's RAM in some order, with reads in flight
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/units.h"
+#include "snap/image/ram-reader.h"
+
+/* So many pieces are read ahead, */
+#define PIECES_AHEAD 16
+/* and so many reads started before one is waited for: the first is urgent. */
+#define READS_AT_ONCE 2
+
+/* The table is walked in order, for the most part. */
+#define TABLE_CHUNKS 4
+
+struct SnapRAMReader {
+    /* constant */
+    SnapRAMSource source;
+    size_t piece_size;
+    SnapRAMPlanFunc *plan;
+    void *opaque;
+
+    /* reads that were started, in order */
+    SnapRAMRead reads[PIECES_AHEAD];
+    unsigned head;
+    unsigned nb_ahead;
+    SnapRAMRead *taken;         /* the caller has it */
+    unsigned corrupt_pages;     /* of the piece that was taken last */
+
+    /* what to start next */
+    SnapRAMRun run;
+    bool at_end;
+    int next_block;             /* where there is no plan */
+};
+
+/* The plan where there is none: one block after another. */
+static int coroutine_fn plan_all(void *opaque, SnapRAMRun *run, Error **errp)
+{
+    SnapRAMReader *r = opaque;
+    const SnapLayout *layout = &r->source.image->layout;
+
+    if (r->next_block == layout->nb_blocks) {
+        return 0;
+    }
+    *run = (SnapRAMRun) {
+        .block = r->next_block,
+        .length = layout->blocks[r->next_block].length,
+    };
+    r->next_block++;
+    return 1;
+}
+
+SnapRAMReader *snap_ram_reader_new(SnapImage *image, size_t piece_size,
+                                   SnapRAMPlanFunc *plan, void *opaque)
+{
+    SnapRAMReader *r = g_new0(SnapRAMReader, 1);
+
+    snap_ram_source_init(&r->source, image, TABLE_CHUNKS, PIECES_AHEAD,
+                         piece_size);
+    r->piece_size = piece_size;
+    r->plan = plan ?: plan_all;
+    r->opaque = plan ? opaque : r;
+    return r;
+}
+
+void snap_ram_reader_free(SnapRAMReader *r)
+{
+    if (!r) {
+        return;
+    }
+    for (unsigned i = 0; i < PIECES_AHEAD; i++) {
+        snap_ram_read_end(&r->source, &r->reads[i]);
+    }
+    snap_ram_source_destroy(&r->source);
+    g_free(r);
+}
+
+/* Start to read the next piece. */
+static int coroutine_fn start_piece(SnapRAMReader *r, Error **errp)
+{
+    SnapRAMRead *read = &r->reads[(r->head + r->nb_ahead) % PIECES_AHEAD];
+    SnapRAMRun piece;
+    int ret;
+
+    if (!r->run.length) {
+        ret = r->plan(r->opaque, &r->run, errp);
+        if (ret <= 0) {
+            r->at_end = true;
+            return ret;
+        }
+    }
+    piece = r->run;
+    piece.length = MIN(piece.length,
+                       r->piece_size - piece.offset % r->piece_size);
+    ret = snap_ram_read_start(&r->source, read, &piece, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    r->nb_ahead++;
+    r->run.offset += piece.length;
+    r->run.length -= piece.length;
+    return 0;
+}
+
+/* Wait for the head of the queue and hand it to the caller. */
+static int coroutine_fn take_piece(SnapRAMReader *r, SnapRAMPiece *piece,
+                                   Error **errp)
+{
+    SnapRAMRead *read = &r->reads[r->head];
+    int ret;
+
+    r->head = (r->head + 1) % PIECES_AHEAD;
+    r->nb_ahead--;
+    r->taken = read;
+    ret = snap_ram_read_wait(&r->source, read, piece, &r->corrupt_pages, errp);
+    return ret < 0 ? ret : 1;
+}
+
+unsigned snap_ram_reader_corrupt_pages(const SnapRAMReader *r)
+{
+    return r->corrupt_pages;
+}
+
+static void put_taken(SnapRAMReader *r)
+{
+    if (r->taken) {
+        snap_ram_read_end(&r->source, r->taken);
+    }
+    r->taken = NULL;
+}
+
+int coroutine_fn snap_ram_reader_next(SnapRAMReader *r, SnapRAMPiece *piece,
+                                      Error **errp)
+{
+    put_taken(r);
+    r->corrupt_pages = 0;
+    for (unsigned i = 0; i < READS_AT_ONCE && !r->at_end &&
+                         r->nb_ahead < PIECES_AHEAD - 1; i++) {
+        int ret = start_piece(r, errp);
+
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    return r->nb_ahead ? take_piece(r, piece, errp) : 0;
+}
+
+void coroutine_fn snap_ram_reader_abort(SnapRAMReader *r)
+{
+    snap_io_window_drain(r->source.window);
+}

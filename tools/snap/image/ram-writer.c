@@ -1,0 +1,490 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * From a stream's pages to the image
+ *
+ * Pages are collected in buffers, each of which stands for an aligned piece of
+ * the image.  Several are open at a time, because a background snapshot jumps
+ * to pages that the guest writes to and goes on from there, and because several
+ * channels may bring pages.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bitmap.h"
+#include "qemu/cutils.h"
+#include "qemu/lockable.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "snap/storage/coalesce.h"
+#include "snap/image/format.h"
+#include "snap/storage/io-window.h"
+#include "snap/image/ram-writer.h"
+#include "snap/trace.h"
+
+/* A buffer stands for so much of the image; it divides SNAP_BLOCK_ALIGN. */
+#define BUFFER_SIZE (1 * MiB)
+#define MAX_BUFFER_PAGES (BUFFER_SIZE >> SNAP_MIN_PAGE_BITS)
+/* Buffers being filled, and buffers in all: open or in flight. */
+#define OPEN_BUFFERS 8
+#define NB_BUFFERS (OPEN_BUFFERS + 16)
+/* For formats that do not name a unit of allocation. */
+#define DEFAULT_FILL (64 * KiB)
+
+/* A buffer that collects pages. */
+typedef struct OpenBuffer {
+    SnapIOBuffer *buffer;       /* NULL for a free place */
+    uint64_t first_page;        /* page number of its first page */
+    unsigned nb_pages;          /* pages of the RAM block in it */
+    unsigned holders;           /* it must not be submitted meanwhile */
+    uint64_t last_use;
+    DECLARE_BITMAP(present, MAX_BUFFER_PAGES);
+} OpenBuffer;
+
+struct SnapRAMWriter {
+    /* constant */
+    SnapLayout *layout;
+    SnapTable *page_table;
+    SnapTable *arrivals;        /* NULL where the order says nothing */
+    SnapIOWindow *window;
+    unsigned fill_pages;        /* unit of allocation, in pages */
+
+    /* buffers being filled; what opens and submits them holds the lock */
+    CoMutex lock;
+    OpenBuffer open[OPEN_BUFFERS];
+    OpenBuffer *current;
+    uint64_t use;
+    CoQueue released;           /* who waits for a buffer without holders */
+
+    /* the books: two bits a page */
+    unsigned long *seen;
+    unsigned long *stored;
+    uint64_t nb_seen;
+    bool repeated;
+
+    /* order of arrival */
+    uint64_t expected;
+    uint64_t nb_arrivals;
+    bool arrivals_truncated;
+};
+
+/* Pages of the unit that the image allocates as a whole. */
+static unsigned fill_unit(BlockBackend *blk, unsigned page_bits)
+{
+    BlockDriverInfo info = { };
+    int64_t unit = DEFAULT_FILL;
+
+    if (bdrv_get_info(blk_bs(blk), &info) == 0 && info.cluster_size > 0) {
+        unit = MIN(info.subcluster_size ?: info.cluster_size, BUFFER_SIZE);
+    }
+    return MAX(unit >> page_bits, 1);
+}
+
+SnapRAMWriter *snap_ram_writer_new(BlockBackend *blk, SnapLayout *layout,
+                                   SnapTable *page_table, SnapTable *arrivals,
+                                   Error **errp)
+{
+    SnapRAMWriter *w = g_new0(SnapRAMWriter, 1);
+
+    w->layout = layout;
+    w->page_table = page_table;
+    w->arrivals = arrivals;
+    w->window = snap_io_window_new(blk, NB_BUFFERS, BUFFER_SIZE);
+    qemu_co_mutex_init(&w->lock);
+    qemu_co_queue_init(&w->released);
+    w->fill_pages = fill_unit(blk, layout->page_bits);
+    if (layout->nb_pages <= LONG_MAX) {
+        w->seen = bitmap_try_new(layout->nb_pages);
+        w->stored = bitmap_try_new(layout->nb_pages);
+    }
+    if (!w->seen || !w->stored) {
+        error_setg(errp, "Not enough memory for the books of %" PRIu64
+                   " pages", layout->nb_pages);
+        snap_ram_writer_free(w);
+        return NULL;
+    }
+    return w;
+}
+
+void snap_ram_writer_free(SnapRAMWriter *w)
+{
+    if (!w) {
+        return;
+    }
+    snap_io_window_free(w->window);
+    g_free(w->seen);
+    g_free(w->stored);
+    g_free(w);
+}
+
+/* Report the first error of a write, which may be one of some time ago. */
+static int write_status(SnapRAMWriter *w, Error **errp)
+{
+    int ret = snap_io_window_status(w->window);
+
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not write RAM");
+    }
+    return ret;
+}
+
+/*
+ * Bits of @map from @first on as a map of their own. Pieces of RAM start at
+ * any page number, so they are not aligned to words.
+ */
+static void copy_bits(unsigned long *dst, const unsigned long *map,
+                      uint64_t first, unsigned nb)
+{
+    for (uint64_t page = find_next_bit(map, first + nb, first);
+         page < first + nb; page = find_next_bit(map, first + nb, page + 1)) {
+        set_bit(page - first, dst);
+    }
+}
+
+/* Zero those pages of an extent that were not collected. */
+static void zero_gaps(const OpenBuffer *open, const SnapExtent *extent,
+                      unsigned page_bits)
+{
+    unsigned end = extent->first + extent->count;
+    unsigned gap = find_next_zero_bit(open->present, end, extent->first);
+
+    while (gap < end) {
+        unsigned next = find_next_bit(open->present, end, gap);
+
+        memset(open->buffer->data + ((size_t)gap << page_bits), 0,
+               (size_t)(next - gap) << page_bits);
+        gap = find_next_zero_bit(open->present, end, next);
+    }
+}
+
+/* Hand an open buffer to the window. */
+static void coroutine_fn submit(SnapRAMWriter *w, OpenBuffer *open)
+{
+    g_autofree SnapExtent *extents = g_new(SnapExtent, MAX_BUFFER_PAGES);
+    DECLARE_BITMAP(stored, MAX_BUFFER_PAGES);
+    unsigned page_bits = w->layout->page_bits;
+    unsigned nb_extents;
+
+    bitmap_zero(stored, MAX_BUFFER_PAGES);
+    copy_bits(stored, w->stored, open->first_page, open->nb_pages);
+    nb_extents = snap_coalesce(open->present, stored, BUFFER_SIZE >> page_bits,
+                               w->fill_pages, extents);
+    for (unsigned i = 0; i < nb_extents; i++) {
+        zero_gaps(open, &extents[i], page_bits);
+    }
+    trace_snap_ram_writer_submit(open->buffer->offset, nb_extents);
+    w->current = NULL;
+    snap_io_window_write(w->window, g_steal_pointer(&open->buffer), page_bits,
+                         extents, nb_extents);
+}
+
+static bool is_in(const OpenBuffer *open, uint64_t page)
+{
+    return open->buffer && page >= open->first_page &&
+           page - open->first_page < open->nb_pages;
+}
+
+static OpenBuffer *find_open(SnapRAMWriter *w, uint64_t page)
+{
+    if (w->current && is_in(w->current, page)) {
+        return w->current;
+    }
+    for (unsigned i = 0; i < OPEN_BUFFERS; i++) {
+        if (is_in(&w->open[i], page)) {
+            return &w->open[i];
+        }
+    }
+    return NULL;
+}
+
+/* A free place, or the least recently used one; NULL if all are held. */
+static OpenBuffer *victim(SnapRAMWriter *w)
+{
+    OpenBuffer *victim = NULL;
+
+    for (unsigned i = 0; i < OPEN_BUFFERS; i++) {
+        OpenBuffer *open = &w->open[i];
+
+        if (!open->buffer) {
+            return open;
+        }
+        if (!open->holders && (!victim || open->last_use < victim->last_use)) {
+            victim = open;
+        }
+    }
+    return victim;
+}
+
+/* Make of @open the buffer for the piece of the image that @page lies in. */
+static void coroutine_fn reopen(SnapRAMWriter *w, OpenBuffer *open,
+                                uint64_t page)
+{
+    const SnapRAMBlock *block = snap_layout_block_of(w->layout, page);
+    uint64_t offset = QEMU_ALIGN_DOWN(snap_layout_offset(w->layout, block,
+                                                         page), BUFFER_SIZE);
+    uint64_t in_block = offset - block->offset;
+    SnapIOBuffer *buffer;
+
+    if (open->buffer) {
+        submit(w, open);
+    }
+    buffer = snap_io_window_get(w->window);
+    buffer->offset = offset;
+    open->first_page = snap_layout_page(w->layout, block, in_block);
+    open->nb_pages = MIN(block->length - in_block, BUFFER_SIZE) >>
+                     w->layout->page_bits;
+    bitmap_zero(open->present, MAX_BUFFER_PAGES);
+    open->buffer = buffer;
+}
+
+static OpenBuffer *coroutine_fn find_or_open(SnapRAMWriter *w, uint64_t page)
+{
+    QEMU_LOCK_GUARD(&w->lock);
+    OpenBuffer *open;
+
+    while (!(open = find_open(w, page))) {
+        open = victim(w);
+        if (open) {
+            reopen(w, open, page);
+            break;
+        }
+        qemu_co_queue_wait(&w->released, &w->lock);
+    }
+    return open;
+}
+
+/* The open buffer for the piece of the image that @page lies in. */
+static OpenBuffer *coroutine_fn open_buffer(SnapRAMWriter *w, uint64_t page)
+{
+    OpenBuffer *open = find_open(w, page) ?: find_or_open(w, page);
+
+    if (open != w->current) {
+        open->last_use = ++w->use;
+        w->current = open;
+    }
+    return open;
+}
+
+static uint8_t *page_data(const SnapRAMWriter *w, const OpenBuffer *open,
+                          uint64_t page)
+{
+    return open->buffer->data +
+           ((page - open->first_page) << w->layout->page_bits);
+}
+
+void *coroutine_fn snap_ram_writer_place(SnapRAMWriter *w, uint64_t page,
+                                         unsigned *nb_pages)
+{
+    OpenBuffer *open = open_buffer(w, page);
+    unsigned first = page - open->first_page;
+    unsigned end = find_next_bit(open->present, open->nb_pages, first + 1);
+
+    open->holders++;
+    *nb_pages = MIN(*nb_pages, end - first);
+    return page_data(w, open, page);
+}
+
+unsigned coroutine_fn snap_ram_writer_place_several(SnapRAMWriter *w,
+                                                    const uint64_t *pages,
+                                                    unsigned nb_pages,
+                                                    QEMUIOVector *qiov)
+{
+    size_t page_size = snap_layout_page_size(w->layout);
+    OpenBuffer *open = open_buffer(w, pages[0]);
+    unsigned i = 0;
+
+    open->holders++;
+    while (i < nb_pages && is_in(open, pages[i])) {
+        unsigned first = i++;
+
+        while (i < nb_pages && pages[i] == pages[i - 1] + 1 &&
+               is_in(open, pages[i])) {
+            i++;
+        }
+        qemu_iovec_add(qiov, page_data(w, open, pages[first]),
+                       (i - first) * page_size);
+    }
+    return i;
+}
+
+/* The page that the sweep comes to next; behind the last one it starts anew. */
+static uint64_t next_missing(const SnapRAMWriter *w)
+{
+    uint64_t nb_pages = w->layout->nb_pages;
+    uint64_t next = find_next_zero_bit(w->seen, nb_pages, w->expected);
+
+    return next < nb_pages ? next : find_first_zero_bit(w->seen, nb_pages);
+}
+
+/*
+ * A page that is not the next one still missing was asked for by a write of
+ * the guest (migration/ram.c:get_queued_page): it belongs to its working set.
+ */
+static int coroutine_fn note_arrival(SnapRAMWriter *w, uint64_t page,
+                                     Error **errp)
+{
+    int ret = 0;
+
+    if (!w->arrivals) {
+        return 0;
+    }
+    if (page != w->expected) {
+        uint64_t next = next_missing(w);
+
+        if (page != next && w->nb_arrivals < SNAP_MAX_ARRIVALS) {
+            ret = snap_table_set(w->arrivals, w->nb_arrivals++, page, errp);
+        } else if (page != next) {
+            w->arrivals_truncated = true;
+        }
+    }
+    w->expected = page + 1 < w->layout->nb_pages ? page + 1 : 0;
+    return ret;
+}
+
+/* Enter a page into the books, with or without data. */
+static int coroutine_fn account(SnapRAMWriter *w, uint64_t page, bool has_data,
+                                Error **errp)
+{
+    SnapRAMBlock *block = snap_layout_block_of(w->layout, page);
+    int ret = 0;
+
+    if (test_bit(page, w->seen)) {
+        bool had_data = test_bit(page, w->stored);
+
+        w->repeated = true;
+        block->stored_pages -= had_data;
+        block->zero_pages -= !had_data;
+    } else {
+        ret = note_arrival(w, page, errp);
+        set_bit(page, w->seen);
+        w->nb_seen++;
+    }
+    block->stored_pages += has_data;
+    block->zero_pages += !has_data;
+    if (has_data) {
+        set_bit(page, w->stored);
+    } else {
+        clear_bit(page, w->stored);
+    }
+    return ret;
+}
+
+/* Enter a page into table and books, and see how earlier writes went. */
+static int coroutine_fn enter(SnapRAMWriter *w, uint64_t page, uint64_t entry,
+                              Error **errp)
+{
+    int ret = snap_table_set(w->page_table, page, entry, errp);
+
+    if (!ret) {
+        ret = account(w, page, entry != SNAP_PAGE_ZERO, errp);
+    }
+    return ret < 0 ? ret : write_status(w, errp);
+}
+
+/* The buffer that @page was placed in: it is held, and so still open. */
+static OpenBuffer *held_buffer(SnapRAMWriter *w, uint64_t page)
+{
+    OpenBuffer *open = find_open(w, page);
+
+    assert(open && open->holders);
+    return open;
+}
+
+static void coroutine_fn release(SnapRAMWriter *w, OpenBuffer *open)
+{
+    open->holders--;
+    qemu_co_queue_restart_all(&w->released);
+}
+
+void coroutine_fn snap_ram_writer_cancel(SnapRAMWriter *w, uint64_t page)
+{
+    release(w, held_buffer(w, page));
+}
+
+static int coroutine_fn add(SnapRAMWriter *w, OpenBuffer *open, uint64_t page,
+                            Error **errp)
+{
+    size_t page_size = snap_layout_page_size(w->layout);
+    const uint8_t *data = page_data(w, open, page);
+
+    set_bit(page - open->first_page, open->present);
+    return enter(w, page, buffer_is_zero(data, page_size) ? SNAP_PAGE_ZERO :
+                          snap_page_entry(data, page_size), errp);
+}
+
+int coroutine_fn snap_ram_writer_add(SnapRAMWriter *w, uint64_t page,
+                                     unsigned nb_pages, Error **errp)
+{
+    OpenBuffer *open = held_buffer(w, page);
+    int ret = 0;
+
+    for (unsigned i = 0; i < nb_pages && !ret; i++) {
+        ret = add(w, open, page + i, errp);
+    }
+    release(w, open);
+    return ret;
+}
+
+int coroutine_fn snap_ram_writer_add_several(SnapRAMWriter *w,
+                                             const uint64_t *pages,
+                                             unsigned nb_pages, Error **errp)
+{
+    OpenBuffer *open = held_buffer(w, pages[0]);
+    int ret = 0;
+
+    for (unsigned i = 0; i < nb_pages && !ret; i++) {
+        ret = add(w, open, pages[i], errp);
+    }
+    release(w, open);
+    return ret;
+}
+
+int coroutine_fn snap_ram_writer_add_zero(SnapRAMWriter *w, uint64_t page,
+                                          Error **errp)
+{
+    if (test_bit(page, w->stored)) {
+        /* What was stored must not come back, so zeroes are stored instead. */
+        unsigned nb_pages = 1;
+        void *place = snap_ram_writer_place(w, page, &nb_pages);
+
+        memset(place, 0, snap_layout_page_size(w->layout));
+        return snap_ram_writer_add(w, page, nb_pages, errp);
+    }
+    return enter(w, page, SNAP_PAGE_ZERO, errp);
+}
+
+int coroutine_fn snap_ram_writer_flush(SnapRAMWriter *w, Error **errp)
+{
+    for (unsigned i = 0; i < OPEN_BUFFERS; i++) {
+        if (w->open[i].buffer) {
+            submit(w, &w->open[i]);
+        }
+    }
+    snap_io_window_drain(w->window);
+    return write_status(w, errp);
+}
+
+void coroutine_fn snap_ram_writer_abort(SnapRAMWriter *w)
+{
+    for (unsigned i = 0; i < OPEN_BUFFERS; i++) {
+        if (w->open[i].buffer) {
+            snap_io_window_put(w->window,
+                               g_steal_pointer(&w->open[i].buffer));
+        }
+    }
+    snap_io_window_drain(w->window);
+}
+
+uint64_t snap_ram_writer_missing(const SnapRAMWriter *w)
+{
+    return w->layout->nb_pages - w->nb_seen;
+}
+
+bool snap_ram_writer_repeated(const SnapRAMWriter *w)
+{
+    return w->repeated;
+}
+
+uint64_t snap_ram_writer_arrivals(const SnapRAMWriter *w, bool *truncated)
+{
+    *truncated = w->arrivals_truncated;
+    return w->nb_arrivals;
+}

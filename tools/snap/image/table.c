@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Tables of 64-bit entries in chunks that check themselves
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bitmap.h"
+#include "qemu/bswap.h"
+#include "qemu/coroutine.h"
+#include "qemu/lockable.h"
+#include "qemu/memalign.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "snap/image/table.h"
+#include "snap/trace.h"
+
+#include <xxhash.h>
+
+typedef struct Chunk {
+    uint64_t number;
+    uint64_t last_use;
+    bool dirty;
+    uint64_t *entries;      /* big-endian, the checksum behind them */
+} Chunk;
+
+struct SnapTable {
+    /* constant */
+    const char *name;
+    uint64_t nb_chunks;
+    uint64_t seed;
+    SnapTableIO io;
+
+    /*
+     * Chunks in memory, and where to find a chunk's; -1 for not there.  What
+     * moves chunks holds the lock; there is no @current meanwhile.
+     */
+    CoMutex lock;
+    Chunk *cache;
+    unsigned cache_size;
+    int *slots;
+    Chunk *current;
+    uint64_t use;
+
+    /* chunks that storage has */
+    unsigned long *stored;
+};
+
+uint64_t snap_page_entry(const void *page, size_t size)
+{
+    uint64_t hash = XXH3_64bits(page, size);
+
+    /* 0 and 1 say something else. */
+    return hash > SNAP_PAGE_ZERO ? hash : hash + 2;
+}
+
+SnapTable *snap_table_new(const char *name, uint64_t nb_entries, uint64_t seed,
+                          bool fresh, unsigned cached_chunks,
+                          const SnapTableIO *io)
+{
+    SnapTable *t = g_new0(SnapTable, 1);
+
+    qemu_co_mutex_init(&t->lock);
+    t->name = name;
+    t->nb_chunks = snap_table_chunks(nb_entries);
+    t->seed = seed;
+    t->io = *io;
+
+    t->cache_size = MIN(t->nb_chunks, cached_chunks);
+    t->cache = g_new0(Chunk, t->cache_size);
+    for (unsigned i = 0; i < t->cache_size; i++) {
+        t->cache[i].number = UINT64_MAX;
+        t->cache[i].entries = qemu_memalign(io->alignment, SNAP_CHUNK_SIZE);
+    }
+    t->slots = g_new(int, t->nb_chunks);
+    for (uint64_t i = 0; i < t->nb_chunks; i++) {
+        t->slots[i] = -1;
+    }
+
+    t->stored = bitmap_new(t->nb_chunks);
+    if (!fresh) {
+        bitmap_set(t->stored, 0, t->nb_chunks);
+    }
+    return t;
+}
+
+void snap_table_free(SnapTable *t)
+{
+    if (!t) {
+        return;
+    }
+    for (unsigned i = 0; i < t->cache_size; i++) {
+        qemu_vfree(t->cache[i].entries);
+    }
+    g_free(t->cache);
+    g_free(t->slots);
+    g_free(t->stored);
+    g_free(t);
+}
+
+/* The number is part of it: a chunk in the place of another is found out. */
+static uint64_t chunk_checksum(const SnapTable *t, const Chunk *chunk)
+{
+    return XXH3_64bits_withSeed(chunk->entries, SNAP_CHUNK_ENTRIES * 8,
+                                t->seed + chunk->number);
+}
+
+static int coroutine_fn write_chunk(SnapTable *t, Chunk *chunk, Error **errp)
+{
+    int ret;
+
+    trace_snap_table_write(t->name, chunk->number);
+    stq_be_p(&chunk->entries[SNAP_CHUNK_ENTRIES], chunk_checksum(t, chunk));
+    ret = t->io.write(t->io.opaque,
+                      t->io.base + chunk->number * SNAP_CHUNK_SIZE,
+                      chunk->entries);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not write the %s", t->name);
+        return ret;
+    }
+    chunk->dirty = false;
+    set_bit(chunk->number, t->stored);
+    return 0;
+}
+
+static int coroutine_fn read_chunk(SnapTable *t, Chunk *chunk, Error **errp)
+{
+    int ret;
+
+    trace_snap_table_read(t->name, chunk->number);
+    ret = t->io.read(t->io.opaque,
+                     t->io.base + chunk->number * SNAP_CHUNK_SIZE,
+                     chunk->entries);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not read the %s", t->name);
+        return ret;
+    }
+    if (ldq_be_p(&chunk->entries[SNAP_CHUNK_ENTRIES]) !=
+        chunk_checksum(t, chunk)) {
+        error_setg(errp, "Chunk %" PRIu64 " of the %s is corrupt",
+                   chunk->number, t->name);
+        return -EBADMSG;
+    }
+    return 0;
+}
+
+static Chunk *least_recently_used(SnapTable *t)
+{
+    Chunk *chunk = &t->cache[0];
+
+    for (unsigned i = 1; i < t->cache_size; i++) {
+        if (t->cache[i].last_use < chunk->last_use) {
+            chunk = &t->cache[i];
+        }
+    }
+    return chunk;
+}
+
+/* Take the least recently used place of the cache for chunk @number. */
+static int coroutine_fn load_chunk(SnapTable *t, uint64_t number,
+                                   Chunk **result, Error **errp)
+{
+    Chunk *chunk = least_recently_used(t);
+    int ret;
+
+    if (chunk->dirty) {
+        ret = write_chunk(t, chunk, errp);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    if (chunk->number != UINT64_MAX) {
+        t->slots[chunk->number] = -1;
+    }
+    chunk->number = number;
+    if (test_bit(number, t->stored)) {
+        ret = read_chunk(t, chunk, errp);
+        if (ret < 0) {
+            chunk->number = UINT64_MAX;
+            return ret;
+        }
+    } else {
+        memset(chunk->entries, 0, SNAP_CHUNK_SIZE);
+    }
+    t->slots[number] = chunk - t->cache;
+    *result = chunk;
+    return 0;
+}
+
+/* With the lock held. */
+static int coroutine_fn bring_chunk(SnapTable *t, uint64_t number,
+                                    Chunk **chunk, Error **errp)
+{
+    t->current = NULL;
+    if (t->slots[number] >= 0) {
+        *chunk = &t->cache[t->slots[number]];
+    } else {
+        int ret = load_chunk(t, number, chunk, errp);
+
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    (*chunk)->last_use = ++t->use;
+    return 0;
+}
+
+static int coroutine_fn find_chunk(SnapTable *t, uint64_t number, Chunk **chunk,
+                                   Error **errp)
+{
+    assert(number < t->nb_chunks);
+
+    if (!t->current || t->current->number != number) {
+        QEMU_LOCK_GUARD(&t->lock);
+        int ret = bring_chunk(t, number, chunk, errp);
+
+        if (ret < 0) {
+            return ret;
+        }
+        t->current = *chunk;
+    }
+    *chunk = t->current;
+    return 0;
+}
+
+int coroutine_fn snap_table_get(SnapTable *t, uint64_t index, uint64_t *entry,
+                                Error **errp)
+{
+    Chunk *chunk;
+    int ret = find_chunk(t, index / SNAP_CHUNK_ENTRIES, &chunk, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    *entry = ldq_be_p(&chunk->entries[index % SNAP_CHUNK_ENTRIES]);
+    return 0;
+}
+
+int coroutine_fn snap_table_set(SnapTable *t, uint64_t index, uint64_t entry,
+                                Error **errp)
+{
+    Chunk *chunk;
+    int ret = find_chunk(t, index / SNAP_CHUNK_ENTRIES, &chunk, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    stq_be_p(&chunk->entries[index % SNAP_CHUNK_ENTRIES], entry);
+    chunk->dirty = true;
+    return 0;
+}
+
+/* Write a chunk, unless storage has it as it is. */
+static int coroutine_fn flush_chunk(SnapTable *t, uint64_t number, Error **errp)
+{
+    QEMU_LOCK_GUARD(&t->lock);
+    Chunk *chunk;
+    int ret;
+
+    if (t->slots[number] < 0 && test_bit(number, t->stored)) {
+        return 0;
+    }
+    ret = bring_chunk(t, number, &chunk, errp);
+    if (!ret && (chunk->dirty || !test_bit(number, t->stored))) {
+        ret = write_chunk(t, chunk, errp);
+    }
+    return ret;
+}
+
+int coroutine_fn snap_table_flush(SnapTable *t, uint64_t nb_entries,
+                                  Error **errp)
+{
+    uint64_t nb_chunks = snap_table_chunks(nb_entries);
+    int ret = 0;
+
+    assert(nb_chunks <= t->nb_chunks);
+    for (uint64_t number = 0; number < nb_chunks && !ret; number++) {
+        ret = flush_chunk(t, number, errp);
+    }
+    return ret;
+}

@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Writing a snapshot image, but for the pages themselves
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "qemu/memalign.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "qobject/qjson.h"
+#include "snap/image/blk-table.h"
+#include "snap/image/image.h"
+#include "snap/image/writer.h"
+#include "snap/trace.h"
+
+#include <xxhash.h>
+
+/* Chunks of the tables in memory: 8 MiB and 1 MiB. */
+#define PAGE_TABLE_CHUNKS 128
+#define ARRIVAL_CHUNKS 16
+
+/* The header is written as one block of this size, zeroes behind it. */
+#define HEADER_BLOCK 4096
+
+struct SnapImageWriter {
+    /* constant */
+    BlockBackend *blk;
+    const SnapLayout *layout;
+    const SnapRAMSection *section;
+    SnapTable *page_table;
+    SnapTable *arrivals;
+    SnapSyncFunc *sync;         /* NULL where a flush is enough */
+    void *sync_opaque;
+
+    bool claimed;               /* others may write to the image, too */
+
+    /* device state: the bytes since the last whole chunk are in @chunk */
+    uint8_t *chunk;
+    uint64_t devices_length;
+    XXH3_state_t *devices_hash;
+
+    /* complete at the commit */
+    SnapHeader header;
+};
+
+static uint64_t part_align(uint64_t offset)
+{
+    return ROUND_UP(offset, SNAP_PART_ALIGN);
+}
+
+static uint64_t arrivals_offset(const SnapLayout *layout)
+{
+    return layout->ram_end + snap_table_bytes(layout->nb_pages);
+}
+
+static uint64_t devices_offset(const SnapLayout *layout)
+{
+    return arrivals_offset(layout) + snap_table_bytes(SNAP_MAX_ARRIVALS);
+}
+
+uint64_t snap_image_writer_size(const SnapLayout *layout)
+{
+    return ROUND_UP(devices_offset(layout) + SNAP_DEVICE_RESERVE,
+                    SNAP_BLOCK_ALIGN);
+}
+
+static SnapTable *new_table(SnapImageWriter *w, SnapPart part, uint64_t offset,
+                            uint64_t nb_entries, unsigned cached_chunks)
+{
+    return snap_blk_table_new(w->blk, snap_part_name(part), offset, nb_entries,
+                              snap_header_seed(&w->header, part), true,
+                              cached_chunks);
+}
+
+SnapImageWriter *snap_image_writer_new(BlockBackend *blk,
+                                       const SnapLayout *layout,
+                                       const SnapRAMSection *section)
+{
+    SnapImageWriter *w = g_new0(SnapImageWriter, 1);
+
+    w->blk = blk;
+    w->layout = layout;
+    w->section = section;
+    w->header = (SnapHeader) {
+        .page_bits = layout->page_bits,
+        .nb_blocks = layout->nb_blocks,
+        .nb_pages = layout->nb_pages,
+    };
+    qemu_uuid_generate(&w->header.uuid);
+
+    w->page_table = new_table(w, SNAP_PART_PAGE_TABLE, layout->ram_end,
+                              layout->nb_pages, PAGE_TABLE_CHUNKS);
+    w->arrivals = new_table(w, SNAP_PART_ARRIVALS, arrivals_offset(layout),
+                            SNAP_MAX_ARRIVALS, ARRIVAL_CHUNKS);
+    w->chunk = blk_blockalign(blk, SNAP_DEVICE_CHUNK);
+    w->devices_hash = XXH3_createState();
+    XXH3_64bits_reset(w->devices_hash);
+    return w;
+}
+
+void snap_image_writer_set_sync(SnapImageWriter *w, SnapSyncFunc *func,
+                                void *opaque)
+{
+    w->sync = func;
+    w->sync_opaque = opaque;
+}
+
+void snap_image_writer_free(SnapImageWriter *w)
+{
+    if (!w) {
+        return;
+    }
+    snap_table_free(w->page_table);
+    snap_table_free(w->arrivals);
+    qemu_vfree(w->chunk);
+    XXH3_freeState(w->devices_hash);
+    g_free(w);
+}
+
+const QemuUUID *snap_image_writer_uuid(const SnapImageWriter *w)
+{
+    return &w->header.uuid;
+}
+
+SnapTable *snap_image_writer_page_table(SnapImageWriter *w)
+{
+    return w->page_table;
+}
+
+SnapTable *snap_image_writer_arrivals(SnapImageWriter *w)
+{
+    return w->arrivals;
+}
+
+static int coroutine_fn flush(SnapImageWriter *w, Error **errp)
+{
+    int ret = blk_co_flush(w->blk);
+
+    if (!ret && w->sync) {
+        ret = w->sync(w->sync_opaque);
+    }
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not flush the image");
+    }
+    return ret;
+}
+
+/* Write at @offset, and let the image grow where it has to. */
+static int coroutine_fn write_at(SnapImageWriter *w, uint64_t offset,
+                                 const void *buf, size_t length, Error **errp)
+{
+    int64_t size = blk_co_getlength(w->blk);
+    int ret = size < 0 ? size : 0;
+
+    if (size >= 0 && offset + length > size) {
+        uint64_t wanted = ROUND_UP(offset + length + SNAP_DEVICE_RESERVE,
+                                   SNAP_BLOCK_ALIGN);
+
+        ret = blk_co_truncate(w->blk, wanted, false, PREALLOC_MODE_OFF, 0,
+                              errp);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    if (ret >= 0) {
+        ret = blk_co_pwrite(w->blk, offset, length, buf, 0);
+    }
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not write the image");
+    }
+    return ret;
+}
+
+/* Write bytes that are not aligned, with zeroes up to the next alignment. */
+static int coroutine_fn write_padded(SnapImageWriter *w, uint64_t offset,
+                                     const void *data, size_t length,
+                                     Error **errp)
+{
+    size_t padded = ROUND_UP(length, HEADER_BLOCK);
+    uint8_t *buf = blk_blockalign(w->blk, padded);
+    int ret;
+
+    memcpy(buf, data, length);
+    memset(buf + length, 0, padded - length);
+    ret = write_at(w, offset, buf, padded, errp);
+    qemu_vfree(buf);
+    return ret;
+}
+
+/* No header, in its place, but whose it is going to be. */
+static int coroutine_fn write_claim(SnapImageWriter *w, Error **errp)
+{
+    uint8_t claim[SNAP_HEADER_SIZE];
+
+    snap_header_encode_claim(&w->header.uuid, claim);
+    return write_padded(w, 0, claim, sizeof(claim), errp);
+}
+
+/*
+ * See that nobody else has begun to write to the image.  Storage without locks
+ * lets them, and then only the last one may believe in its snapshot.
+ */
+static int coroutine_fn check_claim(SnapImageWriter *w, Error **errp)
+{
+    uint8_t *buf = blk_blockalign(w->blk, HEADER_BLOCK);
+    int ret = blk_co_pread(w->blk, 0, HEADER_BLOCK, buf, 0);
+
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not read the image");
+    } else if (!snap_header_is_of(buf, &w->header.uuid)) {
+        error_setg(errp, "Another save has begun to write to this image");
+        ret = -EBUSY;
+    }
+    qemu_vfree(buf);
+    return ret;
+}
+
+int coroutine_fn snap_image_writer_invalidate(SnapImageWriter *w, Error **errp)
+{
+    int ret = w->claimed ? check_claim(w, errp) : 0;
+
+    if (ret < 0) {
+        return ret;
+    }
+    w->claimed = true;
+    ret = write_claim(w, errp);
+    return ret < 0 ? ret : flush(w, errp);
+}
+
+/* Write what is not yet on disk of the tables. */
+static int coroutine_fn write_tables(SnapImageWriter *w, Error **errp)
+{
+    int ret = w->claimed ? check_claim(w, errp) : 0;
+
+    if (!ret) {
+        ret = snap_table_flush(w->page_table, w->layout->nb_pages, errp);
+    }
+    return ret < 0 ? ret : snap_table_flush(w->arrivals,
+                                            w->header.nb_arrivals, errp);
+}
+
+int coroutine_fn snap_image_writer_flush_ram(SnapImageWriter *w,
+                                             uint64_t nb_arrivals,
+                                             Error **errp)
+{
+    int ret;
+
+    w->header.nb_arrivals = nb_arrivals;
+    ret = write_tables(w, errp);
+    return ret < 0 ? ret : flush(w, errp);
+}
+
+int coroutine_fn snap_image_writer_devices(SnapImageWriter *w,
+                                           const void *data, size_t length,
+                                           Error **errp)
+{
+    const uint8_t *p = data;
+
+    XXH3_64bits_update(w->devices_hash, data, length);
+    while (length) {
+        size_t used = w->devices_length % SNAP_DEVICE_CHUNK;
+        size_t n = MIN(length, SNAP_DEVICE_CHUNK - used);
+
+        memcpy(w->chunk + used, p, n);
+        w->devices_length += n;
+        p += n;
+        length -= n;
+        if (used + n == SNAP_DEVICE_CHUNK) {
+            uint64_t offset = devices_offset(w->layout) + w->devices_length -
+                              SNAP_DEVICE_CHUNK;
+            int ret = write_at(w, offset, w->chunk, SNAP_DEVICE_CHUNK, errp);
+
+            if (ret < 0) {
+                return ret;
+            }
+        }
+    }
+    return 0;
+}
+
+/* Write the device state's bytes that did not fill a chunk. */
+static int coroutine_fn write_devices_rest(SnapImageWriter *w, Error **errp)
+{
+    size_t rest = w->devices_length % SNAP_DEVICE_CHUNK;
+
+    if (!rest) {
+        return 0;
+    }
+    return write_padded(w, devices_offset(w->layout) + w->devices_length - rest,
+                        w->chunk, rest, errp);
+}
+
+/* Write a part at *@offset and move that behind it. */
+static int coroutine_fn write_part(SnapImageWriter *w, SnapPart part,
+                                   const void *data, size_t length,
+                                   uint64_t *offset, Error **errp)
+{
+    w->header.parts[part] = (SnapPartInfo) {
+        .offset = *offset,
+        .length = length,
+        .checksum = length ? snap_checksum(data, length) : 0,
+    };
+    *offset = part_align(*offset + length);
+    return length ? write_padded(w, w->header.parts[part].offset, data, length,
+                                 errp) : 0;
+}
+
+/* The description's place, filled with zeroes so that it is allocated. */
+static int coroutine_fn reserve_vmdesc(SnapImageWriter *w, size_t length,
+                                       uint64_t *offset, Error **errp)
+{
+    g_autofree uint8_t *zero = NULL;
+    int ret;
+
+    if (!length) {
+        w->header.parts[SNAP_PART_VMDESC] = (SnapPartInfo) { };
+        return 0;
+    }
+    length += SNAP_VMDESC_TRAILER;
+    zero = g_malloc0(length);
+    ret = write_part(w, SNAP_PART_VMDESC, zero, length, offset, errp);
+    w->header.parts[SNAP_PART_VMDESC].checksum = 0;
+    return ret;
+}
+
+static int coroutine_fn write_parts(SnapImageWriter *w,
+                                    const SnapCommitInfo *info, Error **errp)
+{
+    g_autoptr(GByteArray) blocks = g_byte_array_new();
+    g_autoptr(GString) metadata = qobject_to_json(QOBJECT(info->metadata));
+    uint64_t offset = part_align(devices_offset(w->layout) +
+                                 w->devices_length);
+    int ret;
+
+    snap_block_table_encode(w->layout, blocks);
+    ret = reserve_vmdesc(w, info->vmdesc_length, &offset, errp);
+    if (!ret) {
+        ret = write_part(w, SNAP_PART_BLOCK_TABLE, blocks->data, blocks->len,
+                         &offset, errp);
+    }
+    if (!ret) {
+        ret = write_part(w, SNAP_PART_CONFIGURATION, info->configuration->data,
+                         info->configuration->len, &offset, errp);
+    }
+    if (!ret) {
+        ret = write_part(w, SNAP_PART_SETUP, info->setup->data,
+                         info->setup->len, &offset, errp);
+    }
+    if (!ret) {
+        ret = write_part(w, SNAP_PART_METADATA, metadata->str, metadata->len,
+                         &offset, errp);
+    }
+    return ret;
+}
+
+static void fill_header(SnapImageWriter *w, const SnapCommitInfo *info)
+{
+    SnapHeader *header = &w->header;
+
+    header->created = g_get_real_time() / G_USEC_PER_SEC;
+    header->section = *w->section;
+    header->flags = info->flags;
+    header->before_ram = info->before_ram;
+    header->parts[SNAP_PART_PAGE_TABLE] = (SnapPartInfo) {
+        .offset = w->layout->ram_end,
+        .length = snap_table_bytes(header->nb_pages),
+    };
+    header->parts[SNAP_PART_ARRIVALS] = (SnapPartInfo) {
+        .offset = arrivals_offset(w->layout),
+        .length = snap_table_bytes(header->nb_arrivals),
+    };
+    header->parts[SNAP_PART_DEVICES] = (SnapPartInfo) {
+        .offset = devices_offset(w->layout),
+        .length = w->devices_length,
+        .checksum = XXH3_64bits_digest(w->devices_hash),
+    };
+}
+
+int coroutine_fn snap_image_writer_commit(SnapImageWriter *w,
+                                          const SnapCommitInfo *info,
+                                          Error **errp)
+{
+    uint8_t header[SNAP_HEADER_SIZE];
+    int ret;
+
+    ret = write_tables(w, errp);
+    if (!ret) {
+        ret = write_devices_rest(w, errp);
+    }
+    if (!ret) {
+        ret = write_parts(w, info, errp);
+    }
+    if (!ret && !w->claimed) {
+        /*
+         * So that the block layer has nothing to allocate when the header
+         * comes, which makes all that has been allocated count.
+         */
+        ret = write_claim(w, errp);
+    }
+    if (!ret) {
+        ret = flush(w, errp);
+    }
+    if (!ret && w->claimed) {
+        ret = check_claim(w, errp);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+
+    fill_header(w, info);
+    snap_header_encode(&w->header, header);
+    ret = write_padded(w, 0, header, sizeof(header), errp);
+    if (!ret) {
+        ret = flush(w, errp);
+    }
+    trace_snap_image_commit(w->devices_length, info->vmdesc_length, ret);
+    return ret;
+}
+
+int coroutine_fn snap_image_writer_vmdesc(SnapImageWriter *w, const void *data,
+                                          size_t length, Error **errp)
+{
+    g_autofree uint8_t *buf = g_malloc(length + SNAP_VMDESC_TRAILER);
+    int ret = w->claimed ? check_claim(w, errp) : 0;
+
+    assert(length + SNAP_VMDESC_TRAILER ==
+           w->header.parts[SNAP_PART_VMDESC].length);
+    if (ret < 0) {
+        return ret;
+    }
+    memcpy(buf, data, length);
+    stq_be_p(buf + length, snap_checksum(data, length));
+    return write_padded(w, w->header.parts[SNAP_PART_VMDESC].offset, buf,
+                        length + SNAP_VMDESC_TRAILER, errp);
+}

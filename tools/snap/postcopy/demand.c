@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Pages that the destination waits for, and those around them
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/queue.h"
+#include "qemu/timer.h"
+#include "snap/postcopy/demand.h"
+#include "snap/trace.h"
+
+/* Reads in flight, or ready and not taken yet. */
+#define MAX_ASKED  16
+#define MAX_AROUND 8
+
+/* What is around older requests than these is given up. */
+#define MAX_AROUND_WAITING 32
+
+/* Requests go all over RAM: 8 MiB, for 4 GiB of it. */
+#define TABLE_CHUNKS 128
+
+typedef QTAILQ_HEAD(, SnapFetch) FetchList;
+
+/* Fetches for one reason. */
+typedef struct Queue {
+    FetchList waiting;
+    FetchList ready;
+    unsigned nb_waiting;
+    unsigned nb_reading;        /* being read, ready, or taken */
+    unsigned nb_unread;         /* of these, not ready yet */
+    unsigned max_reading;
+} Queue;
+
+struct SnapDemand {
+    /* constant */
+    SnapRAMSource source;
+    SnapPageMap *map;
+    SnapPostcopyStats *stats;
+    void (*ready)(void *opaque);
+    void *opaque;
+
+    /* set by the user of it */
+    unsigned around_pages;
+    GArray *record;
+    unsigned max_record;
+
+    Queue asked;
+    Queue around;
+    unsigned nb_workers;
+    int64_t last_ns;
+};
+
+static void queue_init(Queue *queue, unsigned max_reading)
+{
+    QTAILQ_INIT(&queue->waiting);
+    QTAILQ_INIT(&queue->ready);
+    queue->max_reading = max_reading;
+}
+
+/* Bytes of the largest host page that is to be read as a whole. */
+static size_t largest_read(const SnapPageMap *map)
+{
+    size_t largest = (size_t)SNAP_DEMAND_MAX_AROUND << map->layout->page_bits;
+
+    for (int i = 0; i < map->layout->nb_blocks; i++) {
+        uint64_t size = snap_host_pages_size(map->host_pages, i);
+
+        if (size <= SNAP_DEMAND_MAX_READ) {
+            largest = MAX(largest, size);
+        }
+    }
+    return largest;
+}
+
+SnapDemand *snap_demand_new(SnapImage *image, SnapPageMap *map,
+                            SnapPostcopyStats *stats,
+                            void (*ready)(void *opaque), void *opaque)
+{
+    SnapDemand *d = g_new0(SnapDemand, 1);
+
+    snap_ram_source_init(&d->source, image, TABLE_CHUNKS,
+                         MAX_ASKED + MAX_AROUND, largest_read(map));
+    d->map = map;
+    d->stats = stats;
+    d->ready = ready;
+    d->opaque = opaque;
+    queue_init(&d->asked, MAX_ASKED);
+    queue_init(&d->around, MAX_AROUND);
+    return d;
+}
+
+static void fetch_free(SnapDemand *d, SnapFetch *fetch)
+{
+    snap_ram_read_end(&d->source, &fetch->read);
+    error_free(fetch->err);
+    g_free(fetch);
+}
+
+static void list_free(SnapDemand *d, FetchList *list)
+{
+    SnapFetch *fetch, *next;
+
+    QTAILQ_FOREACH_SAFE(fetch, list, next, next) {
+        fetch_free(d, fetch);
+    }
+}
+
+void snap_demand_free(SnapDemand *d)
+{
+    if (!d) {
+        return;
+    }
+    list_free(d, &d->asked.waiting);
+    list_free(d, &d->asked.ready);
+    list_free(d, &d->around.waiting);
+    list_free(d, &d->around.ready);
+    snap_ram_source_destroy(&d->source);
+    g_free(d);
+}
+
+void snap_demand_set_around(SnapDemand *d, unsigned nb_pages)
+{
+    d->around_pages = MIN(nb_pages, SNAP_DEMAND_MAX_AROUND);
+}
+
+void snap_demand_record(SnapDemand *d, GArray *pages, unsigned max_pages)
+{
+    d->record = pages;
+    d->max_record = max_pages;
+}
+
+static Queue *queue_of(SnapDemand *d, SnapPushReason reason)
+{
+    return reason == SNAP_PUSH_ASKED ? &d->asked : &d->around;
+}
+
+static SnapFetch *fetch_new(SnapDemand *d, int block, uint64_t offset,
+                            uint64_t length, SnapPushReason reason)
+{
+    const SnapLayout *layout = d->map->layout;
+    SnapFetch *fetch = g_new(SnapFetch, 1);
+
+    *fetch = (SnapFetch) {
+        .first = snap_layout_page(layout, &layout->blocks[block], offset),
+        .nb_pages = length >> layout->page_bits,
+        .asked_ns = d->last_ns,
+        .run = {
+            .block = block,
+            .offset = offset,
+            .length = length,
+            .reason = reason,
+        },
+        .piece = { .block = block, .offset = offset, .reason = reason },
+    };
+    return fetch;
+}
+
+/* The pages behind a host page that is asked for, up to one that was sent. */
+static void add_around(SnapDemand *d, const SnapFetch *asked)
+{
+    const SnapRAMRun *run = &asked->run;
+    uint64_t wanted = (uint64_t)d->around_pages << d->map->layout->page_bits;
+    uint64_t start = run->offset + run->length;
+    uint64_t offset = start;
+    uint64_t length;
+    SnapFetch *fetch;
+
+    wanted = ROUND_DOWN(wanted, run->length);
+    if (!wanted ||
+        start >= d->map->layout->blocks[run->block].length ||
+        !snap_page_map_next_unsent(d->map, run->block, &offset, &length) ||
+        offset >= start + wanted) {
+        return;
+    }
+    fetch = fetch_new(d, run->block, offset,
+                      MIN(length, start + wanted - offset), SNAP_PUSH_AROUND);
+    /* The newest first: the guest is there now. */
+    QTAILQ_INSERT_HEAD(&d->around.waiting, fetch, next);
+    d->around.nb_waiting++;
+}
+
+/* There is no use in pages around requests of long ago. */
+static void drop_old_around(SnapDemand *d)
+{
+    while (d->around.nb_waiting > MAX_AROUND_WAITING) {
+        SnapFetch *old = QTAILQ_LAST(&d->around.waiting);
+
+        QTAILQ_REMOVE(&d->around.waiting, old, next);
+        d->around.nb_waiting--;
+        fetch_free(d, old);
+    }
+}
+
+static bool must_be_streamed(const SnapFetch *fetch)
+{
+    return fetch->run.length > SNAP_DEMAND_MAX_READ;
+}
+
+static void coroutine_fn read_fetch(SnapDemand *d, SnapFetch *fetch)
+{
+    fetch->ret = snap_ram_read_start(&d->source, &fetch->read, &fetch->run,
+                                     &fetch->err);
+    if (!fetch->ret) {
+        fetch->ret = snap_ram_read_wait(&d->source, &fetch->read,
+                                        &fetch->piece, NULL, &fetch->err);
+    }
+}
+
+/* A coroutine that reads until nothing waits in its queue. */
+typedef struct Worker {
+    SnapDemand *demand;
+    Queue *queue;
+} Worker;
+
+static void coroutine_fn worker_entry(void *opaque)
+{
+    Worker *worker = opaque;
+    SnapDemand *d = worker->demand;
+    Queue *queue = worker->queue;
+
+    while (!QTAILQ_EMPTY(&queue->waiting) &&
+           queue->nb_reading < queue->max_reading) {
+        SnapFetch *fetch = QTAILQ_FIRST(&queue->waiting);
+
+        QTAILQ_REMOVE(&queue->waiting, fetch, next);
+        queue->nb_waiting--;
+        queue->nb_reading++;
+        queue->nb_unread++;
+        if (!must_be_streamed(fetch)) {
+            read_fetch(d, fetch);
+        }
+        trace_snap_demand_ready(fetch->first, fetch->nb_pages,
+                                fetch->run.reason, fetch->ret);
+        queue->nb_unread--;
+        QTAILQ_INSERT_TAIL(&queue->ready, fetch, next);
+        d->ready(d->opaque);
+    }
+    d->nb_workers--;
+    g_free(worker);
+}
+
+/* Start to read what waits, as far as that is allowed. */
+static void coroutine_fn start_reading(SnapDemand *d, Queue *queue)
+{
+    while (!QTAILQ_EMPTY(&queue->waiting) &&
+           queue->nb_reading < queue->max_reading) {
+        Worker *worker = g_new(Worker, 1);
+
+        *worker = (Worker) { .demand = d, .queue = queue };
+        d->nb_workers++;
+        qemu_coroutine_enter(qemu_coroutine_create(worker_entry, worker));
+    }
+}
+
+static void ask_host_page(SnapDemand *d, int block, uint64_t offset,
+                          uint64_t length)
+{
+    SnapFetch *fetch = fetch_new(d, block, offset, length, SNAP_PUSH_ASKED);
+    bool first = snap_page_map_ask(d->map, fetch->first);
+
+    d->stats->requests++;
+    if (first && d->record && d->record->len < d->max_record) {
+        g_array_append_val(d->record, fetch->first);
+    }
+    if (snap_page_map_is_sent(d->map, fetch->first)) {
+        d->stats->on_the_way++;
+    } else if (!first) {
+        d->stats->repeated++;
+    } else {
+        add_around(d, fetch);
+        QTAILQ_INSERT_TAIL(&d->asked.waiting, fetch, next);
+        d->asked.nb_waiting++;
+        return;
+    }
+    fetch_free(d, fetch);
+}
+
+int coroutine_fn snap_demand_ask(SnapDemand *d, int block, uint64_t offset,
+                                 uint64_t length, Error **errp)
+{
+    uint64_t host_page = snap_host_pages_size(d->map->host_pages, block);
+
+    trace_snap_demand_ask(block, offset, length);
+    d->last_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    for (uint64_t done = 0; done < length; done += host_page) {
+        if (d->asked.nb_waiting == SNAP_DEMAND_MAX_WAITING) {
+            error_setg(errp, "The destination asks for too many pages at once");
+            return -ENOBUFS;
+        }
+        ask_host_page(d, block, offset + done, host_page);
+    }
+    drop_old_around(d);
+    start_reading(d, &d->asked);
+    start_reading(d, &d->around);
+    return 0;
+}
+
+SnapFetch *snap_demand_take(SnapDemand *d, SnapPushReason reason)
+{
+    FetchList *ready = &queue_of(d, reason)->ready;
+    SnapFetch *fetch = QTAILQ_FIRST(ready);
+
+    if (fetch) {
+        QTAILQ_REMOVE(ready, fetch, next);
+    }
+    return fetch;
+}
+
+void snap_demand_drop(SnapDemand *d, SnapFetch *fetch)
+{
+    queue_of(d, fetch->run.reason)->nb_reading--;
+    fetch_free(d, fetch);
+}
+
+void coroutine_fn snap_demand_put(SnapDemand *d, SnapFetch *fetch)
+{
+    Queue *queue = queue_of(d, fetch->run.reason);
+
+    snap_demand_drop(d, fetch);
+    start_reading(d, queue);
+}
+
+bool snap_demand_is_idle(const SnapDemand *d)
+{
+    return !d->asked.nb_waiting && !d->asked.nb_reading &&
+           !d->around.nb_waiting && !d->around.nb_reading;
+}
+
+bool snap_demand_is_queued(const SnapDemand *d)
+{
+    return d->asked.nb_waiting;
+}
+
+bool snap_demand_is_reading(const SnapDemand *d)
+{
+    return d->asked.nb_unread;
+}
+
+bool snap_demand_is_quiet(const SnapDemand *d)
+{
+    return !d->nb_workers;
+}
+
+int64_t snap_demand_last_ns(const SnapDemand *d)
+{
+    return d->last_ns;
+}

@@ -1,0 +1,832 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Loading by postcopy: the guest runs first, its RAM follows
+ */
+
+#include "qemu/osdep.h"
+#include "block/aio.h"
+#include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "snap/postcopy/postcopy.h"
+#include "snap/postcopy/resumption.h"
+#include "snap/stream/return-path.h"
+#include "snap/util/task.h"
+#include "snap/image/working-set.h"
+#include "snap/trace.h"
+
+/*
+ * What the destination is asked to echo, when it has got there: it has taken
+ * the configuration, agreed to postcopy, found its RAM in that of the snapshot,
+ * loaded the devices.  QEMU itself uses 3 for the last one
+ * (migration/migration.c:postcopy_start).
+ */
+enum {
+    PING_BEFORE  = 0,
+    PING_AGREED  = 1,
+    PING_ADVISED = 2,
+    PING_RUN     = 3,
+};
+
+/*
+ * Precopy goes in pieces of the size of a transparent huge page: a smaller one
+ * would make the destination fill all of such a page with zeroes first.
+ */
+#define PRECOPY_PIECE_SIZE (2 * MiB)
+
+/*
+ * QEMU 7.2 and before wait for the end of the second channel; later ones do
+ * not, and may ask for pages up to the end.
+ */
+#define LONELY_END_NS (1 * NANOSECONDS_PER_SECOND)
+
+/* How long to listen to a destination that takes no more. */
+#define LAST_WORDS_NS (1 * NANOSECONDS_PER_SECOND)
+
+/*
+ * When to look anew at what is remembered: not while the guest, which has just
+ * begun to run, waits for its first pages.
+ */
+#define CONFIRM_NS (1 * NANOSECONDS_PER_SECOND)
+
+/* migration/migration.c:MIGRATION_RESUME_ACK_VALUE */
+#define RESUME_ACK 1
+
+/* Messages of the return path that are read in one go. */
+#define MAX_EVENTS_AT_ONCE 64
+
+struct SnapPostcopy {
+    /* constant */
+    SnapSender *sender;
+    SnapTransport *transport;
+    const SnapPostcopyOptions *options;
+    SnapProgress *progress;
+    SnapStreamWriter *writer;
+    SnapStreamWriter *urgent;       /* NULL without a second channel */
+    SnapResumption *resumption;     /* NULL if nothing is remembered */
+    QEMUTimer *confirm_timer;       /* likewise */
+    SnapPostcopyStats *stats;
+
+    /* the RAM to be loaded */
+    SnapHostPages host_pages;
+    SnapPageMap map;
+    SnapPusher *pusher;
+    GArray *working_set;            /* NULL for none */
+    GArray *record;                 /* NULL for none */
+
+    /* what the destination said: set by the coroutine of the return path */
+    SnapReturnPath *rp;
+    bool pong[PING_RUN + 1];
+    bool awaits_resumption;
+    bool resumed;
+    bool shut;
+    uint32_t shut_status;
+    int awaited_bitmap;             /* index of a block, -1 for none */
+    bool rp_over;
+    int rp_ret;
+    Error *rp_err;
+
+    /* the coroutine that sends */
+    bool sent_end;
+    bool work_over;
+    int work_ret;
+    Error *work_err;
+
+    /* who waits for one of the above */
+    QemuCoSleep work_sleep;
+    QemuCoSleep run_sleep;
+};
+
+static bool open_urgent(SnapPostcopy *pc, Error **errp)
+{
+    QEMUFile *file = snap_transport_open_urgent(pc->transport, errp);
+
+    if (!file) {
+        return false;
+    }
+    pc->urgent = snap_stream_writer_new(file, &pc->sender->image->layout,
+                                        &pc->sender->image->header.section);
+    return true;
+}
+
+static void confirm_resumption(void *opaque)
+{
+    snap_resumption_confirm(opaque);
+}
+
+/* Whether a load that is resumed may be the one that broke off. */
+static bool coroutine_fn open_resumption(SnapPostcopy *pc, Error **errp)
+{
+    const SnapPostcopyOptions *options = pc->options;
+
+    if (!options->load_records) {
+        return true;
+    }
+    pc->resumption = snap_resumption_new(options->load_records, pc->transport,
+                                         &pc->sender->image->header.uuid);
+    pc->confirm_timer = aio_timer_new(qemu_get_aio_context(),
+                                      QEMU_CLOCK_REALTIME, SCALE_NS,
+                                      confirm_resumption, pc->resumption);
+    return !options->resume ||
+           snap_resumption_check(pc->resumption, &options->resumed, errp);
+}
+
+SnapPostcopy *coroutine_fn
+snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
+                  const SnapPostcopyOptions *options, SnapProgress *progress,
+                  Error **errp)
+{
+    SnapPostcopy *pc = g_new(SnapPostcopy, 1);
+    const SnapLayout *layout = &sender->image->layout;
+    SnapInput *input = snap_transport_input(transport);
+
+    *pc = (SnapPostcopy) {
+        .sender = sender,
+        .transport = transport,
+        .options = options,
+        .progress = progress,
+        .writer = sender->writer,
+        .stats = &sender->stats->postcopy,
+        .awaited_bitmap = -1,
+        .rp_over = true,
+        .work_over = true,
+    };
+    pc->stats->active = true;
+    if (!input) {
+        error_setg(errp, "Postcopy needs a return path, and nothing can be "
+                   "read from the destination");
+    } else if (snap_host_pages_init(&pc->host_pages, layout,
+                                    options->host_pages, errp) &&
+               snap_page_map_init(&pc->map, layout, &pc->host_pages, errp) &&
+               (!options->preempt || open_urgent(pc, errp)) &&
+               open_resumption(pc, errp)) {
+        pc->rp = snap_return_path_new(input, layout, &pc->host_pages);
+        pc->pusher = snap_pusher_new(sender->image, &pc->map, transport,
+                                     pc->writer, pc->urgent, &options->push,
+                                     sender->stats, progress);
+        return pc;
+    }
+    snap_postcopy_free(pc);
+    return NULL;
+}
+
+void snap_postcopy_free(SnapPostcopy *pc)
+{
+    if (!pc) {
+        return;
+    }
+    snap_pusher_free(pc->pusher);
+    snap_page_map_destroy(&pc->map);
+    snap_host_pages_destroy(&pc->host_pages);
+    snap_return_path_free(pc->rp);
+    snap_stream_writer_free(pc->urgent);
+    timer_free(pc->confirm_timer);
+    snap_resumption_free(pc->resumption);
+    if (pc->working_set) {
+        g_array_unref(pc->working_set);
+    }
+    if (pc->record) {
+        g_array_unref(pc->record);
+    }
+    error_free(pc->rp_err);
+    error_free(pc->work_err);
+    g_free(pc);
+}
+
+bool snap_postcopy_guest_runs(const SnapPostcopy *pc)
+{
+    return pc->resumed || pc->pong[PING_RUN];
+}
+
+bool snap_postcopy_is_idle(const SnapPostcopy *pc)
+{
+    return pc->rp_over && pc->work_over && snap_pusher_is_idle(pc->pusher);
+}
+
+/* --- the return path --- */
+
+static void wake(SnapPostcopy *pc)
+{
+    qemu_co_sleep_wake(&pc->work_sleep);
+    qemu_co_sleep_wake(&pc->run_sleep);
+}
+
+static void confirm_later(SnapPostcopy *pc)
+{
+    if (pc->resumption) {
+        timer_mod(pc->confirm_timer,
+                  qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + CONFIRM_NS);
+    }
+}
+
+static void handle_pong(SnapPostcopy *pc, uint32_t value)
+{
+    if (value > PING_RUN) {
+        return;
+    }
+    pc->pong[value] = true;
+    if (value == PING_RUN && !pc->stats->run_ns) {
+        pc->stats->run_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+        confirm_later(pc);
+    }
+}
+
+static int handle_bitmap(SnapPostcopy *pc, SnapReturnEvent *event,
+                         Error **errp)
+{
+    uint64_t nb_received;
+
+    if (event->block != pc->awaited_bitmap) {
+        error_setg(errp, "The destination sends a bitmap that nobody has "
+                   "asked for");
+        return -EINVAL;
+    }
+    nb_received = snap_page_map_received(&pc->map, event->block,
+                                         event->bitmap);
+    trace_snap_postcopy_received(event->block, nb_received);
+    pc->awaited_bitmap = -1;
+    return 0;
+}
+
+static int handle_resume_ack(SnapPostcopy *pc, uint32_t value, Error **errp)
+{
+    if (!pc->awaits_resumption || value != RESUME_ACK) {
+        error_setg(errp, pc->awaits_resumption ?
+                   "The destination cannot go on (%" PRIu32 ")" :
+                   "The destination goes on with what was not broken off (%"
+                   PRIu32 ")", value);
+        return -EINVAL;
+    }
+    pc->awaits_resumption = false;
+    pc->resumed = true;
+    return 0;
+}
+
+static void note_late_request(SnapPostcopy *pc, const SnapReturnEvent *event)
+{
+    uint64_t nb_pages = event->length / snap_host_pages_size(&pc->host_pages,
+                                                             event->block);
+
+    pc->stats->requests += nb_pages;
+    pc->stats->on_the_way += nb_pages;
+}
+
+static int coroutine_fn handle_event(SnapPostcopy *pc, SnapReturnEvent *event,
+                                     Error **errp)
+{
+    switch (event->type) {
+    case SNAP_RP_SHUT:
+        pc->shut = true;
+        pc->shut_status = event->value;
+        return 0;
+    case SNAP_RP_PONG:
+        handle_pong(pc, event->value);
+        return 0;
+    case SNAP_RP_REQ_PAGES:
+        if (!pc->sent_end || pc->urgent) {
+            return snap_pusher_ask(pc->pusher, event->block, event->offset,
+                                   event->length, errp);
+        }
+        /* Behind the end, QEMU fills what is missing with zeroes. */
+        note_late_request(pc, event);
+        return 0;
+    case SNAP_RP_RECV_BITMAP:
+        return handle_bitmap(pc, event, errp);
+    case SNAP_RP_RESUME_ACK:
+        return handle_resume_ack(pc, event->value, errp);
+    default:
+        return 0;
+    }
+}
+
+static void coroutine_fn return_path_entry(void *opaque)
+{
+    SnapPostcopy *pc = opaque;
+    unsigned nb_events = 0;
+    int ret = 1;
+
+    while (ret > 0 && !pc->shut) {
+        SnapReturnEvent event;
+
+        ret = snap_return_path_next(pc->rp, &event, &pc->rp_err);
+        if (ret > 0) {
+            int handled = handle_event(pc, &event, &pc->rp_err);
+
+            g_free(event.bitmap);
+            ret = handled < 0 ? handled : ret;
+            wake(pc);
+            if (++nb_events % MAX_EVENTS_AT_ONCE == 0) {
+                /* Others have work to do, whatever more there is to read. */
+                snap_task_pause();
+            }
+        }
+    }
+    pc->rp_ret = MIN(ret, 0);
+    pc->rp_over = true;
+    /* The end of it is a failure, unless it comes at the end of the load. */
+    snap_pusher_stop(pc->pusher, pc->shut && pc->sent_end ? 0 : ECONNABORTED);
+    wake(pc);
+}
+
+/* Whether the destination has gone away, or has no use for anything more. */
+static bool is_deserted(const SnapPostcopy *pc)
+{
+    return pc->rp_over && !(pc->shut && pc->sent_end && !pc->shut_status);
+}
+
+/* Wait for *@condition. */
+static int coroutine_fn wait_for(SnapPostcopy *pc, const bool *condition)
+{
+    while (!*condition) {
+        if (pc->rp_over) {
+            return -ECONNABORTED;
+        }
+        qemu_co_sleep(&pc->work_sleep);
+    }
+    return 0;
+}
+
+/* --- ahead of the switch --- */
+
+/* Whether all target pages of a host page have to be sent. */
+static bool sends_whole(const SnapPostcopy *pc, const SnapRAMPiece *piece)
+{
+    return snap_host_pages_targets(&pc->host_pages, piece->block) > 1;
+}
+
+/* Take a piece into the books: what it has must not be sent again. */
+static void note_precopied(SnapPostcopy *pc, const SnapRAMPiece *piece)
+{
+    const SnapLayout *layout = pc->map.layout;
+    uint64_t first = snap_layout_page(layout, &layout->blocks[piece->block],
+                                      piece->offset);
+    bool whole = sends_whole(pc, piece);
+
+    for (unsigned i = 0; i < piece->nb_pages; i++) {
+        if (whole || piece->entries[i] != SNAP_PAGE_UNSENT) {
+            snap_page_map_send(&pc->map, first + i, 1);
+        }
+    }
+}
+
+/* Whether a piece is worth sending: it has data, or its host page may have. */
+static bool is_wanted(const SnapPostcopy *pc, const SnapRAMPiece *piece)
+{
+    return piece->data || snap_host_pages_size(&pc->host_pages, piece->block) >
+                          PRECOPY_PIECE_SIZE;
+}
+
+/* Whether the next piece begins a host page. */
+static bool ends_host_page(const SnapPostcopy *pc, const SnapRAMPiece *piece)
+{
+    uint64_t end = piece->offset +
+                   ((uint64_t)piece->nb_pages << pc->map.layout->page_bits);
+
+    return !(end & (snap_host_pages_size(&pc->host_pages, piece->block) - 1));
+}
+
+static uint64_t precopy_goal(const SnapPostcopy *pc)
+{
+    uint64_t stored = snap_layout_stored_pages(pc->map.layout);
+
+    /* Not stored * percent: page counts of an image may be large. */
+    return stored / 100 * pc->options->percent +
+           DIV_ROUND_UP(stored % 100 * pc->options->percent, 100);
+}
+
+static int coroutine_fn send_precopy_pieces(SnapPostcopy *pc,
+                                            SnapRAMReader *reader,
+                                            Error **errp)
+{
+    SnapStats *stats = pc->sender->stats;
+    uint64_t goal = precopy_goal(pc);
+    bool ended = true;
+    SnapRAMPiece piece;
+    int ret = 0;
+
+    while (!pc->rp_over && (stats->stored_pages < goal || !ended) &&
+           (ret = snap_ram_reader_next(reader, &piece, errp)) > 0) {
+        ended = ends_host_page(pc, &piece);
+        if (!is_wanted(pc, &piece)) {
+            continue;
+        }
+        note_precopied(pc, &piece);
+        ret = snap_send_piece(pc->sender, &piece, sends_whole(pc, &piece),
+                              errp);
+        if (ret < 0) {
+            return ret;
+        }
+        snap_progress_show(pc->progress, stats->stored_pages,
+                           snap_layout_stored_pages(pc->map.layout));
+    }
+    pc->stats->sent[SNAP_PUSH_PRECOPY] = stats->stored_pages +
+                                         stats->zero_pages;
+    return MIN(ret, 0);
+}
+
+static int coroutine_fn send_precopy(SnapPostcopy *pc, Error **errp)
+{
+    g_autoptr(SnapRAMReader) reader = NULL;
+    int ret;
+
+    if (!pc->options->percent) {
+        return 0;
+    }
+    reader = snap_ram_reader_new(pc->sender->image, PRECOPY_PIECE_SIZE, NULL,
+                                 NULL);
+    ret = send_precopy_pieces(pc, reader, errp);
+    snap_ram_reader_abort(reader);
+    return ret;
+}
+
+/* --- the switch --- */
+
+/* Discard what was not sent of a block. Returns: how many ranges */
+static uint64_t coroutine_fn discard_block(SnapPostcopy *pc, int block)
+{
+    g_autofree SnapStreamRange *ranges = g_new(SnapStreamRange,
+                                               SNAP_MAX_DISCARD_RANGES);
+    uint64_t offset = 0;
+    uint64_t length;
+    uint64_t total = 0;
+    unsigned nb = 0;
+
+    while (offset < pc->map.layout->blocks[block].length &&
+           snap_page_map_next_unsent(&pc->map, block, &offset, &length)) {
+        ranges[nb++] = (SnapStreamRange) { offset, length };
+        offset += length;
+        total++;
+        if (nb == SNAP_MAX_DISCARD_RANGES) {
+            snap_stream_put_discard(pc->writer, block, ranges, nb);
+            nb = 0;
+        }
+    }
+    if (nb) {
+        snap_stream_put_discard(pc->writer, block, ranges, nb);
+    }
+    return total;
+}
+
+/*
+ * The destination's memory may hold something where no page was sent: stale
+ * data, or zeroes of transparent huge pages, which no page could be placed
+ * over.  QEMU also needs one such command at least
+ * (migration/postcopy-ram.c:postcopy_ram_prepare_discard).
+ */
+static int coroutine_fn send_discards(SnapPostcopy *pc, Error **errp)
+{
+    uint64_t total = 0;
+
+    for (int i = 0; i < pc->map.layout->nb_blocks; i++) {
+        total += discard_block(pc, i);
+    }
+    if (!total) {
+        uint64_t nb_pages;
+
+        snap_page_map_host_page(&pc->map, 0, &nb_pages);
+        snap_page_map_forget(&pc->map, 0, nb_pages);
+        total = discard_block(pc, 0);
+    }
+    trace_snap_postcopy_discard(total);
+    return snap_stream_flush(pc->writer, errp);
+}
+
+/* Device state, and what makes the guest run with it, in one package. */
+static int coroutine_fn send_package(SnapPostcopy *pc, Error **errp)
+{
+    const SnapHeader *header = &pc->sender->image->header;
+    uint64_t length = header->parts[SNAP_PART_DEVICES].length +
+                      SNAP_COMMAND_SIZE + SNAP_PING_SIZE + SNAP_COMMAND_SIZE;
+    int ret;
+
+    if (length > UINT32_MAX) {
+        error_setg(errp, "The device state is too large for postcopy");
+        return -EFBIG;
+    }
+    snap_stream_begin_package(pc->writer, length);
+    snap_stream_put_command(pc->writer, SNAP_CMD_POSTCOPY_LISTEN, NULL, 0);
+    ret = snap_send_devices(pc->sender, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    snap_stream_put_ping(pc->writer, PING_RUN);
+    snap_stream_put_command(pc->writer, SNAP_CMD_POSTCOPY_RUN, NULL, 0);
+    return snap_stream_flush(pc->writer, errp);
+}
+
+/*
+ * Nothing is remembered of a load that the destination does not take: it may
+ * be in the middle of another one.
+ */
+static int coroutine_fn prepare_resumption(SnapPostcopy *pc, Error **errp)
+{
+    int ret = 0;
+
+    if (pc->resumption) {
+        ret = snap_stream_flush(pc->writer, errp) ?:
+              wait_for(pc, &pc->pong[PING_ADVISED]);
+    }
+    if (!ret && pc->resumption) {
+        snap_resumption_prepare(pc->resumption);
+    }
+    return ret;
+}
+
+static int coroutine_fn start_postcopy(SnapPostcopy *pc, Error **errp)
+{
+    int ret = snap_send_configuration(pc->sender, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    snap_stream_put_command(pc->writer, SNAP_CMD_OPEN_RETURN_PATH, NULL, 0);
+    snap_stream_put_ping(pc->writer, PING_BEFORE);
+    snap_stream_put_advise(pc->writer, &pc->host_pages);
+    snap_stream_put_ping(pc->writer, PING_AGREED);
+    ret = snap_send_setup(pc->sender, &pc->host_pages, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    snap_stream_put_ping(pc->writer, PING_ADVISED);
+    ret = send_precopy(pc, errp);
+    if (!ret) {
+        ret = send_discards(pc, errp);
+    }
+    if (!ret) {
+        ret = prepare_resumption(pc, errp);
+    }
+    return ret ?: send_package(pc, errp);
+}
+
+/* --- going on after a break --- */
+
+static int coroutine_fn ask_for_bitmap(SnapPostcopy *pc, int block,
+                                       Error **errp)
+{
+    int ret;
+
+    pc->awaited_bitmap = block;
+    snap_stream_put_recv_bitmap(pc->writer, block);
+    ret = snap_stream_flush(pc->writer, errp);
+    while (!ret && pc->awaited_bitmap >= 0) {
+        if (pc->rp_over) {
+            return -ECONNABORTED;
+        }
+        qemu_co_sleep(&pc->work_sleep);
+    }
+    return ret;
+}
+
+static int coroutine_fn resume_postcopy(SnapPostcopy *pc, Error **errp)
+{
+    int ret = 0;
+
+    for (int i = 0; i < pc->map.layout->nb_blocks && !ret; i++) {
+        ret = ask_for_bitmap(pc, i, errp);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    pc->awaits_resumption = true;
+    snap_stream_put_command(pc->writer, SNAP_CMD_POSTCOPY_RESUME, NULL, 0);
+    ret = snap_stream_flush(pc->writer, errp);
+    if (!ret) {
+        ret = wait_for(pc, &pc->resumed);
+    }
+    if (!ret) {
+        confirm_later(pc);
+    }
+    return ret;
+}
+
+/* --- working sets --- */
+
+/* A working set is a hint: one that cannot be read is no failure. */
+static void coroutine_fn read_working_set(SnapPostcopy *pc)
+{
+    const char *path = pc->options->working_set;
+    SnapImage *image = pc->sender->image;
+    Error *err = NULL;
+    int ret = 0;
+
+    if (!(pc->options->push.reasons & (1u << SNAP_PUSH_WORKING_SET))) {
+        return;
+    }
+    if (path) {
+        ret = snap_working_set_load(path, &image->header, &pc->working_set,
+                                    &err);
+    }
+    if (!ret) {
+        ret = snap_image_working_set(image, &pc->working_set, &err);
+    }
+    if (ret < 0) {
+        warn_report_err(err);
+    } else if (ret > 0) {
+        snap_pusher_set_working_set(pc->pusher,
+                                    (uint64_t *)pc->working_set->data,
+                                    pc->working_set->len);
+    }
+}
+
+static void start_record(SnapPostcopy *pc)
+{
+    if (pc->options->record) {
+        pc->record = g_array_new(false, false, sizeof(uint64_t));
+        snap_pusher_record(pc->pusher, pc->record, SNAP_MAX_WORKING_SET);
+    }
+}
+
+/* Also of a load that was broken off: what was asked for stays true. */
+static int store_record(SnapPostcopy *pc, int ret, Error **errp)
+{
+    Error *err = NULL;
+
+    if (!pc->record || !pc->record->len ||
+        snap_working_set_store(pc->options->working_set, pc->record,
+                               &pc->sender->image->header.uuid, &err)) {
+        return ret;
+    }
+    if (ret < 0) {
+        warn_report_err(err);
+        return ret;
+    }
+    error_propagate(errp, err);
+    return -EIO;
+}
+
+/* --- all of it --- */
+
+static int coroutine_fn send_end(SnapPostcopy *pc, Error **errp)
+{
+    pc->sent_end = true;
+    snap_stream_begin_ram(pc->writer, true);
+    snap_stream_end_ram(pc->writer);
+    snap_stream_put_eof(pc->writer, NULL, 0);
+    return snap_stream_flush(pc->writer, errp);
+}
+
+/* End the second channel, when nothing was asked for in a while. */
+static int coroutine_fn end_urgent(SnapPostcopy *pc, Error **errp)
+{
+    uint64_t nb_requests;
+
+    do {
+        int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+        int64_t end = now + LONELY_END_NS;
+
+        nb_requests = pc->stats->requests;
+        while (now < end && !pc->shut && !pc->rp_over) {
+            qemu_co_sleep_ns_wakeable(&pc->work_sleep, QEMU_CLOCK_REALTIME,
+                                      end - now);
+            now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+        }
+        if (pc->shut || pc->rp_over) {
+            return 0;
+        }
+    } while (nb_requests != pc->stats->requests);
+    snap_stream_put_end_of_records(pc->urgent);
+    return snap_stream_flush(pc->urgent, errp);
+}
+
+/* The destination has all, and says so when it has looked at it. */
+static int coroutine_fn wait_for_end(SnapPostcopy *pc, Error **errp)
+{
+    int ret = pc->urgent ? end_urgent(pc, errp) : 0;
+
+    return ret ?: wait_for(pc, &pc->shut);
+}
+
+static int coroutine_fn work(SnapPostcopy *pc, Error **errp)
+{
+    int ret;
+
+    start_record(pc);
+    ret = pc->options->resume ? resume_postcopy(pc, errp) :
+                                start_postcopy(pc, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    trace_snap_postcopy_switched(pc->options->resume);
+    read_working_set(pc);
+    ret = snap_pusher_run(pc->pusher, errp);
+    if (!ret) {
+        ret = send_end(pc, errp);
+    }
+    return ret ?: wait_for_end(pc, errp);
+}
+
+static void coroutine_fn work_entry(void *opaque)
+{
+    SnapPostcopy *pc = opaque;
+
+    pc->work_ret = work(pc, &pc->work_err);
+    pc->work_over = true;
+    wake(pc);
+}
+
+/* What went wrong, in terms of what the user can do about it. */
+static void explain(const SnapPostcopy *pc, Error **errp)
+{
+    if (pc->options->resume && !pc->resumed) {
+        error_setg(errp, "The destination closed the channel: it has to be in "
+                   "the state postcopy-paused, with migrate-recover");
+    } else if (pc->options->resume || pc->pong[PING_RUN]) {
+        error_setg(errp, "The destination closed the channel before all of RAM "
+                   "was loaded");
+    } else if (pc->pong[PING_ADVISED]) {
+        error_setg(errp, "The destination has failed to load the devices, "
+                   "which have to be those of the snapshot; its own log says "
+                   "why");
+    } else if (pc->pong[PING_AGREED]) {
+        error_setg(errp, "The destination refuses the snapshot's RAM: names "
+                   "and sizes of its RAM blocks have to be those that "
+                   "'qemu-snap info' shows, and its host pages what "
+                   "--host-page-size says; its own log says more");
+    } else if (pc->pong[PING_BEFORE]) {
+        error_setg(errp, "The destination refuses postcopy: its capability "
+                   "postcopy-ram has to be on, it has to be allowed to use "
+                   "userfaultfd, and its host pages have to be what "
+                   "--host-page-size says; its own log says more");
+    } else {
+        error_setg(errp, "The destination has failed before it answered: it "
+                   "has to be a QEMU that waits for a migration, with the "
+                   "machine type that 'qemu-snap info' shows; its own log says "
+                   "more");
+    }
+}
+
+/* Whether @ret says no more than that the other end has gone. */
+static bool is_gone(int ret)
+{
+    return ret == -EPIPE || ret == -ECONNABORTED || ret == -ECONNRESET;
+}
+
+/* What a destination has said before it went tells why. */
+static void coroutine_fn listen_to_last_words(SnapPostcopy *pc)
+{
+    int64_t end = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + LAST_WORDS_NS;
+    int64_t now;
+
+    /* A sleep may end at once, because of what woke nobody before. */
+    while (!pc->rp_over &&
+           (now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME)) < end) {
+        qemu_co_sleep_ns_wakeable(&pc->run_sleep, QEMU_CLOCK_REALTIME,
+                                  end - now);
+    }
+}
+
+static int collect_result(SnapPostcopy *pc, Error **errp)
+{
+    if (pc->rp_ret < 0 && !is_gone(pc->rp_ret)) {
+        error_propagate(errp, g_steal_pointer(&pc->rp_err));
+        return pc->rp_ret;
+    }
+    if (pc->work_ret < 0 && !is_gone(pc->work_ret)) {
+        error_propagate(errp, g_steal_pointer(&pc->work_err));
+        return pc->work_ret;
+    }
+    if (pc->shut && pc->shut_status && pc->pong[PING_RUN]) {
+        error_setg(errp, "The destination has failed to load (status %" PRIu32
+                   "); its own log says why", pc->shut_status);
+        return -EIO;
+    }
+    if (pc->rp_ret < 0 || pc->work_ret < 0 || !pc->work_over ||
+        pc->shut_status) {
+        explain(pc, errp);
+        return -ECONNABORTED;
+    }
+    return 0;
+}
+
+int coroutine_fn snap_postcopy_run(SnapPostcopy *pc, Error **errp)
+{
+    int ret;
+
+    pc->rp_over = pc->work_over = false;
+    qemu_coroutine_enter(qemu_coroutine_create(return_path_entry, pc));
+    qemu_coroutine_enter(qemu_coroutine_create(work_entry, pc));
+    /*
+     * The sender may be stuck in a channel that nobody reads: where the
+     * destination has gone, do not wait for it.
+     */
+    while (!pc->work_over && !is_deserted(pc)) {
+        qemu_co_sleep(&pc->run_sleep);
+    }
+    if (pc->resumption) {
+        timer_del(pc->confirm_timer);
+    }
+    if (is_gone(pc->work_ret)) {
+        listen_to_last_words(pc);
+    }
+    trace_snap_postcopy_over(pc->work_over, pc->work_ret, pc->rp_over,
+                             pc->rp_ret, pc->shut);
+    ret = collect_result(pc, errp);
+    if (!ret) {
+        pc->stats->complete_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+        if (pc->resumption) {
+            snap_resumption_end(pc->resumption);
+        }
+    }
+    return store_record(pc, ret, errp);
+}

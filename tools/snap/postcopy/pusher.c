@@ -1,0 +1,552 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Sends the pages of a load by postcopy, the most urgent ones first
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "snap/postcopy/pacing.h"
+#include "snap/postcopy/prefetch.h"
+#include "snap/postcopy/pusher.h"
+#include "snap/transfer/send.h"
+#include "snap/util/task.h"
+#include "snap/trace.h"
+
+/* A large host page is read in pieces of this size. */
+#define STREAMED_PIECE_SIZE (1 * MiB)
+
+/* How long to keep the channel clear for a page that is being read. */
+#define MAX_CLEAR_NS   (INT64_C(200) * SCALE_US)
+
+/* How long to wait before it is tried again to make a full channel smaller. */
+#define RETRY_NS       (INT64_C(50) * SCALE_US)
+
+struct SnapPusher {
+    /* constant */
+    SnapImage *image;
+    SnapPageMap *map;
+    SnapTransport *transport;
+    SnapStreamWriter *writer;
+    SnapStreamWriter *urgent;           /* NULL: asked pages go to @writer */
+    SnapPusherOptions options;
+    SnapStats *stats;
+    SnapProgress *progress;
+    uint64_t nb_stored;                 /* pages with data in the snapshot */
+    SnapDemand *demand;
+
+    /* set by snap_pusher_stop() */
+    bool stopped;
+    int stop_err;
+
+    /* snap_pusher_run() */
+    QemuCoSleep sleep;
+    SnapPacing pacing;
+    bool recording;                     /* nothing is pushed meanwhile */
+    uint64_t host_page_left;            /* target pages that must come next */
+    SnapFetch *around;                  /* being sent */
+    unsigned around_pos;
+
+    /* what nobody waits for */
+    SnapPushPlan *plan;
+    SnapPrefetch *prefetch;
+
+    /* the coroutine for @urgent */
+    QemuCoSleep urgent_sleep;
+    bool urgent_running;
+    int urgent_ret;
+    Error *urgent_err;
+};
+
+static void wake(void *opaque)
+{
+    SnapPusher *p = opaque;
+
+    qemu_co_sleep_wake(&p->urgent_sleep);
+    qemu_co_sleep_wake(&p->sleep);
+}
+
+SnapPusher *snap_pusher_new(SnapImage *image, SnapPageMap *map,
+                            SnapTransport *transport, SnapStreamWriter *writer,
+                            SnapStreamWriter *urgent,
+                            const SnapPusherOptions *options,
+                            SnapStats *stats, SnapProgress *progress)
+{
+    SnapPusher *p = g_new0(SnapPusher, 1);
+
+    p->image = image;
+    p->map = map;
+    p->transport = transport;
+    p->writer = writer;
+    p->urgent = urgent;
+    p->options = *options;
+    p->stats = stats;
+    p->progress = progress;
+    p->nb_stored = snap_layout_stored_pages(&image->layout);
+    p->demand = snap_demand_new(image, map, &stats->postcopy, wake, p);
+    p->plan = snap_push_plan_new(image, map, options->reasons);
+    p->prefetch = snap_prefetch_new(image, map, p->plan, wake, p);
+    snap_pacing_init(&p->pacing, transport, options->rate, options->backlog);
+    return p;
+}
+
+void snap_pusher_free(SnapPusher *p)
+{
+    if (!p) {
+        return;
+    }
+    assert(!p->urgent_running);
+    if (p->around) {
+        /* Whoever it was sent to went away. */
+        snap_demand_drop(p->demand, p->around);
+    }
+    snap_prefetch_free(p->prefetch);
+    snap_push_plan_free(p->plan);
+    snap_demand_free(p->demand);
+    snap_pacing_destroy(&p->pacing);
+    error_free(p->urgent_err);
+    g_free(p);
+}
+
+void snap_pusher_record(SnapPusher *p, GArray *pages, unsigned max_pages)
+{
+    snap_demand_record(p->demand, pages, max_pages);
+}
+
+void snap_pusher_set_working_set(SnapPusher *p, const uint64_t *pages,
+                                 size_t nb_pages)
+{
+    snap_push_plan_set_working_set(p->plan, pages, nb_pages);
+}
+
+int coroutine_fn snap_pusher_ask(SnapPusher *p, int block, uint64_t offset,
+                                 uint64_t length, Error **errp)
+{
+    return snap_demand_ask(p->demand, block, offset, length, errp);
+}
+
+void snap_pusher_stop(SnapPusher *p, int err)
+{
+    p->stopped = true;
+    p->stop_err = err;
+    wake(p);
+    snap_prefetch_stop(p->prefetch);
+}
+
+bool snap_pusher_is_idle(const SnapPusher *p)
+{
+    return !p->urgent_running && !snap_prefetch_is_running(p->prefetch) &&
+           snap_demand_is_quiet(p->demand);
+}
+
+/* --- records --- */
+
+static uint64_t first_page(const SnapPusher *p, const SnapRAMPiece *piece)
+{
+    const SnapLayout *layout = p->map->layout;
+
+    return snap_layout_page(layout, &layout->blocks[piece->block],
+                            piece->offset);
+}
+
+/* Returns: whether it was a page with data */
+static bool coroutine_fn put_page(SnapPusher *p, SnapStreamWriter *writer,
+                                  const SnapRAMPiece *piece, unsigned i)
+{
+    SnapSender to = { .image = p->image, .writer = writer, .stats = p->stats };
+    bool stored = snap_send_page(&to, piece, i);
+
+    p->stats->postcopy.zero_asked += !stored &&
+                                     piece->reason == SNAP_PUSH_ASKED;
+    p->stats->postcopy.sent[piece->reason]++;
+    return stored;
+}
+
+/*
+ * Send pages of @piece from *@pos on, @max of them and then what is missing of
+ * a host page.  Pages that were sent meanwhile are passed over.
+ *
+ * Returns: how many pages with data were sent
+ */
+static unsigned coroutine_fn put_pages(SnapPusher *p, SnapStreamWriter *writer,
+                                       const SnapRAMPiece *piece,
+                                       unsigned *pos, unsigned max,
+                                       uint64_t *host_page_left)
+{
+    uint64_t targets = snap_host_pages_targets(p->map->host_pages,
+                                               piece->block);
+    uint64_t first = first_page(p, piece);
+    unsigned nb = 0;
+    unsigned nb_stored = 0;
+
+    for (; *pos < piece->nb_pages && (nb < max || *host_page_left); ++*pos) {
+        uint64_t page = first + *pos;
+
+        if (!*host_page_left) {
+            if (snap_page_map_is_sent(p->map, page) ||
+                (targets == 1 && !snap_push_sends_zero_pages(piece->reason) &&
+                 !snap_page_is_stored(piece->entries[*pos])) ||
+                (piece->entries[*pos] == SNAP_PAGE_UNSENT && targets == 1 &&
+                 piece->reason != SNAP_PUSH_ASKED)) {
+                continue;
+            }
+            snap_page_map_send(p->map, page, targets);
+            *host_page_left = targets;
+        }
+        nb_stored += put_page(p, writer, piece, *pos);
+        --*host_page_left;
+        nb++;
+    }
+    return nb_stored;
+}
+
+/* --- what is asked for --- */
+
+static int coroutine_fn plan_once(void *opaque, SnapRAMRun *run, Error **errp)
+{
+    SnapRAMRun *once = opaque;
+
+    *run = *once;
+    once->length = 0;
+    return run->length > 0;
+}
+
+/* Begin and end a section on the main channel; the other one has none. */
+static void coroutine_fn begin_section(SnapPusher *p, SnapStreamWriter *writer)
+{
+    if (writer == p->writer) {
+        snap_stream_begin_ram(writer, false);
+    }
+}
+
+static int coroutine_fn end_section(SnapPusher *p, SnapStreamWriter *writer,
+                                    Error **errp)
+{
+    if (writer == p->writer) {
+        snap_stream_end_ram(writer);
+    }
+    return snap_stream_flush(writer, errp);
+}
+
+/* A host page that is too large to be read as a whole. */
+static int coroutine_fn send_streamed(SnapPusher *p, SnapStreamWriter *writer,
+                                      SnapFetch *fetch, Error **errp)
+{
+    SnapRAMRun run = fetch->run;
+    uint64_t left = fetch->nb_pages;
+    g_autoptr(SnapRAMReader) reader =
+        snap_ram_reader_new(p->image, STREAMED_PIECE_SIZE, plan_once, &run);
+    SnapRAMPiece piece;
+    int ret;
+
+    snap_page_map_send(p->map, fetch->first, fetch->nb_pages);
+    while ((ret = snap_ram_reader_next(reader, &piece, errp)) > 0) {
+        unsigned pos = 0;
+
+        begin_section(p, writer);
+        put_pages(p, writer, &piece, &pos, piece.nb_pages, &left);
+        ret = end_section(p, writer, errp);
+        if (ret < 0) {
+            break;
+        }
+    }
+    if (ret < 0) {
+        snap_ram_reader_abort(reader);
+    }
+    return ret;
+}
+
+static void coroutine_fn fetch_done(SnapPusher *p, SnapFetch *fetch,
+                                    int64_t now_ns)
+{
+    uint64_t us = MAX(now_ns - fetch->asked_ns, 0) / SCALE_US;
+
+    snap_histogram_add(&p->stats->postcopy.latency, us);
+    trace_snap_pusher_answered(fetch->first, us);
+    snap_demand_put(p->demand, fetch);
+}
+
+/*
+ * Answer together what is ready; at most @nb fetches, into @done.
+ *
+ * Returns: how many were taken, also those that need no answer any more;
+ * -errno with @errp set
+ */
+static int coroutine_fn put_ready(SnapPusher *p, SnapStreamWriter *writer,
+                                  SnapFetch **done, unsigned *nb, Error **errp)
+{
+    unsigned max = *nb;
+    SnapFetch *fetch;
+    int nb_taken;
+
+    *nb = 0;
+    for (nb_taken = 0; *nb < max &&
+                       (fetch = snap_demand_take(p->demand, SNAP_PUSH_ASKED));
+         nb_taken++) {
+        unsigned pos = 0;
+        uint64_t left = 0;
+        int ret = fetch->ret;
+
+        if (ret < 0) {
+            error_propagate(errp, g_steal_pointer(&fetch->err));
+        } else if (snap_page_map_is_sent(p->map, fetch->first)) {
+            p->stats->postcopy.on_the_way++;
+            snap_demand_put(p->demand, fetch);
+            continue;
+        } else if (!fetch->piece.nb_pages) {
+            ret = send_streamed(p, writer, fetch, errp);
+        } else {
+            begin_section(p, writer);
+            put_pages(p, writer, &fetch->piece, &pos, fetch->nb_pages, &left);
+            if (writer == p->writer) {
+                snap_stream_end_ram(writer);
+            }
+        }
+        if (ret < 0) {
+            snap_demand_put(p->demand, fetch);
+            return ret;
+        }
+        done[(*nb)++] = fetch;
+    }
+    return nb_taken;
+}
+
+/* Returns: how many fetches are over, -errno with @errp set */
+static int coroutine_fn send_asked(SnapPusher *p, SnapStreamWriter *writer,
+                                   Error **errp)
+{
+    SnapFetch *done[8];
+    unsigned nb = ARRAY_SIZE(done);
+    int64_t now_ns;
+    int ret = put_ready(p, writer, done, &nb, errp);
+
+    if (nb) {
+        int flush_ret = snap_stream_flush(writer, ret < 0 ? NULL : errp);
+
+        ret = ret >= 0 && flush_ret < 0 ? flush_ret : ret;
+    }
+    now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    for (unsigned i = 0; i < nb; i++) {
+        fetch_done(p, done[i], now_ns);
+    }
+    return ret;
+}
+
+static void coroutine_fn urgent_entry(void *opaque)
+{
+    SnapPusher *p = opaque;
+
+    while (!p->stopped) {
+        int ret = send_asked(p, p->urgent, &p->urgent_err);
+
+        if (ret < 0) {
+            p->urgent_ret = ret;
+            break;
+        }
+        /* It may have been the last thing that was waited for. */
+        qemu_co_sleep_wake(&p->sleep);
+        if (!ret) {
+            qemu_co_sleep(&p->urgent_sleep);
+        }
+    }
+    p->urgent_running = false;
+    wake(p);
+}
+
+/* --- what nobody waits for --- */
+
+/* Send a batch of @piece. Returns: 0, or -errno with @errp set */
+static int coroutine_fn send_batch(SnapPusher *p, const SnapRAMPiece *piece,
+                                   unsigned *pos, int64_t now_ns, Error **errp)
+{
+    uint64_t nb_stored;
+
+    begin_section(p, p->writer);
+    nb_stored = put_pages(p, p->writer, piece, pos,
+                          snap_pacing_batch(&p->pacing), &p->host_page_left);
+    snap_pacing_sent(&p->pacing, nb_stored << p->map->layout->page_bits,
+                     now_ns);
+    snap_progress_show(p->progress, p->stats->stored_pages, p->nb_stored);
+    return end_section(p, p->writer, errp);
+}
+
+static int coroutine_fn send_around(SnapPusher *p, int64_t now_ns,
+                                    Error **errp)
+{
+    int ret;
+
+    if (p->around->ret < 0) {
+        ret = p->around->ret;
+        error_propagate(errp, g_steal_pointer(&p->around->err));
+    } else {
+        ret = send_batch(p, &p->around->piece, &p->around_pos, now_ns, errp);
+    }
+    if (ret < 0 || p->around_pos == p->around->nb_pages) {
+        snap_demand_put(p->demand, g_steal_pointer(&p->around));
+    }
+    return ret;
+}
+
+static int coroutine_fn send_prefetched(SnapPusher *p, SnapPrefetched *next,
+                                        int64_t now_ns, Error **errp)
+{
+    int ret = send_batch(p, &next->piece, &next->pos, now_ns, errp);
+
+    snap_prefetch_advance(p->prefetch);
+    return ret;
+}
+
+/* Whether what is to be pushed next comes from a list: it goes first. */
+static bool has_listed_piece(const SnapPusher *p)
+{
+    const SnapPrefetched *next = snap_prefetch_peek(p->prefetch);
+
+    return next && next->piece.reason != SNAP_PUSH_LINEAR;
+}
+
+/* Take the newest pages around a request, unless some are being sent. */
+static bool coroutine_fn has_around(SnapPusher *p)
+{
+    if (p->host_page_left || has_listed_piece(p)) {
+        return false;
+    }
+    if (!p->around) {
+        p->around = snap_demand_take(p->demand, SNAP_PUSH_AROUND);
+        p->around_pos = 0;
+    }
+    return p->around;
+}
+
+static void coroutine_fn wait_for_work(SnapPusher *p, int64_t ns)
+{
+    if (ns > 0) {
+        qemu_co_sleep_ns_wakeable(&p->sleep, QEMU_CLOCK_REALTIME, ns);
+    } else {
+        qemu_co_sleep(&p->sleep);
+    }
+}
+
+/* Once the time of a recording is over, all is pushed. */
+static void end_recording(SnapPusher *p, int64_t now_ns)
+{
+    if (p->recording && snap_pacing_delay_ns(&p->pacing, now_ns) <= 0) {
+        p->recording = false;
+        snap_demand_set_around(p->demand, p->options.around);
+    }
+}
+
+/*
+ * Whether nothing may be put in the way of what is asked for and not ready yet.
+ * Slow storage shall not stop everything, though.
+ */
+static bool must_keep_clear(const SnapPusher *p, int64_t now_ns)
+{
+    return snap_demand_is_queued(p->demand) ||
+           (snap_demand_is_reading(p->demand) &&
+            now_ns - snap_demand_last_ns(p->demand) < MAX_CLEAR_NS);
+}
+
+/* Send something that nobody waits for, or wait. */
+static int coroutine_fn push_unasked(SnapPusher *p, Error **errp)
+{
+    int64_t now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    SnapPrefetched *next = snap_prefetch_peek(p->prefetch);
+    bool around = has_around(p);
+    int64_t delay_ns;
+
+    end_recording(p, now_ns);
+    if (!around && !next) {
+        wait_for_work(p, 0);
+        return 0;
+    }
+    if (!p->host_page_left && must_keep_clear(p, now_ns)) {
+        wait_for_work(p, MAX_CLEAR_NS);
+        return 0;
+    }
+    delay_ns = snap_pacing_delay_ns(&p->pacing, now_ns);
+    if (delay_ns > 0) {
+        wait_for_work(p, delay_ns);
+        return 0;
+    }
+    if (!snap_pacing_adapt(&p->pacing, snap_demand_last_ns(p->demand),
+                           now_ns)) {
+        wait_for_work(p, RETRY_NS);
+        return 0;
+    }
+    return around ? send_around(p, now_ns, errp) :
+                    send_prefetched(p, next, now_ns, errp);
+}
+
+/* Do the most urgent thing that there is to do, or wait. */
+static int coroutine_fn push_once(SnapPusher *p, Error **errp)
+{
+    int ret = snap_prefetch_status(p->prefetch, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = 0;
+    if (p->urgent_ret < 0) {
+        error_propagate(errp, g_steal_pointer(&p->urgent_err));
+        return p->urgent_ret;
+    }
+    if (!p->urgent && !p->host_page_left) {
+        ret = send_asked(p, p->writer, errp);
+    }
+    if (!ret) {
+        ret = push_unasked(p, errp);
+    }
+    /* Let the return path be read. */
+    snap_task_pause();
+    return MIN(ret, 0);
+}
+
+/* Whether all is sent. Returns: 1, 0, or -errno with @errp set */
+static int coroutine_fn is_over(SnapPusher *p, Error **errp)
+{
+    int ret;
+
+    if (p->around || !snap_demand_is_idle(p->demand)) {
+        return 0;
+    }
+    ret = snap_prefetch_status(p->prefetch, errp);
+    if (ret) {
+        return MIN(ret, 0);
+    }
+    if (p->options.reasons & (1u << SNAP_PUSH_LINEAR)) {
+        return 1;
+    }
+    ret = snap_push_plan_rest(p->plan, errp);
+    return ret < 0 ? ret : !ret;
+}
+
+/* For a while, only what is requested is sent, so that it is recorded. */
+static void start_recording(SnapPusher *p)
+{
+    int64_t now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+
+    snap_pacing_hold(&p->pacing, now_ns + p->options.record_ns);
+    p->recording = true;
+    end_recording(p, now_ns);
+}
+
+int coroutine_fn snap_pusher_run(SnapPusher *p, Error **errp)
+{
+    int ret = 0;
+
+    start_recording(p);
+    if (p->urgent) {
+        p->urgent_running = true;
+        qemu_coroutine_enter(qemu_coroutine_create(urgent_entry, p));
+    }
+    snap_prefetch_start(p->prefetch);
+    while (!ret && !p->stopped) {
+        ret = is_over(p, errp) ?: push_once(p, errp);
+    }
+    if (ret >= 0 && p->stopped) {
+        ret = -p->stop_err;
+    }
+    trace_snap_pusher_over(ret);
+    return MIN(ret, 0);
+}

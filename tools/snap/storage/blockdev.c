@@ -1,0 +1,637 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Opening images, and making the one that a save writes to
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/cutils.h"
+#include "qemu/keyval.h"
+#include "qapi/error.h"
+#include "block/block.h"
+#include "block/block_int.h"
+#include "block/qdict.h"
+#include "block/thread-pool.h"
+#include "qobject/qdict.h"
+#include "snap/storage/blockdev.h"
+#include "snap/storage/create.h"
+#include "snap/storage/page-cache.h"
+#include "snap/storage/references.h"
+#include "snap/storage/replace.h"
+#include "snap/trace.h"
+
+/* By so much a new file is longer than what was written to it. */
+#define PREALLOCATION "64M"
+
+struct SnapTarget {
+    SnapTargetOptions options;
+    BlockBackend *blk;          /* NULL before a new image is created */
+    SnapReplace *replace;       /* NULL for an existing target */
+    bool unflushed;             /* the block layer does not flush the file */
+    bool confirmed;
+};
+
+/* Flags of the block layer for cache and aio modes; @aio may be NULL */
+static bool parse_modes(const char *cache, const char *aio, int *flags,
+                        bool *writethrough, Error **errp)
+{
+    if (bdrv_parse_cache_mode(cache, flags, writethrough) < 0) {
+        error_setg(errp, "Invalid cache mode '%s'", cache);
+        return false;
+    }
+    if (aio && bdrv_parse_aio(aio, flags) < 0) {
+        error_setg(errp, "Invalid aio mode '%s'", aio);
+        return false;
+    }
+    return true;
+}
+
+/* Options as the block layer takes them: a.b=c has the key "a.b". */
+static QDict *parse_options(const char *list, Error **errp)
+{
+    QDict *dict = keyval_parse(list, NULL, NULL, errp);
+
+    if (dict) {
+        qdict_flatten(dict);
+    }
+    return dict;
+}
+
+/**
+ * OpenRequest: what to open, whichever modes will do
+ * @options: as given
+ * @filename: NULL where @extra tells
+ * @extra: further options, flattened, or NULL
+ * @flags: BDRV_O_*
+ */
+typedef struct OpenRequest {
+    const SnapImageOptions *options;
+    const char *filename;
+    QDict *extra;
+    int flags;
+} OpenRequest;
+
+/* Options to open with; NULL with @errp set */
+static QDict *collect_options(const OpenRequest *request, Error **errp)
+{
+    const SnapImageOptions *options = request->options;
+    QDict *dict;
+
+    if (options->image_opts) {
+        dict = parse_options(options->filename, errp);
+        if (!dict) {
+            return NULL;
+        }
+    } else {
+        dict = qdict_new();
+        if (options->format) {
+            qdict_put_str(dict, "driver", options->format);
+        }
+    }
+    if (request->extra) {
+        g_autoptr(QDict) extra = qdict_clone_shallow(request->extra);
+
+        qdict_join(dict, extra, true);
+    }
+    if (options->force_share) {
+        qdict_put_str(dict, BDRV_OPT_FORCE_SHARE, "on");
+    }
+    return dict;
+}
+
+static BlockBackend *open_with_modes(const OpenRequest *request,
+                                     const char *cache, const char *aio,
+                                     Error **errp)
+{
+    int flags = request->flags;
+    bool writethrough = false;
+    BlockBackend *blk;
+    QDict *dict;
+
+    if (!parse_modes(cache, aio, &flags, &writethrough, errp)) {
+        return NULL;
+    }
+    dict = collect_options(request, errp);
+    if (!dict) {
+        return NULL;
+    }
+    snap_interrupt_begin_blocking(request->options->interrupt);
+    blk = blk_new_open(request->filename, NULL, dict, flags, errp);
+    snap_interrupt_end_blocking(request->options->interrupt);
+    if (!blk) {
+        return NULL;
+    }
+    blk_set_enable_write_cache(blk, !writethrough);
+    trace_snap_blockdev_open(cache, aio ?: "");
+    return blk;
+}
+
+/* Whether no block driver has the protocol that a name begins with. */
+static bool is_unknown_protocol(const char *filename)
+{
+    Error *err = NULL;
+    bool unknown;
+
+    if (bdrv_find_protocol(filename, true, &err) || !err) {
+        return false;
+    }
+    /* A driver in a module that cannot be loaded is another error. */
+    unknown = g_str_has_prefix(error_get_pretty(err), "Unknown protocol");
+    error_free(err);
+    return unknown;
+}
+
+char *snap_blockdev_file_name(const char *filename)
+{
+    if (path_has_protocol(filename) && !strstr(filename, "://") &&
+        !g_str_has_prefix(filename, "json:") &&
+        is_unknown_protocol(filename)) {
+        return g_strdup_printf("./%s", filename);
+    }
+    return g_strdup(filename);
+}
+
+const char *snap_blockdev_local_path(const SnapImageOptions *options)
+{
+    const char *filename = options->filename;
+
+    if (options->image_opts) {
+        return NULL;
+    }
+    if (strstart(filename, "file:", &filename)) {
+        return filename;
+    }
+    return path_has_protocol(filename) ? NULL : filename;
+}
+
+/* Nobody who writes '-' wants a file of that name. */
+static bool check_name(const SnapImageOptions *options, Error **errp)
+{
+    if (!options->image_opts && !strcmp(options->filename, "-")) {
+        error_setg(errp, "An image cannot be read from stdin or written to "
+                   "stdout; a file of this name is './-'");
+        return false;
+    }
+    return true;
+}
+
+/*
+ * What is written, or read as a whole, bypasses the page cache, unless that has
+ * it already.
+ */
+static const char *choose_cache(const OpenRequest *request)
+{
+    const char *path = snap_blockdev_local_path(request->options);
+
+    if (request->flags & BDRV_O_RDWR) {
+        return "none";
+    }
+    return request->options->bulk && !(path && snap_page_cache_has(path)) ?
+           "none" : "writeback";
+}
+
+/*
+ * Threads take work off the one that has the stream: to submit what is written,
+ * to copy from the page cache what is read as a whole.  Otherwise they only
+ * take time.
+ */
+static const char *choose_aio(const OpenRequest *request, const char *cache)
+{
+    bool direct = !strcmp(cache, "none") || !strcmp(cache, "directsync");
+
+    return (request->flags & BDRV_O_RDWR) ||
+           (request->options->bulk && !direct) ? NULL : "io_uring";
+}
+
+/* Open with the modes that were given, else the best that are possible. */
+static BlockBackend *open_blk(const OpenRequest *request, Error **errp)
+{
+    const SnapImageOptions *options = request->options;
+    const char *cache = options->cache ?: choose_cache(request);
+    const char *aio = options->aio ?: choose_aio(request, cache);
+    BlockBackend *blk = open_with_modes(request, cache, aio, NULL);
+
+    if (!blk && !options->aio) {
+        blk = open_with_modes(request, cache, NULL, NULL);
+    }
+    return blk ?: open_with_modes(request, options->cache ?: "writeback",
+                                  options->aio, errp);
+}
+
+static bool has_no_references(BlockBackend *blk, Error **errp)
+{
+    bool none;
+
+    bdrv_graph_rdlock_main_loop();
+    none = snap_references_none(blk_bs(blk), errp);
+    bdrv_graph_rdunlock_main_loop();
+    return none;
+}
+
+/*
+ * See that the image refers to nothing else, without opening what it refers to;
+ * options that name it say that the user wants it.
+ */
+static bool refuse_references(const OpenRequest *request, Error **errp)
+{
+    OpenRequest inspection = *request;
+    g_autoptr(QDict) dict = collect_options(request, errp);
+    BlockBackend *blk;
+    bool none;
+
+    if (!dict) {
+        return false;
+    }
+    if (snap_references_given(dict)) {
+        return true;
+    }
+    inspection.flags = BDRV_O_NO_BACKING | BDRV_O_NO_IO;
+    blk = open_with_modes(&inspection, "writeback", NULL, errp);
+    if (!blk) {
+        return false;
+    }
+    none = has_no_references(blk, errp);
+    blk_unref(blk);
+    return none;
+}
+
+BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
+                                 bool writable, Error **errp)
+{
+    const char *path = snap_blockdev_local_path(options);
+    OpenRequest request = {
+        .options = options,
+        .filename = options->image_opts ? NULL : options->filename,
+        /* A second writer of raw is to be refused, as the formats do it. */
+        .flags = writable ? BDRV_O_RDWR | BDRV_O_RESIZE | BDRV_O_NO_SHARE : 0,
+    };
+    struct stat st;
+
+    if (!check_name(options, errp)) {
+        return NULL;
+    }
+    /* Opening a FIFO would wait for somebody to write to it. */
+    if (path && stat(path, &st) == 0 &&
+        !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
+        error_setg(errp, "Neither a regular file nor a block device");
+        return NULL;
+    }
+    if (!options->backing_chain && !refuse_references(&request, errp)) {
+        return NULL;
+    }
+    return open_blk(&request, errp);
+}
+
+/* What an encrypted image was created with is needed to open it, too. */
+static bool collect_secrets(const char *create_options, QDict *secrets,
+                            Error **errp)
+{
+    g_autoptr(QDict) dict = NULL;
+    const QDictEntry *entry;
+
+    if (!create_options) {
+        return true;
+    }
+    dict = parse_options(create_options, errp);
+    if (!dict) {
+        return false;
+    }
+    for (entry = qdict_first(dict); entry; entry = qdict_next(dict, entry)) {
+        if (g_str_has_suffix(qdict_entry_key(entry), "key-secret")) {
+            qdict_put_obj(secrets, qdict_entry_key(entry),
+                          qobject_ref(qdict_entry_value(entry)));
+        }
+    }
+    return true;
+}
+
+/* @nested: the file is not the image's own child, but that one's */
+static void put_file_option(QDict *dict, bool nested, const char *name,
+                            const char *value)
+{
+    g_autofree char *key = g_strdup_printf("file.%s%s", nested ? "file." : "",
+                                           name);
+
+    qdict_put_str(dict, key, value);
+}
+
+/* Open the local file at @path, which others may use. */
+static BlockBackend *open_old(const SnapTargetOptions *options,
+                              const char *path, int flags)
+{
+    g_autoptr(QDict) dict = qdict_new();
+
+    if (!collect_secrets(options->create_options, dict, NULL)) {
+        return NULL;
+    }
+    put_file_option(dict, false, "driver", "file");
+    put_file_option(dict, false, "filename", path);
+    qdict_put_str(dict, BDRV_OPT_FORCE_SHARE, "on");
+    return blk_new_open(NULL, NULL, g_steal_pointer(&dict),
+                        flags | BDRV_O_NO_BACKING, NULL);
+}
+
+/* Whether the image at @path consists of this file. */
+static bool is_single(const SnapTargetOptions *options, const char *path)
+{
+    BlockBackend *blk = open_old(options, path, BDRV_O_NO_IO);
+    bool single = blk && has_no_references(blk, NULL);
+
+    blk_unref(blk);
+    return single;
+}
+
+/*
+ * Whether the readers of the local file at @path can go on if it is replaced.
+ * If not, they may be virtual machines, whose disk it is.
+ */
+static bool may_be_read(const SnapTargetOptions *options, const char *path)
+{
+    BlockBackend *blk;
+    struct stat st;
+    bool may;
+
+    if (!options->may_be_read || stat(path, &st) < 0 ||
+        !S_ISREG(st.st_mode) || !is_single(options, path)) {
+        return false;
+    }
+    blk = open_old(options, path, 0);
+    may = blk && options->may_be_read(blk);
+    blk_unref(blk);
+    return may;
+}
+
+static bool check_create_options(const SnapTargetOptions *options,
+                                 Error **errp)
+{
+    g_autoptr(QDict) dict = NULL;
+
+    if (!options->create_options) {
+        return true;
+    }
+    dict = parse_options(options->create_options, errp);
+    return dict && snap_create_check_options(dict, errp);
+}
+
+static void remove_temporary(void *opaque)
+{
+    snap_replace_remove(opaque);
+}
+
+static bool begin_replacement(SnapTarget *target, Error **errp)
+{
+    const SnapTargetOptions *options = &target->options;
+    const char *path = snap_blockdev_local_path(&options->image);
+    bool readable;
+
+    if (!path) {
+        error_setg(errp, "Only a local file can be created: "
+                   "use -n with an image that exists");
+        return false;
+    }
+    if (!check_name(&options->image, errp)) {
+        return false;
+    }
+    if (!check_create_options(options, errp)) {
+        return false;
+    }
+    snap_interrupt_begin_blocking(options->image.interrupt);
+    readable = may_be_read(options, path);
+    snap_interrupt_end_blocking(options->image.interrupt);
+    target->replace = snap_replace_begin(path, readable, errp);
+    if (!target->replace) {
+        return false;
+    }
+    snap_interrupt_add(options->image.interrupt, remove_temporary,
+                       target->replace);
+    return true;
+}
+
+SnapTarget *snap_target_begin(const SnapTargetOptions *options, Error **errp)
+{
+    g_autoptr(SnapTarget) target = g_new0(SnapTarget, 1);
+
+    target->options = *options;
+    if (options->existing) {
+        target->blk = snap_blockdev_open(&options->image, true, errp);
+    } else {
+        begin_replacement(target, errp);
+    }
+    return target->blk || target->replace ? g_steal_pointer(&target) : NULL;
+}
+
+static bool check_size(SnapTarget *target, uint64_t size, Error **errp)
+{
+    int64_t have = blk_getlength(target->blk);
+
+    if (have < 0) {
+        error_setg_errno(errp, -have, "Could not get the size");
+        return false;
+    }
+    if (have < size) {
+        error_setg(errp, "A disk of %" PRId64 " bytes cannot hold the "
+                   "snapshot, which takes %" PRIu64, have, size);
+        return false;
+    }
+    return true;
+}
+
+/* Whether the file of an image of this format grows as it is written to. */
+static bool grows(const char *format)
+{
+    return !strcmp(format, "qcow2");
+}
+
+/*
+ * Whether the user leaves it to us when to flush.  With lazy reference counts,
+ * the order of what reaches storage matters until the image is closed
+ * (block/qcow2.c:qcow2_mark_clean).
+ */
+static bool may_flush_late(const SnapTargetOptions *options)
+{
+    const char *cache = options->image.cache;
+
+    return (!cache || !strcmp(cache, "none") || !strcmp(cache, "writeback")) &&
+           !(options->create_options &&
+             strstr(options->create_options, "lazy_refcounts"));
+}
+
+/*
+ * How to open the file that was made.  A file that grows with each write makes
+ * direct I/O wait (ext4 extends it before the request is submitted), so it is
+ * made longer well ahead; snap_target_commit() cuts it off again.
+ *
+ * While an image is incomplete, the order of what reaches storage does not
+ * matter.  qcow2 flushes for it, and lets all writes wait meanwhile; what
+ * counts is snap_target_sync().
+ *
+ * Its locks are those of snap_replace_lock().
+ */
+static QDict *new_file_options(SnapTarget *target, Error **errp)
+{
+    const SnapTargetOptions *options = &target->options;
+    g_autoptr(QDict) dict = qdict_new();
+    bool growing = grows(options->image.format);
+
+    if (may_flush_late(options)) {
+        qdict_put_str(dict, "file.cache.no-flush", "on");
+        target->unflushed = true;
+    }
+    if (!collect_secrets(options->create_options, dict, errp)) {
+        return NULL;
+    }
+    if (growing) {
+        qdict_put_str(dict, "file.driver", "preallocate");
+        qdict_put_str(dict, "file.prealloc-size", PREALLOCATION);
+    }
+    put_file_option(dict, growing, "driver", "file");
+    put_file_option(dict, growing, "filename",
+                    snap_replace_path(target->replace));
+    put_file_option(dict, growing, "locking", "off");
+    return g_steal_pointer(&dict);
+}
+
+/* Whatever options there are, and drivers: a second file would not be safe. */
+static bool is_one_file(SnapTarget *target, Error **errp)
+{
+    bool only;
+
+    bdrv_graph_rdlock_main_loop();
+    only = snap_references_only(blk_bs(target->blk),
+                                snap_replace_path(target->replace), errp);
+    bdrv_graph_rdunlock_main_loop();
+    return only;
+}
+
+static bool open_new(SnapTarget *target, uint64_t size, Error **errp)
+{
+    const SnapTargetOptions *options = &target->options;
+    OpenRequest request = {
+        .options = &options->image,
+        .flags = BDRV_O_RDWR | BDRV_O_RESIZE,
+    };
+    g_autoptr(QDict) extra = NULL;
+    bool done;
+
+    snap_interrupt_begin_blocking(options->image.interrupt);
+    done = snap_create_image(snap_replace_path(target->replace),
+                             options->image.format, options->create_options,
+                             size, errp);
+    snap_interrupt_end_blocking(options->image.interrupt);
+    if (!done) {
+        return false;
+    }
+    snap_replace_lock(target->replace);
+    extra = new_file_options(target, errp);
+    if (!extra) {
+        return false;
+    }
+    request.extra = extra;
+    target->blk = open_blk(&request, errp);
+    return target->blk && is_one_file(target, errp);
+}
+
+bool snap_target_create(SnapTarget *target, uint64_t size, Error **errp)
+{
+    return (target->blk || open_new(target, size, errp)) &&
+           check_size(target, size, errp);
+}
+
+bool snap_target_is_existing(const SnapTarget *target)
+{
+    return target->options.existing;
+}
+
+BlockBackend *snap_target_blk(SnapTarget *target)
+{
+    return target->blk;
+}
+
+static int sync_file(void *opaque)
+{
+    return snap_replace_sync(opaque);
+}
+
+int coroutine_fn snap_target_sync(SnapTarget *target)
+{
+    return target->unflushed ? thread_pool_submit_co(sync_file,
+                                                     target->replace) : 0;
+}
+
+/* Cut off what the file was made longer than its format needs. */
+static int coroutine_fn drop_preallocation(SnapTarget *target, Error **errp)
+{
+    GRAPH_RDLOCK_GUARD();
+    BdrvChild *file = blk_bs(target->blk)->file;
+    int64_t length;
+
+    if (!file || strcmp(file->bs->drv->format_name, "preallocate")) {
+        return 0;
+    }
+    length = bdrv_co_getlength(file->bs);
+    if (length < 0) {
+        error_setg_errno(errp, -length, "Could not get the file's size");
+        return length;
+    }
+    return bdrv_co_truncate(file, length, true, PREALLOC_MODE_OFF, 0, errp);
+}
+
+int coroutine_fn snap_target_commit(SnapTarget *target, Error **errp)
+{
+    int ret;
+
+    if (!target->replace) {
+        return 0;
+    }
+    ret = drop_preallocation(target, errp);
+    return ret < 0 ? ret : snap_replace_commit(target->replace, errp);
+}
+
+int snap_target_rollback(SnapTarget *target, Error **errp)
+{
+    return target->replace ? snap_replace_rollback(target->replace, errp) : 0;
+}
+
+void snap_target_confirm(SnapTarget *target)
+{
+    target->confirmed = true;
+    if (target->replace) {
+        snap_replace_confirm(target->replace);
+    }
+}
+
+void snap_target_abandon(SnapTarget *target)
+{
+    snap_interrupt_remove(target->options.image.interrupt, remove_temporary,
+                          target->replace);
+    g_clear_pointer(&target->replace, snap_replace_end);
+}
+
+/* Whether closing adds nothing to what was flushed. */
+static bool complete_when_flushed(BlockBackend *blk)
+{
+    g_autoptr(ImageInfoSpecific) info = NULL;
+    const char *format = bdrv_get_format_name(blk_bs(blk));
+
+    if (!strcmp(format, "raw")) {
+        return true;
+    }
+    info = bdrv_get_specific_info(blk_bs(blk), NULL);
+    return !strcmp(format, "qcow2") && info &&
+           !info->u.qcow2.data->lazy_refcounts;
+}
+
+void snap_target_close(SnapTarget *target)
+{
+    if (!target) {
+        return;
+    }
+    if (!target->blk || !target->confirmed || !target->replace ||
+        !complete_when_flushed(target->blk)) {
+        blk_unref(target->blk);
+        if (target->unflushed && target->confirmed) {
+            snap_replace_sync(target->replace);
+        }
+    }
+    snap_target_abandon(target);
+    g_free(target);
+}

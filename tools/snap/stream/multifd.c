@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What goes over the channels of a migration with multifd
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "qemu/cutils.h"
+#include "qapi/error.h"
+#include "snap/stream/multifd.h"
+#include "snap/trace.h"
+
+#define MAGIC   0x11223344
+#define VERSION 1
+
+/* Flags of a packet */
+#define FLAG_SYNC         0x01
+#define FLAGS_COMPRESSION 0x3e
+#define FLAG_DEVICE_STATE 0x40
+
+#define BLOCK_NAME_SIZE 256
+
+typedef struct Init {
+    uint32_t magic;
+    uint32_t version;
+    uint8_t uuid[16];
+    uint8_t channel;
+    uint8_t unused[39];
+} QEMU_PACKED Init;
+
+typedef struct Head {
+    uint32_t magic;
+    uint32_t version;
+    uint32_t flags;
+    uint32_t pages_alloc;
+    uint32_t nb_normal;
+    uint32_t data_size;
+    uint64_t number;
+    uint32_t nb_zero;           /* 0 in QEMU before 9.0 */
+    uint32_t unused[7];
+    char block[BLOCK_NAME_SIZE];
+    uint64_t offsets[];
+} QEMU_PACKED Head;
+
+QEMU_BUILD_BUG_ON(sizeof(Init) != SNAP_MULTIFD_INIT_SIZE);
+QEMU_BUILD_BUG_ON(sizeof(Head) != 320);
+
+void snap_multifd_encode_init(uint8_t buf[SNAP_MULTIFD_INIT_SIZE],
+                              const QemuUUID *uuid, uint8_t channel)
+{
+    Init init = {
+        .magic = cpu_to_be32(MAGIC),
+        .version = cpu_to_be32(VERSION),
+        .channel = channel,
+    };
+
+    memcpy(init.uuid, uuid->data, sizeof(init.uuid));
+    memcpy(buf, &init, sizeof(init));
+}
+
+static int check_version(uint32_t magic, uint32_t version, const char *what,
+                         Error **errp)
+{
+    if (be32_to_cpu(magic) != MAGIC) {
+        error_setg(errp, "Not %s of multifd", what);
+        return -EINVAL;
+    }
+    if (be32_to_cpu(version) != VERSION) {
+        error_setg(errp, "multifd of version %u is not supported",
+                   be32_to_cpu(version));
+        return -ENOTSUP;
+    }
+    return 0;
+}
+
+int snap_multifd_decode_init(const uint8_t buf[SNAP_MULTIFD_INIT_SIZE],
+                             Error **errp)
+{
+    Init init;
+    int ret;
+
+    memcpy(&init, buf, sizeof(init));
+    ret = check_version(init.magic, init.version, "a channel", errp);
+    return ret < 0 ? ret : init.channel;
+}
+
+bool snap_multifd_flushes_each_section(const char *machine)
+{
+    const char *version = strrchr(machine, '-');
+    const char *dot, *end;
+    unsigned major, minor;
+
+    return version &&
+           qemu_strtoui(version + 1, &dot, 10, &major) == 0 && *dot == '.' &&
+           qemu_strtoui(dot + 1, &end, 10, &minor) == 0 &&
+           (major < 8 || (major == 8 && minor < 2));
+}
+
+unsigned snap_multifd_packet_pages(const SnapLayout *layout)
+{
+    return SNAP_MULTIFD_DATA_SIZE >> layout->page_bits;
+}
+
+size_t snap_multifd_head_size(const SnapLayout *layout)
+{
+    return sizeof(Head) + sizeof(uint64_t) * snap_multifd_packet_pages(layout);
+}
+
+void snap_multifd_encode(uint8_t *buf, const SnapMultifdPacket *packet,
+                         const SnapLayout *layout)
+{
+    unsigned nb_pages = packet->nb_normal + packet->nb_zero;
+    Head *head = (Head *)buf;
+
+    assert(nb_pages <= snap_multifd_packet_pages(layout));
+    memset(buf, 0, snap_multifd_head_size(layout));
+    *head = (Head) {
+        .magic = cpu_to_be32(MAGIC),
+        .version = cpu_to_be32(VERSION),
+        .flags = cpu_to_be32(packet->sync ? FLAG_SYNC : 0),
+        .pages_alloc = cpu_to_be32(snap_multifd_packet_pages(layout)),
+        .nb_normal = cpu_to_be32(packet->nb_normal),
+        .data_size = cpu_to_be32(packet->nb_normal << layout->page_bits),
+        .number = cpu_to_be64(packet->number),
+        .nb_zero = cpu_to_be32(packet->nb_zero),
+    };
+    if (nb_pages) {
+        g_strlcpy(head->block, layout->blocks[packet->block].name,
+                  sizeof(head->block));
+    }
+    for (unsigned i = 0; i < nb_pages; i++) {
+        head->offsets[i] = cpu_to_be64(packet->offsets[i]);
+    }
+}
+
+/* The counts of pages, which bound everything else. */
+static int decode_counts(const Head *head, SnapMultifdPacket *packet,
+                         const SnapLayout *layout, Error **errp)
+{
+    unsigned max = snap_multifd_packet_pages(layout);
+    uint32_t nb_normal = be32_to_cpu(head->nb_normal);
+    uint32_t nb_zero = be32_to_cpu(head->nb_zero);
+
+    if (nb_normal > max || nb_zero > max - nb_normal) {
+        error_setg(errp, "Packet of %u and %u pages, more than %u, in the "
+                   "migration stream", nb_normal, nb_zero, max);
+        return -EINVAL;
+    }
+    /* Nothing was sent of what QEMU before 9.0 says here if there is none. */
+    if (nb_normal &&
+        be32_to_cpu(head->data_size) != nb_normal << layout->page_bits) {
+        error_setg(errp, "Packet of %u pages with %u bytes of data in the "
+                   "migration stream", nb_normal,
+                   be32_to_cpu(head->data_size));
+        return -EINVAL;
+    }
+    packet->nb_normal = nb_normal;
+    packet->nb_zero = nb_zero;
+    return 0;
+}
+
+static int decode_pages(const Head *head, SnapMultifdPacket *packet,
+                        const SnapLayout *layout, Error **errp)
+{
+    char name[BLOCK_NAME_SIZE + 1] = { };
+    const SnapRAMBlock *block;
+
+    memcpy(name, head->block, BLOCK_NAME_SIZE);
+    packet->block = snap_layout_find(layout, name, -1);
+    if (packet->block < 0) {
+        error_setg(errp, "Packet of an unknown RAM block in the migration "
+                   "stream");
+        return -EINVAL;
+    }
+    block = &layout->blocks[packet->block];
+    for (unsigned i = 0; i < packet->nb_normal + packet->nb_zero; i++) {
+        uint64_t offset = be64_to_cpu(head->offsets[i]);
+
+        if (offset >= block->length ||
+            (offset & (snap_layout_page_size(layout) - 1))) {
+            error_setg(errp, "Page at offset 0x%" PRIx64 " of RAM block '%s' "
+                       "in the migration stream", offset, block->name);
+            return -EINVAL;
+        }
+        packet->offsets[i] = offset;
+    }
+    return 0;
+}
+
+int snap_multifd_decode(const uint8_t *buf, SnapMultifdPacket *packet,
+                        const SnapLayout *layout, Error **errp)
+{
+    const Head *head = (const Head *)buf;
+    uint32_t flags = be32_to_cpu(head->flags);
+    int ret = check_version(head->magic, head->version, "a packet", errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (flags & FLAGS_COMPRESSION) {
+        error_setg(errp, "Compressed pages are not supported: set the "
+                   "migration parameter 'multifd-compression' to 'none'");
+        return -ENOTSUP;
+    }
+    if (flags & ~FLAG_SYNC) {
+        error_setg(errp, flags & FLAG_DEVICE_STATE ?
+                   "Device state over multifd is not supported" :
+                   "Unknown packet of multifd in the migration stream");
+        return -ENOTSUP;
+    }
+    packet->sync = flags & FLAG_SYNC;
+    packet->number = be64_to_cpu(head->number);
+    packet->block = -1;
+    ret = decode_counts(head, packet, layout, errp);
+    if (!ret && packet->nb_normal + packet->nb_zero) {
+        ret = decode_pages(head, packet, layout, errp);
+    }
+    trace_snap_multifd_packet(packet->number, packet->sync, packet->block,
+                              packet->nb_normal, packet->nb_zero);
+    return ret;
+}

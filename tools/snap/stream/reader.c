@@ -1,0 +1,1159 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Reader of QEMU's migration stream
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "qemu/ctype.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "migration/ram.h"
+#include "migration/savevm.h"
+#include "snap/stream/device-end.h"
+#include "snap/stream/device-sections.h"
+#include "snap/stream/reader.h"
+#include "snap/trace.h"
+
+/* Removed from QEMU's headers in 9.1, but older sources send it. */
+#define RAM_SAVE_FLAG_COMPRESS_PAGE 0x100
+
+/* Flags fit below the smallest target page (migration/ram.h). */
+#define ALL_FLAGS ((1 << SNAP_MIN_PAGE_BITS) - 1)
+
+/* Device state is handed on in pieces of this size. */
+#define DEVICE_CHUNK (64 * KiB)
+
+/*
+ * How long a source that waits for an answer is silent, in milliseconds, until
+ * that counts as the end of the stream: behind a whole description, and behind
+ * an EOF byte without one.
+ */
+#define DESCRIPTION_SILENCE 100
+#define EOF_SILENCE         1000
+
+/* A record of a page begins with a be64; the block's name may follow. */
+#define RECORD_HEAD_SIZE 8
+
+/*
+ * Pages that are read at a time, where they are the smallest ones; 128 KiB in
+ * any case.
+ */
+#define MAX_PAGES_AHEAD 128
+
+/* Machine type names are far shorter (migration/savevm.c bounds nothing). */
+#define MAX_MACHINE_NAME 255
+
+/* A source sends a handful; most are no event that the caller would see. */
+#define MAX_COMMANDS 1024
+
+typedef enum Phase {
+    PHASE_HEADER,           /* nothing read yet */
+    PHASE_SECTIONS,         /* between sections, before device state */
+    PHASE_RAM,              /* within a PART or END section of RAM */
+    PHASE_DEVICES,          /* device state up to a possible end */
+    PHASE_DEVICE_END,       /* a possible end was found, not yet announced */
+    PHASE_DESCRIPTION,      /* announced; the description comes next */
+    PHASE_OVER,
+} Phase;
+
+struct SnapStreamReader {
+    /* constant */
+    SnapInput *input;
+
+    /* what the stream said of itself; constant after RAM_SETUP */
+    unsigned page_bits;
+    GByteArray *configuration;
+    SnapRAMSection section;
+    SnapLayout layout;
+    GHashTable *iterable;   /* ids of iterable sections other than RAM */
+    bool return_path;
+    bool multifd_flush;
+    unsigned nb_commands;
+
+    /* where the parser stands */
+    Phase phase;
+    const char *where;      /* part of the stream, for messages */
+    bool ram_started;       /* RAM's START section has told all of RAM */
+    bool section_open;      /* a section of RAM is over but for its footer */
+    bool footers_known;     /* whether there are footers */
+    bool ram_paged;         /* the first PART or END of RAM has begun */
+    int block;              /* block of the last record, -1 for none */
+    uint64_t offset;        /* and offset of its page, the last of a run */
+    bool after_page;        /* it had data */
+    bool in_order;          /* its page is behind another one with data */
+
+    /* sections other than RAM, as they came */
+    GByteArray *setup;
+    size_t before_ram;
+    GByteArray *late;       /* among and behind RAM's pages: goes to devices */
+
+    /*
+     * device state: bytes that wait to be handed on, how many of them the
+     * event before has handed on, and bytes to be read again because they
+     * were no description after all
+     */
+    GByteArray *pending;
+    size_t handed_on;
+    SnapDeviceEnd end;
+    GByteArray *replay;
+    size_t replay_pos;
+    GByteArray *description;
+    uint32_t description_length;
+};
+
+SnapStreamReader *snap_stream_reader_new(SnapInput *input, unsigned page_bits)
+{
+    SnapStreamReader *r = g_new0(SnapStreamReader, 1);
+
+    r->input = input;
+    r->page_bits = page_bits;
+    r->configuration = g_byte_array_new();
+    r->iterable = g_hash_table_new(g_direct_hash, g_direct_equal);
+    r->block = -1;
+    r->setup = g_byte_array_new();
+    r->late = g_byte_array_new();
+    r->pending = g_byte_array_new();
+    r->replay = g_byte_array_new();
+    r->description = g_byte_array_new();
+    return r;
+}
+
+void snap_stream_reader_free(SnapStreamReader *r)
+{
+    if (!r) {
+        return;
+    }
+    g_byte_array_unref(r->configuration);
+    g_hash_table_unref(r->iterable);
+    g_byte_array_unref(r->setup);
+    g_byte_array_unref(r->late);
+    g_byte_array_unref(r->pending);
+    g_byte_array_unref(r->replay);
+    g_byte_array_unref(r->description);
+    snap_layout_destroy(&r->layout);
+    g_free(r);
+}
+
+SnapLayout *snap_stream_layout(SnapStreamReader *r)
+{
+    return &r->layout;
+}
+
+const SnapRAMSection *snap_stream_ram_section(const SnapStreamReader *r)
+{
+    return &r->section;
+}
+
+bool snap_stream_multifd_flush(const SnapStreamReader *r)
+{
+    return r->multifd_flush;
+}
+
+const GByteArray *snap_stream_configuration(const SnapStreamReader *r)
+{
+    return r->configuration;
+}
+
+const GByteArray *snap_stream_setup(const SnapStreamReader *r,
+                                    size_t *before_ram)
+{
+    *before_ram = r->before_ram;
+    return r->setup;
+}
+
+/*
+ * From now on, let the end of the stream be silence of @ms milliseconds, where
+ * the source waits for an answer and so does not close the channel; negative
+ * for no such limit.
+ */
+static void limit_silence(SnapStreamReader *r, int ms)
+{
+    if (r->return_path) {
+        snap_input_set_timeout(r->input, ms);
+    }
+}
+
+/*
+ * Behind an error or the end everything is zero, so every value has to be
+ * followed by this before it is believed.
+ */
+static int check_input(SnapStreamReader *r, Error **errp)
+{
+    Error *err = NULL;
+    int ret = snap_input_error(r->input, &err);
+
+    if (!ret) {
+        return 0;
+    }
+    if (snap_input_ended(r->input)) {
+        error_free(err);
+        error_setg(errp, "The migration stream ends too early, in %s",
+                   r->where);
+    } else {
+        error_propagate_prepend(errp, err, "Could not read %s: ", r->where);
+    }
+    return ret;
+}
+
+/*
+ * Make room for @length bytes at the end of @array, which may grow up to @max
+ * bytes.  Whatever is kept of the stream passes through here.
+ *
+ * Returns: the room, NULL with @errp set
+ */
+static uint8_t *extend(SnapStreamReader *r, GByteArray *array, size_t length,
+                       size_t max, Error **errp)
+{
+    size_t start = array->len;
+
+    if (start > max || length > max - start) {
+        error_setg(errp, "Too many bytes in %s of the migration stream",
+                   r->where);
+        return NULL;
+    }
+    g_byte_array_set_size(array, start + length);
+    return array->data + start;
+}
+
+/* Read @length bytes to the end of @array, which may grow up to @max bytes. */
+static int coroutine_fn read_bytes(SnapStreamReader *r, GByteArray *array,
+                                   size_t length, size_t max, Error **errp)
+{
+    uint8_t *p = extend(r, array, length, max, errp);
+
+    if (!p) {
+        return -EINVAL;
+    }
+    snap_input_read(r->input, p, length);
+    return check_input(r, errp);
+}
+
+/* --- header and configuration section --- */
+
+static int coroutine_fn read_configuration(SnapStreamReader *r, size_t length,
+                                           const uint8_t **data, Error **errp)
+{
+    int ret = read_bytes(r, r->configuration, length, SNAP_MAX_CONFIGURATION,
+                         errp);
+
+    *data = r->configuration->data + r->configuration->len - length;
+    return ret;
+}
+
+/* The name at @data, which the configuration ends with; fit for messages. */
+static char *last_name(const SnapStreamReader *r, const uint8_t *data)
+{
+    const GByteArray *array = r->configuration;
+    g_autofree char *name = g_strndup((const char *)data,
+                                      array->data + array->len - data);
+
+    return g_strescape(name, NULL);
+}
+
+static int coroutine_fn parse_page_bits(SnapStreamReader *r, Error **errp)
+{
+    const uint8_t *p;
+    int ret = read_configuration(r, 4, &p, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    r->page_bits = ldl_be_p(p);
+    if (r->page_bits < SNAP_MIN_PAGE_BITS ||
+        r->page_bits > SNAP_MAX_PAGE_BITS) {
+        error_setg(errp, "Target page size of 2^%u bytes is not supported",
+                   r->page_bits);
+        return -ENOTSUP;
+    }
+    return 0;
+}
+
+/*
+ * The capabilities that QEMU lists are those that change the format of RAM
+ * (migration/savevm.c:should_validate_capability): none of them can be taken.
+ */
+static int coroutine_fn parse_capabilities(SnapStreamReader *r, Error **errp)
+{
+    g_autofree char *name = NULL;
+    const uint8_t *p;
+    int ret = read_configuration(r, 4, &p, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (ldl_be_p(p) == 0) {
+        return 0;
+    }
+    ret = read_configuration(r, 1, &p, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = read_configuration(r, *p, &p, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    name = last_name(r, p);
+    error_setg(errp, "Migration capability '%s' is not supported: "
+               "switch it off for the save", name);
+    return -ENOTSUP;
+}
+
+static int coroutine_fn parse_subsection(SnapStreamReader *r, Error **errp)
+{
+    g_autofree char *name = NULL;
+    const uint8_t *p;
+    int ret;
+
+    ret = read_configuration(r, 2, &p, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = read_configuration(r, p[1], &p, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    name = last_name(r, p);
+    ret = read_configuration(r, 4, &p, errp); /* version */
+    if (ret < 0) {
+        return ret;
+    }
+
+    if (!strcmp(name, "configuration/target-page-bits")) {
+        return parse_page_bits(r, errp);
+    } else if (!strcmp(name, "configuration/capabilities")) {
+        return parse_capabilities(r, errp);
+    } else if (!strcmp(name, "configuration/uuid")) {
+        return read_configuration(r, 16, &p, errp);
+    }
+    error_setg(errp, "Unknown subsection '%s' in the migration stream", name);
+    return -ENOTSUP;
+}
+
+static int coroutine_fn parse_machine(SnapStreamReader *r, Error **errp)
+{
+    g_autofree char *machine = NULL;
+    const uint8_t *p;
+    uint32_t length;
+    int ret;
+
+    ret = read_configuration(r, 5, &p, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    length = ldl_be_p(p + 1);
+    if (length > MAX_MACHINE_NAME) {
+        error_setg(errp, "Machine type name of %u bytes in the migration "
+                   "stream", length);
+        return -EINVAL;
+    }
+    ret = read_configuration(r, length, &p, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    machine = g_strndup((const char *)p, length);
+    trace_snap_stream_machine(machine);
+    return 0;
+}
+
+static int coroutine_fn parse_header(SnapStreamReader *r, Error **errp)
+{
+    const uint8_t *p;
+    int ret;
+
+    r->where = "its header";
+    snap_input_peek_byte(r->input);
+    if (snap_input_ended(r->input)) {
+        error_setg(errp, "No migration stream to read");
+        return -EIO;
+    }
+    ret = read_configuration(r, 8, &p, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    if (ldl_be_p(p) != QEMU_VM_FILE_MAGIC) {
+        error_setg(errp, "Not a QEMU migration stream");
+        return -EINVAL;
+    }
+    if (ldl_be_p(p + 4) != QEMU_VM_FILE_VERSION) {
+        error_setg(errp, "Migration stream of version %u is not supported",
+                   ldl_be_p(p + 4));
+        return -ENOTSUP;
+    }
+
+    r->where = "its configuration section";
+    if (snap_input_peek_byte(r->input) == QEMU_VM_CONFIGURATION) {
+        ret = parse_machine(r, errp);
+        while (!ret && snap_input_peek_byte(r->input) == QEMU_VM_SUBSECTION) {
+            ret = parse_subsection(r, errp);
+        }
+    }
+    trace_snap_stream_header(r->page_bits);
+    return ret ?: check_input(r, errp);
+}
+
+/* --- RAM --- */
+
+static int coroutine_fn read_name(SnapStreamReader *r, char name[256],
+                                  Error **errp)
+{
+    unsigned length = snap_input_get_byte(r->input);
+    int ret;
+
+    snap_input_read(r->input, (uint8_t *)name, length);
+    name[length] = '\0';
+    ret = check_input(r, errp);
+    if (!ret && (length == 0 || !snap_name_is_printable(name, length))) {
+        error_setg(errp, "Invalid name in %s of the migration stream",
+                   r->where);
+        ret = -EINVAL;
+    }
+    return ret;
+}
+
+/*
+ * A block's page size follows its length only in some configurations
+ * (migration/ram.c:ram_save_setup), which the stream does not tell. It is a
+ * be64 and so begins with a zero byte, which no length of a name does; behind
+ * the last block it has no flags, which every record has.
+ */
+static uint64_t coroutine_fn read_block_page_size(SnapStreamReader *r,
+                                                  bool last)
+{
+    const uint8_t *p;
+
+    if (last) {
+        if (snap_input_peek(r->input, &p, 8) < 8 ||
+            (ldq_be_p(p) & ALL_FLAGS)) {
+            return 0;
+        }
+    } else if (snap_input_peek_byte(r->input) != 0) {
+        return 0;
+    }
+    return snap_input_get_be64(r->input);
+}
+
+static int coroutine_fn parse_blocks(SnapStreamReader *r, uint64_t total,
+                                     Error **errp)
+{
+    while (total) {
+        char name[256];
+        uint64_t length, page_size;
+        int ret = read_name(r, name, errp);
+
+        if (ret < 0) {
+            return ret;
+        }
+        length = snap_input_get_be64(r->input);
+        if (length > total) {
+            error_setg(errp, "RAM blocks are longer than their total in the "
+                       "migration stream");
+            return -EINVAL;
+        }
+        total -= length;
+        page_size = read_block_page_size(r, total == 0);
+        ret = check_input(r, errp);
+        if (ret < 0) {
+            return ret;
+        }
+        if (!snap_layout_add(&r->layout, name, length, page_size, errp)) {
+            return -EINVAL;
+        }
+        trace_snap_stream_block(name, length, page_size);
+    }
+    return 0;
+}
+
+static int unsupported_record(uint64_t flags, Error **errp)
+{
+    if (flags & RAM_SAVE_FLAG_COMPRESS_PAGE) {
+        error_setg(errp, "Migration capability 'compress' is not supported: "
+                   "switch it off for the save");
+    } else if (flags & RAM_SAVE_FLAG_XBZRLE) {
+        error_setg(errp, "Migration capability 'xbzrle' is not supported: "
+                   "switch it off for the save");
+    } else if (flags & RAM_SAVE_FLAG_HOOK) {
+        error_setg(errp, "Migration by RDMA is not supported");
+    } else {
+        error_setg(errp, "Unknown RAM record in the migration stream "
+                   "(flags 0x%" PRIx64 ")", flags);
+    }
+    return -ENOTSUP;
+}
+
+static int coroutine_fn read_footer(SnapStreamReader *r, uint32_t id,
+                                    Error **errp)
+{
+    uint8_t type = snap_input_get_byte(r->input);
+    uint32_t footer_id = snap_input_get_be32(r->input);
+    int ret = check_input(r, errp);
+
+    if (!ret && (type != QEMU_VM_SECTION_FOOTER || footer_id != id)) {
+        error_setg(errp, "Section %u of the migration stream has no footer",
+                   id);
+        ret = -EINVAL;
+    }
+    return ret;
+}
+
+static int coroutine_fn parse_ram_start(SnapStreamReader *r, uint32_t id,
+                                        uint32_t instance, uint32_t version,
+                                        Error **errp)
+{
+    uint64_t mask = (UINT64_C(1) << r->page_bits) - 1;
+    uint64_t word;
+    int ret;
+
+    if (r->ram_started) {
+        error_setg(errp, "RAM starts twice in the migration stream");
+        return -EINVAL;
+    }
+    if (version != SNAP_RAM_SECTION_VERSION) {
+        error_setg(errp, "RAM section of version %u is not supported",
+                   version);
+        return -ENOTSUP;
+    }
+
+    r->where = "RAM's START section";
+    snap_layout_init(&r->layout, r->page_bits);
+    word = snap_input_get_be64(r->input);
+    ret = check_input(r, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    if ((word & mask) != RAM_SAVE_FLAG_MEM_SIZE) {
+        error_setg(errp, "RAM does not start with its size in the migration "
+                   "stream");
+        return -EINVAL;
+    }
+    ret = parse_blocks(r, word & ~mask, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    if (!r->layout.nb_blocks) {
+        error_setg(errp, "The migration stream has no RAM");
+        return -EINVAL;
+    }
+
+    word = snap_input_get_be64(r->input);
+    if (word == RAM_SAVE_FLAG_MULTIFD_FLUSH) {
+        r->multifd_flush = true;
+        word = snap_input_get_be64(r->input);
+    }
+    ret = check_input(r, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    if (word != RAM_SAVE_FLAG_EOS) {
+        return unsupported_record(word, errp);
+    }
+
+    r->section = (SnapRAMSection) { .id = id, .instance = instance };
+    r->before_ram = r->setup->len;
+    r->ram_started = true;
+    r->section_open = true;
+    return 0;
+}
+
+/*
+ * What is behind the last record of a section of RAM.  A source with multifd
+ * may not send it before its channels are read from.
+ */
+static int coroutine_fn finish_ram_section(SnapStreamReader *r, Error **errp)
+{
+    r->section_open = false;
+    if (!r->footers_known) {
+        r->footers_known = true;
+        r->section.footers = snap_input_peek_byte(r->input) ==
+                             QEMU_VM_SECTION_FOOTER;
+    }
+    return r->section.footers ? read_footer(r, r->section.id, errp) :
+                                check_input(r, errp);
+}
+
+/* Resolve the block of a page record. */
+static int coroutine_fn parse_record_block(SnapStreamReader *r, uint64_t flags,
+                                           uint64_t offset, Error **errp)
+{
+    char name[256];
+    int ret;
+
+    if (!(flags & RAM_SAVE_FLAG_CONTINUE)) {
+        ret = read_name(r, name, errp);
+        if (ret < 0) {
+            return ret;
+        }
+        r->block = snap_layout_find(&r->layout, name, r->block);
+        if (r->block < 0) {
+            error_setg(errp, "Page of an unknown RAM block '%s' in the "
+                       "migration stream", name);
+            return -EINVAL;
+        }
+    } else if (r->block < 0) {
+        error_setg(errp, "Page without a RAM block in the migration stream");
+        return -EINVAL;
+    }
+    if (offset >= r->layout.blocks[r->block].length) {
+        error_setg(errp, "Page at offset 0x%" PRIx64 " lies outside RAM block "
+                   "'%s'", offset, r->layout.blocks[r->block].name);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+/* One record of a PART or END section. */
+static int coroutine_fn parse_record(SnapStreamReader *r, SnapEvent *event,
+                                     Error **errp)
+{
+    uint64_t mask = snap_layout_page_size(&r->layout) - 1;
+    uint64_t word = snap_input_get_be64(r->input);
+    uint64_t flags = word & mask;
+    int ret = check_input(r, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (word == RAM_SAVE_FLAG_EOS) {
+        r->phase = PHASE_SECTIONS;
+        r->section_open = true;
+        event->type = SNAP_EVENT_RAM_EOS;
+        return 0;
+    }
+    if (word == RAM_SAVE_FLAG_MULTIFD_FLUSH) {
+        event->type = SNAP_EVENT_MULTIFD_FLUSH;
+        return 0;
+    }
+    if ((flags & ~RAM_SAVE_FLAG_CONTINUE) != RAM_SAVE_FLAG_PAGE &&
+        (flags & ~RAM_SAVE_FLAG_CONTINUE) != RAM_SAVE_FLAG_ZERO) {
+        return unsupported_record(flags, errp);
+    }
+    ret = parse_record_block(r, flags, word & ~mask, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    event->block = r->block;
+    event->offset = word & ~mask;
+    r->in_order = (flags & RAM_SAVE_FLAG_CONTINUE) && r->after_page &&
+                  event->offset == r->offset + mask + 1;
+    r->after_page = flags & RAM_SAVE_FLAG_PAGE;
+    r->offset = event->offset;
+    if (flags & RAM_SAVE_FLAG_PAGE) {
+        event->type = SNAP_EVENT_PAGE;
+        return 0;
+    }
+    event->type = SNAP_EVENT_ZERO_PAGE;
+    if (snap_input_get_byte(r->input) != 0) {
+        error_setg(errp, "Zero page with a fill value in the migration stream");
+        return -ENOTSUP;
+    }
+    return check_input(r, errp);
+}
+
+/*
+ * Pages that follow each other come as records that only differ in the offset.
+ * So the channel is read to where such pages belong, and to @heads in between,
+ * as far as these turn out to be right.
+ *
+ * Returns: elements of @iov
+ */
+static unsigned expect_pages(const SnapStreamReader *r, uint8_t *buf,
+                             unsigned nb_pages, uint64_t *heads,
+                             struct iovec *iov)
+{
+    size_t page_size = snap_layout_page_size(&r->layout);
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < nb_pages; i++) {
+        if (i) {
+            iov[n++] = (struct iovec) { &heads[i], RECORD_HEAD_SIZE };
+        }
+        iov[n++] = (struct iovec) { buf + i * page_size, page_size };
+    }
+    return n;
+}
+
+/* How many of the pages that were expected have come whole. */
+static unsigned count_pages(const SnapStreamReader *r, const uint64_t *heads,
+                            unsigned nb_pages, size_t bytes)
+{
+    size_t page_size = snap_layout_page_size(&r->layout);
+    size_t pos = page_size;
+    unsigned i;
+
+    for (i = 1; i < nb_pages && bytes >= pos + RECORD_HEAD_SIZE + page_size;
+         i++) {
+        uint64_t offset = r->offset + i * page_size;
+
+        if (be64_to_cpu(heads[i]) != (offset | RAM_SAVE_FLAG_PAGE |
+                                      RAM_SAVE_FLAG_CONTINUE)) {
+            break;
+        }
+        pos += RECORD_HEAD_SIZE + page_size;
+    }
+    return i;
+}
+
+int coroutine_fn snap_stream_read_pages(SnapStreamReader *r, void *buf,
+                                        unsigned *nb_pages, Error **errp)
+{
+    size_t page_size = snap_layout_page_size(&r->layout);
+    uint64_t left = (r->layout.blocks[r->block].length - r->offset) >>
+                    r->layout.page_bits;
+    unsigned max = MIN(MIN(*nb_pages, left), MAX_PAGES_AHEAD >>
+                       (r->layout.page_bits - SNAP_MIN_PAGE_BITS));
+    uint64_t heads[MAX_PAGES_AHEAD];
+    struct iovec iov[2 * MAX_PAGES_AHEAD];
+    unsigned niov;
+    size_t bytes, used;
+    int ret;
+
+    /* One that stands alone says nothing of the next. */
+    max = r->in_order ? MAX(max, 1) : 1;
+    niov = expect_pages(r, buf, max, heads, iov);
+    bytes = snap_input_read_ahead(r->input, iov, niov);
+    if (bytes < page_size) {
+        ret = check_input(r, errp);
+        assert(ret < 0);
+        return ret;
+    }
+    *nb_pages = count_pages(r, heads, max, bytes);
+    used = *nb_pages * (page_size + RECORD_HEAD_SIZE) - RECORD_HEAD_SIZE;
+    snap_input_unread(r->input, iov, niov, used, bytes - used);
+    r->offset += (*nb_pages - 1) * page_size;
+    return 0;
+}
+
+/* --- sections other than RAM, before the device state --- */
+
+/* Whether a known section can start at what is next in the file. */
+static bool coroutine_fn next_head_plausible(SnapStreamReader *r)
+{
+    const uint8_t *p;
+    size_t wanted = 1, got;
+    int ret;
+
+    do {
+        got = snap_input_peek(r->input, &p, wanted);
+        ret = snap_device_section_head_plausible(p, got);
+    } while (ret < 0 && got == wanted++);
+
+    if (ret > 0 && (p[0] == QEMU_VM_SECTION_PART ||
+                    p[0] == QEMU_VM_SECTION_END)) {
+        uint32_t id;
+
+        if (snap_input_peek(r->input, &p, 5) < 5) {
+            return false;
+        }
+        id = ldl_be_p(p + 1);
+        return (r->ram_started && id == r->section.id) ||
+               g_hash_table_contains(r->iterable, GUINT_TO_POINTER(id));
+    }
+    return ret > 0;
+}
+
+/*
+ * Take over the rest of section @id, whose length is not known: it goes up to
+ * a footer of its own that is followed by the head of another section.
+ */
+static int coroutine_fn copy_section(SnapStreamReader *r, GByteArray *array,
+                                     uint32_t id, Error **errp)
+{
+    uint64_t footer = ((uint64_t)QEMU_VM_SECTION_FOOTER << 32) | id;
+    uint64_t tail = 0;
+
+    if (r->ram_started && !r->section.footers) {
+        error_setg(errp, "Device sections before RAM need section footers "
+                   "(migration property send-section-footer)");
+        return -ENOTSUP;
+    }
+    for (;;) {
+        uint8_t byte;
+        int ret = read_bytes(r, array, 1, SNAP_MAX_SETUP, errp);
+
+        if (ret < 0) {
+            return ret;
+        }
+        byte = array->data[array->len - 1];
+        tail = ((tail << 8) | byte) & MAKE_64BIT_MASK(0, 40);
+        if (tail == footer && next_head_plausible(r)) {
+            return 0;
+        }
+    }
+}
+
+/* Keep the head of a section of @type; START and FULL have a @name. */
+static int append_head(SnapStreamReader *r, GByteArray *array, uint8_t type,
+                       uint32_t id, const char *name, uint32_t instance,
+                       uint32_t version, Error **errp)
+{
+    size_t name_length = name ? strlen(name) : 0;
+    uint8_t *p;
+
+    r->where = "a device's section";
+    p = extend(r, array, 5 + (name ? 1 + name_length + 8 : 0), SNAP_MAX_SETUP,
+               errp);
+    if (!p) {
+        return -EINVAL;
+    }
+    p[0] = type;
+    stl_be_p(p + 1, id);
+    if (name) {
+        p[5] = name_length;
+        memcpy(p + 6, name, name_length);
+        stl_be_p(p + 6 + name_length, instance);
+        stl_be_p(p + 10 + name_length, version);
+    }
+    return 0;
+}
+
+/*
+ * Devices whose iterations can be told from each other by their footers, and
+ * sent again behind RAM: what they send does not depend on RAM.
+ */
+static bool is_known_iterable(const char *name)
+{
+    return !strcmp(name, "dirty-bitmap") ||
+           !strcmp(name, "s390-storage_attributes");
+}
+
+/* START or FULL: name, instance and version follow the id. */
+static int coroutine_fn parse_named_section(SnapStreamReader *r, uint8_t type,
+                                            uint32_t id, Error **errp)
+{
+    GByteArray *array = r->ram_paged ? r->late : r->setup;
+    char name[256];
+    uint32_t instance, version;
+    int ret;
+
+    ret = read_name(r, name, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    instance = snap_input_get_be32(r->input);
+    version = snap_input_get_be32(r->input);
+    ret = check_input(r, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    trace_snap_stream_section(type, id, name);
+    if (type == QEMU_VM_SECTION_START) {
+        if (!strcmp(name, SNAP_RAM_SECTION_NAME)) {
+            return parse_ram_start(r, id, instance, version, errp);
+        }
+        if (!is_known_iterable(name)) {
+            error_setg(errp, "Device '%s' sends its state in iterations, "
+                       "which is not supported", name);
+            return -ENOTSUP;
+        }
+        g_hash_table_add(r->iterable, GUINT_TO_POINTER(id));
+    }
+
+    return append_head(r, array, type, id, name, instance, version, errp) ?:
+           copy_section(r, array, id, errp);
+}
+
+/* PART or END */
+static int coroutine_fn parse_iteration(SnapStreamReader *r, uint8_t type,
+                                        uint32_t id, SnapEvent *event,
+                                        Error **errp)
+{
+    if (r->ram_started && id == r->section.id) {
+        r->where = "RAM";
+        r->phase = PHASE_RAM;
+        r->ram_paged = true;
+        if (type == QEMU_VM_SECTION_END) {
+            event->type = SNAP_EVENT_RAM_FINAL;
+        }
+        return 0;
+    }
+    if (!g_hash_table_contains(r->iterable, GUINT_TO_POINTER(id))) {
+        error_setg(errp, "Unknown section %u in the migration stream", id);
+        return -EINVAL;
+    }
+    return append_head(r, r->late, type, id, NULL, 0, 0, errp) ?:
+           copy_section(r, r->late, id, errp);
+}
+
+static int coroutine_fn parse_command(SnapStreamReader *r, SnapEvent *event,
+                                      Error **errp)
+{
+    unsigned command = snap_input_get_be16(r->input);
+    unsigned length = snap_input_get_be16(r->input);
+    uint8_t data[16];
+    int ret;
+
+    if (r->nb_commands++ == MAX_COMMANDS) {
+        error_setg(errp, "Too many commands in the migration stream");
+        return -EINVAL;
+    }
+    if (length > sizeof(data)) {
+        ret = check_input(r, errp);
+        if (!ret) {
+            error_setg(errp, "Command %u in the migration stream is not "
+                       "supported", command);
+            ret = -ENOTSUP;
+        }
+        return ret;
+    }
+    snap_input_read(r->input, data, length);
+    ret = check_input(r, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    trace_snap_stream_command(command, length);
+
+    if (command == SNAP_CMD_OPEN_RETURN_PATH && length == 0) {
+        r->return_path = true;
+        event->type = SNAP_EVENT_OPEN_RETURN_PATH;
+    } else if (command == SNAP_CMD_PING && length == 4) {
+        event->type = SNAP_EVENT_PING;
+        event->value = ldl_be_p(data);
+    } else if (command == SNAP_CMD_POSTCOPY_ADVISE ||
+               command == SNAP_CMD_SWITCHOVER_START) {
+        /* Possibilities of the source that a complete precopy does not use. */
+    } else {
+        error_setg(errp, "Command %u in the migration stream is not supported",
+                   command);
+        return -ENOTSUP;
+    }
+    return 0;
+}
+
+static int coroutine_fn read_section_id(SnapStreamReader *r, uint32_t *id,
+                                        Error **errp)
+{
+    *id = snap_input_get_be32(r->input);
+    return check_input(r, errp);
+}
+
+/* Whatever starts at the next byte, while device state has not begun. */
+static int coroutine_fn parse_section(SnapStreamReader *r, SnapEvent *event,
+                                      Error **errp)
+{
+    uint8_t type;
+    bool was_started = r->ram_started;
+    uint32_t id;
+    int ret;
+
+    r->where = r->ram_paged ? "RAM" : "the sections before RAM";
+    type = snap_input_peek_byte(r->input);
+    ret = check_input(r, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    if (r->ram_paged && type == QEMU_VM_SECTION_FULL) {
+        r->phase = PHASE_DEVICES;
+        snap_device_end_init(&r->end, r->section.footers);
+        g_byte_array_append(r->pending, r->late->data, r->late->len);
+        event->type = SNAP_EVENT_DEVICES;
+        return 0;
+    }
+
+    snap_input_skip(r->input, 1);
+    switch (type) {
+    case QEMU_VM_SECTION_START:
+    case QEMU_VM_SECTION_FULL:
+        ret = read_section_id(r, &id, errp) ?:
+              parse_named_section(r, type, id, errp);
+        break;
+    case QEMU_VM_SECTION_PART:
+    case QEMU_VM_SECTION_END:
+        ret = read_section_id(r, &id, errp) ?:
+              parse_iteration(r, type, id, event, errp);
+        break;
+    case QEMU_VM_COMMAND:
+        ret = parse_command(r, event, errp);
+        break;
+    default:
+        error_setg(errp, "Unknown section type 0x%02x in the migration stream",
+                   type);
+        ret = -EINVAL;
+    }
+    if (!ret && r->ram_started && !was_started) {
+        event->type = SNAP_EVENT_RAM_SETUP;
+    }
+    return ret;
+}
+
+/* --- device state --- */
+
+/* Next byte of device state; -1 at the end of the file or an error. */
+static int coroutine_fn next_byte(SnapStreamReader *r)
+{
+    const uint8_t *p;
+
+    if (r->replay_pos < r->replay->len) {
+        return r->replay->data[r->replay_pos++];
+    }
+    if (!snap_input_peek(r->input, &p, 1)) {
+        return -1;
+    }
+    snap_input_skip(r->input, 1);
+    return *p;
+}
+
+/*
+ * Next byte where the one before may have been EOF.  Without footers any zero
+ * byte may be, which is too little to take silence for the end.
+ */
+static int coroutine_fn next_byte_or_silence(SnapStreamReader *r)
+{
+    int byte;
+
+    if (!r->section.footers || !snap_device_end_is_eof(&r->end)) {
+        return next_byte(r);
+    }
+    limit_silence(r, EOF_SILENCE);
+    byte = next_byte(r);
+    limit_silence(r, -1);
+    return byte;
+}
+
+/* Hand on @length of the pending bytes. */
+static void hand_on(SnapStreamReader *r, SnapEvent *event, size_t length)
+{
+    event->type = SNAP_EVENT_DEVICE_DATA;
+    event->data = r->pending->data;
+    event->length = length;
+    r->handed_on = length;
+}
+
+/*
+ * Bytes are taken one at a time, so that no byte behind the possible end is
+ * consumed: what the source still has to write is what holds it back.
+ */
+static int coroutine_fn parse_devices(SnapStreamReader *r, SnapEvent *event,
+                                      Error **errp)
+{
+    r->where = "the device state";
+    while (r->pending->len < DEVICE_CHUNK + SNAP_DESCRIPTION_HEAD) {
+        int byte = next_byte_or_silence(r);
+        uint8_t value = byte;
+
+        if (byte < 0) {
+            if (!snap_input_ended(r->input) ||
+                !snap_device_end_is_eof(&r->end)) {
+                return check_input(r, errp);
+            }
+            r->description_length = 0;
+            r->phase = PHASE_DEVICE_END;
+            hand_on(r, event, r->pending->len - 1);
+            r->handed_on++;
+            return 0;
+        }
+        g_byte_array_append(r->pending, &value, 1);
+        snap_device_end_feed(&r->end, value);
+        r->description_length = snap_device_end_description(&r->end);
+        if (r->description_length) {
+            r->phase = PHASE_DEVICE_END;
+            hand_on(r, event, r->pending->len - SNAP_DESCRIPTION_HEAD);
+            return 0;
+        }
+    }
+    hand_on(r, event, r->pending->len - SNAP_DESCRIPTION_HEAD);
+    return 0;
+}
+
+/* Whether nothing follows; a source that waits for an answer stays silent. */
+static bool coroutine_fn stream_is_over(SnapStreamReader *r)
+{
+    if (r->replay_pos < r->replay->len) {
+        return false;
+    }
+    limit_silence(r, DESCRIPTION_SILENCE);
+    snap_input_peek_byte(r->input);
+    limit_silence(r, -1);
+    return snap_input_ended(r->input);
+}
+
+static void coroutine_fn parse_description(SnapStreamReader *r,
+                                           SnapEvent *event)
+{
+    static const uint8_t begin[] = { '{', '"' };
+    GByteArray *array = r->description;
+    bool printable = true;
+    int byte = 0;
+
+    r->where = "the description of the device state";
+    g_byte_array_set_size(array, 0);
+    if (r->description_length) {
+        g_byte_array_append(array, begin, sizeof(begin));
+    }
+    /*
+     * QEMU writes ASCII.  To stop at anything else keeps the work linear where
+     * a guest fills its devices with what looks like ends.
+     */
+    while (array->len < r->description_length && printable &&
+           (byte = next_byte(r)) >= 0) {
+        uint8_t value = byte;
+
+        g_byte_array_append(array, &value, 1);
+        printable = qemu_isprint(value);
+    }
+    if (!r->description_length ||
+        (byte >= 0 && printable &&
+         snap_description_valid(array->data, array->len) &&
+         stream_is_over(r))) {
+        r->phase = PHASE_OVER;
+        event->type = SNAP_EVENT_END;
+        event->data = array->data;
+        event->length = array->len;
+        return;
+    }
+
+    /* It only looked like the end: what was read is device state. */
+    trace_snap_stream_resumed(array->len);
+    g_byte_array_remove_range(r->replay, 0, r->replay_pos);
+    g_byte_array_prepend(r->replay, array->data + sizeof(begin),
+                         array->len - sizeof(begin));
+    r->replay_pos = 0;
+    r->phase = PHASE_DEVICES;
+    event->type = SNAP_EVENT_DEVICE_RESUMED;
+}
+
+/* --- the parser --- */
+
+static int coroutine_fn parse_event(SnapStreamReader *r, SnapEvent *event,
+                                    Error **errp)
+{
+    switch (r->phase) {
+    case PHASE_RAM:
+        return parse_record(r, event, errp);
+    case PHASE_DEVICES:
+        return parse_devices(r, event, errp);
+    case PHASE_DEVICE_END:
+        r->phase = PHASE_DESCRIPTION;
+        event->type = SNAP_EVENT_DEVICE_END;
+        event->length = r->description_length;
+        return 0;
+    case PHASE_DESCRIPTION:
+        parse_description(r, event);
+        return 0;
+    default:
+        g_assert_not_reached();
+    }
+}
+
+int coroutine_fn snap_stream_next(SnapStreamReader *r, SnapEvent *event,
+                                  Error **errp)
+{
+    int ret = 0;
+
+    *event = (SnapEvent) { .block = -1 };
+    g_byte_array_remove_range(r->pending, 0, r->handed_on);
+    r->handed_on = 0;
+
+    if (r->phase == PHASE_HEADER) {
+        ret = parse_header(r, errp);
+        r->phase = PHASE_SECTIONS;
+    } else if (r->section_open) {
+        ret = finish_ram_section(r, errp);
+    }
+    while (!ret && r->phase == PHASE_SECTIONS && !event->type) {
+        ret = parse_section(r, event, errp);
+    }
+    if (!ret && !event->type) {
+        ret = parse_event(r, event, errp);
+    }
+    return ret;
+}

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Reader of the return path (migration/migration.c:source_return_path_thread,
+ * migration/ram.c:ram_dirty_bitmap_reload)
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/bswap.h"
+#include "snap/stream/return-path.h"
+#include "snap/trace.h"
+
+#define NO_BLOCK (-1)
+
+/* Offset and length of a request; a counted name may follow. */
+#define REQUEST_LENGTH 12
+#define MAX_MESSAGE (REQUEST_LENGTH + 1 + SNAP_BLOCK_NAME_MAX)
+
+/* Behind a bitmap (migration/ram.c). */
+#define BITMAP_ENDING UINT64_C(0x0123456789abcdef)
+
+struct SnapReturnPath {
+    /* constant */
+    SnapInput *input;
+    const SnapLayout *layout;
+    const SnapHostPages *host_pages;
+
+    /* block of the request before, or NO_BLOCK */
+    int last_block;
+};
+
+SnapReturnPath *snap_return_path_new(SnapInput *input, const SnapLayout *layout,
+                                     const SnapHostPages *host_pages)
+{
+    SnapReturnPath *rp = g_new(SnapReturnPath, 1);
+
+    *rp = (SnapReturnPath) {
+        .input = input,
+        .layout = layout,
+        .host_pages = host_pages,
+        .last_block = NO_BLOCK,
+    };
+    return rp;
+}
+
+void snap_return_path_free(SnapReturnPath *rp)
+{
+    g_free(rp);
+}
+
+/* Behind an error everything is zero: to be called before use. */
+static int check_input(SnapReturnPath *rp, Error **errp)
+{
+    Error *err = NULL;
+    int ret = snap_input_error(rp->input, &err);
+
+    if (!ret) {
+        return 0;
+    }
+    if (snap_input_ended(rp->input)) {
+        error_setg(errp, "The return path ends within a message");
+        error_free(err);
+    } else {
+        error_propagate_prepend(errp, err, "Could not read the return path: ");
+    }
+    return ret;
+}
+
+/* Whether there is no further message. */
+static bool coroutine_fn at_end(SnapReturnPath *rp)
+{
+    snap_input_peek_byte(rp->input);
+    return snap_input_ended(rp->input);
+}
+
+/*
+ * Returns: the length that a message must have, -1 where it varies, -2 where
+ * there is no such message
+ */
+static int message_length(unsigned type)
+{
+    switch (type) {
+    case SNAP_RP_SHUT:
+    case SNAP_RP_PONG:
+    case SNAP_RP_RESUME_ACK:
+        return 4;
+    case SNAP_RP_REQ_PAGES:
+        return REQUEST_LENGTH;
+    case SNAP_RP_SWITCHOVER_ACK:
+        return 0;
+    case SNAP_RP_REQ_PAGES_ID:
+    case SNAP_RP_RECV_BITMAP:
+        return -1;
+    default:
+        return -2;
+    }
+}
+
+static int coroutine_fn read_message(SnapReturnPath *rp, unsigned *type,
+                                     uint8_t *buf, size_t *length,
+                                     Error **errp)
+{
+    int expected, ret;
+
+    *type = snap_input_get_be16(rp->input);
+    *length = snap_input_get_be16(rp->input);
+    ret = check_input(rp, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    expected = message_length(*type);
+    if (expected == -2) {
+        error_setg(errp, "The return path has an unknown message: type %u",
+                   *type);
+        return -EINVAL;
+    }
+    if (*length > MAX_MESSAGE || (expected >= 0 && *length != expected)) {
+        error_setg(errp, "The return path has a message of type %u with a bad "
+                   "length: %zu", *type, *length);
+        return -EINVAL;
+    }
+    snap_input_read(rp->input, buf, *length);
+    return check_input(rp, errp);
+}
+
+/* A counted name that fills @length bytes. */
+static int parse_block(SnapReturnPath *rp, const uint8_t *buf, size_t length,
+                       Error **errp)
+{
+    g_autofree char *name = NULL;
+    int block;
+
+    if (length < 1 || buf[0] != length - 1 || memchr(buf + 1, 0, buf[0])) {
+        error_setg(errp, "The return path has a message with a bad block name");
+        return -EINVAL;
+    }
+    name = g_strndup((const char *)buf + 1, buf[0]);
+    block = snap_layout_find(rp->layout, name, MAX(rp->last_block, 0));
+    if (block < 0) {
+        g_autofree char *escaped = g_strescape(name, NULL);
+
+        error_setg(errp, "The destination asks for an unknown RAM block '%s'",
+                   escaped);
+        return -EINVAL;
+    }
+    return block;
+}
+
+static int parse_request(SnapReturnPath *rp, unsigned type, const uint8_t *buf,
+                         size_t length, SnapReturnEvent *event, Error **errp)
+{
+    const SnapRAMBlock *block;
+    uint64_t host_page;
+
+    if (length < REQUEST_LENGTH) {
+        error_setg(errp, "The return path has a request that is too short");
+        return -EINVAL;
+    }
+    if (type == SNAP_RP_REQ_PAGES_ID) {
+        int index = parse_block(rp, buf + REQUEST_LENGTH,
+                                length - REQUEST_LENGTH, errp);
+
+        if (index < 0) {
+            return index;
+        }
+        rp->last_block = index;
+    }
+    if (rp->last_block == NO_BLOCK) {
+        error_setg(errp, "The destination asks for a page of no RAM block");
+        return -EINVAL;
+    }
+    event->type = SNAP_RP_REQ_PAGES;
+    event->block = rp->last_block;
+    event->offset = ldq_be_p(buf);
+    event->length = (uint32_t)ldl_be_p(buf + 8);
+
+    block = &rp->layout->blocks[event->block];
+    host_page = snap_host_pages_size(rp->host_pages, event->block);
+    if (!event->length || event->offset >= block->length ||
+        event->length > block->length - event->offset) {
+        error_setg(errp, "The destination asks for %" PRIu64 " bytes at 0x%"
+                   PRIx64 ", which are not in RAM block '%s'", event->length,
+                   event->offset, block->name);
+        return -EINVAL;
+    }
+    if ((event->offset | event->length) & (host_page - 1)) {
+        error_setg(errp, "The destination asks for %" PRIu64 " bytes at 0x%"
+                   PRIx64 " of RAM block '%s', which are no whole host pages "
+                   "of %" PRIu64 " bytes", event->length, event->offset,
+                   block->name, host_page);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+/* What follows the message RECV_BITMAP, outside of its length. */
+static int coroutine_fn read_bitmap(SnapReturnPath *rp, SnapReturnEvent *event,
+                                    Error **errp)
+{
+    const SnapRAMBlock *block = &rp->layout->blocks[event->block];
+    uint64_t nb_pages = snap_layout_block_pages(rp->layout, block);
+    uint64_t expected = ROUND_UP(DIV_ROUND_UP(nb_pages, 8), 8);
+    uint64_t size = snap_input_get_be64(rp->input);
+    g_autofree uint8_t *bitmap = NULL;
+    int ret = check_input(rp, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (size != expected) {
+        error_setg(errp, "The bitmap of RAM block '%s' has %" PRIu64 " bytes, "
+                   "not %" PRIu64, block->name, size, expected);
+        return -EINVAL;
+    }
+    bitmap = g_try_malloc(size);
+    if (!bitmap) {
+        error_setg(errp, "Not enough memory for the bitmap of RAM block '%s'",
+                   block->name);
+        return -ENOMEM;
+    }
+    snap_input_read(rp->input, bitmap, size);
+    if (snap_input_get_be64(rp->input) != BITMAP_ENDING &&
+        !snap_input_error(rp->input, NULL)) {
+        error_setg(errp, "The bitmap of RAM block '%s' does not end as it "
+                   "should", block->name);
+        return -EINVAL;
+    }
+    ret = check_input(rp, errp);
+    if (!ret) {
+        event->bitmap = g_steal_pointer(&bitmap);
+    }
+    return ret;
+}
+
+static int coroutine_fn parse_message(SnapReturnPath *rp, unsigned type,
+                                      const uint8_t *buf, size_t length,
+                                      SnapReturnEvent *event, Error **errp)
+{
+    *event = (SnapReturnEvent) { .type = type };
+    switch (type) {
+    case SNAP_RP_REQ_PAGES:
+    case SNAP_RP_REQ_PAGES_ID:
+        return parse_request(rp, type, buf, length, event, errp);
+    case SNAP_RP_RECV_BITMAP:
+        event->block = parse_block(rp, buf, length, errp);
+        return event->block < 0 ? event->block : read_bitmap(rp, event, errp);
+    case SNAP_RP_SWITCHOVER_ACK:
+        return 0;
+    default:
+        event->value = ldl_be_p(buf);
+        return 0;
+    }
+}
+
+int coroutine_fn snap_return_path_next(SnapReturnPath *rp,
+                                       SnapReturnEvent *event, Error **errp)
+{
+    uint8_t buf[MAX_MESSAGE];
+    unsigned type;
+    size_t length;
+    int ret;
+
+    if (at_end(rp)) {
+        return 0;
+    }
+    ret = read_message(rp, &type, buf, &length, errp);
+    if (!ret) {
+        ret = parse_message(rp, type, buf, length, event, errp);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    trace_snap_return_path_event(type, event->value, event->block,
+                                 event->offset, event->length);
+    return 1;
+}

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Writer of QEMU's migration stream: what snap/stream-writer.h promises
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "qemu/units.h"
+#include "migration/qemu-file.h"
+#include "migration/ram.h"
+#include "migration/savevm.h"
+#include "snap/stream/writer.h"
+#include "snap/trace.h"
+
+/* No block of the layout: the next record has to name its block. */
+#define NO_BLOCK    (-1)
+
+struct SnapStreamWriter {
+    /* constant */
+    QEMUFile *file;
+    const SnapLayout *layout;
+    SnapRAMSection section;
+    bool multifd_flush;         /* START and END have a flush */
+
+    /* block of the record before within the open section, or NO_BLOCK */
+    int last_block;
+};
+
+SnapStreamWriter *snap_stream_writer_new(QEMUFile *file,
+                                         const SnapLayout *layout,
+                                         const SnapRAMSection *section)
+{
+    SnapStreamWriter *writer = g_new(SnapStreamWriter, 1);
+
+    *writer = (SnapStreamWriter) {
+        .file = file,
+        .layout = layout,
+        .section = *section,
+        .last_block = NO_BLOCK,
+    };
+    return writer;
+}
+
+void snap_stream_writer_free(SnapStreamWriter *writer)
+{
+    g_free(writer);
+}
+
+void snap_stream_writer_set_multifd_flush(SnapStreamWriter *writer)
+{
+    writer->multifd_flush = true;
+}
+
+void coroutine_fn snap_stream_put(SnapStreamWriter *writer, const void *data,
+                                  size_t length)
+{
+    qemu_put_buffer(writer->file, data, length);
+}
+
+static void coroutine_fn put_counted_string(QEMUFile *file, const char *str)
+{
+    size_t length = strlen(str);
+
+    assert(length <= SNAP_BLOCK_NAME_MAX);
+    qemu_put_byte(file, length);
+    qemu_put_buffer(file, (const uint8_t *)str, length);
+}
+
+static void coroutine_fn put_section_head(SnapStreamWriter *writer,
+                                          uint8_t type)
+{
+    QEMUFile *file = writer->file;
+
+    qemu_put_byte(file, type);
+    qemu_put_be32(file, writer->section.id);
+    if (type == QEMU_VM_SECTION_START) {
+        put_counted_string(file, SNAP_RAM_SECTION_NAME);
+        qemu_put_be32(file, writer->section.instance);
+        qemu_put_be32(file, SNAP_RAM_SECTION_VERSION);
+    }
+
+    /*
+     * QEMU lets a record go on with the block of the section before
+     * (migration/ram.c:ram_block_from_stream).  Name it anew all the same: a
+     * section can then be understood without those before it, and the name
+     * costs nothing at one record a section.
+     */
+    writer->last_block = NO_BLOCK;
+}
+
+void coroutine_fn snap_stream_put_ram_start(SnapStreamWriter *writer,
+                                            const SnapHostPages *advised)
+{
+    const SnapLayout *layout = writer->layout;
+    QEMUFile *file = writer->file;
+    uint64_t total = 0;
+    unsigned i;
+
+    for (i = 0; i < layout->nb_blocks; i++) {
+        total += layout->blocks[i].length;
+    }
+    trace_snap_stream_writer_ram_start(layout->nb_blocks, total);
+
+    put_section_head(writer, QEMU_VM_SECTION_START);
+    qemu_put_be64(file, total | RAM_SAVE_FLAG_MEM_SIZE);
+    for (i = 0; i < layout->nb_blocks; i++) {
+        put_counted_string(file, layout->blocks[i].name);
+        qemu_put_be64(file, layout->blocks[i].length);
+        /*
+         * migration/ram.c:parse_ramblock expects a page size only where
+         * postcopy was advised in this stream, and then only for blocks whose
+         * pages are not those that the *destination's* host has by default.
+         */
+        if (advised && snap_host_pages_announced(advised, i)) {
+            qemu_put_be64(file, snap_host_pages_size(advised, i));
+        }
+    }
+    snap_stream_put_multifd_flush(writer);
+    snap_stream_end_ram(writer);
+}
+
+void coroutine_fn snap_stream_put_multifd_flush(SnapStreamWriter *writer)
+{
+    if (writer->multifd_flush) {
+        qemu_put_be64(writer->file, RAM_SAVE_FLAG_MULTIFD_FLUSH);
+    }
+}
+
+void coroutine_fn snap_stream_begin_ram(SnapStreamWriter *writer, bool final)
+{
+    trace_snap_stream_writer_begin_ram(final);
+    put_section_head(writer, final ? QEMU_VM_SECTION_END
+                                   : QEMU_VM_SECTION_PART);
+}
+
+void coroutine_fn snap_stream_end_ram(SnapStreamWriter *writer)
+{
+    snap_stream_put_end_of_records(writer);
+    if (writer->section.footers) {
+        qemu_put_byte(writer->file, QEMU_VM_SECTION_FOOTER);
+        qemu_put_be32(writer->file, writer->section.id);
+    }
+}
+
+void coroutine_fn snap_stream_put_command(SnapStreamWriter *writer,
+                                          SnapCommand command,
+                                          const void *data, uint16_t length)
+{
+    trace_snap_stream_writer_command(command, length);
+    qemu_put_byte(writer->file, QEMU_VM_COMMAND);
+    qemu_put_be16(writer->file, command);
+    qemu_put_be16(writer->file, length);
+    qemu_put_buffer(writer->file, data, length);
+}
+
+void coroutine_fn snap_stream_put_ping(SnapStreamWriter *writer, uint32_t value)
+{
+    uint8_t data[4];
+
+    stl_be_p(data, value);
+    snap_stream_put_command(writer, SNAP_CMD_PING, data, sizeof(data));
+}
+
+void coroutine_fn snap_stream_put_advise(SnapStreamWriter *writer,
+                                         const SnapHostPages *host_pages)
+{
+    uint8_t data[16];
+
+    stq_be_p(data, snap_host_pages_summary(host_pages));
+    stq_be_p(data + 8, snap_layout_page_size(writer->layout));
+    snap_stream_put_command(writer, SNAP_CMD_POSTCOPY_ADVISE, data,
+                            sizeof(data));
+}
+
+/* A version (0), a counted name and a zero byte, then the ranges. */
+void coroutine_fn snap_stream_put_discard(SnapStreamWriter *writer, int block,
+                                          const SnapStreamRange *ranges,
+                                          unsigned nb_ranges)
+{
+    const char *name = writer->layout->blocks[block].name;
+    g_autoptr(GByteArray) data = g_byte_array_new();
+    uint8_t head[2] = { 0, strlen(name) };
+
+    assert(nb_ranges && nb_ranges <= SNAP_MAX_DISCARD_RANGES);
+    g_byte_array_append(data, head, sizeof(head));
+    g_byte_array_append(data, (const uint8_t *)name, strlen(name) + 1);
+    for (unsigned i = 0; i < nb_ranges; i++) {
+        uint8_t range[16];
+
+        stq_be_p(range, ranges[i].offset);
+        stq_be_p(range + 8, ranges[i].length);
+        g_byte_array_append(data, range, sizeof(range));
+    }
+    snap_stream_put_command(writer, SNAP_CMD_RAM_DISCARD, data->data,
+                            data->len);
+}
+
+void coroutine_fn snap_stream_begin_package(SnapStreamWriter *writer,
+                                            uint32_t length)
+{
+    uint8_t data[4];
+
+    stl_be_p(data, length);
+    snap_stream_put_command(writer, SNAP_CMD_PACKAGED, data, sizeof(data));
+}
+
+void coroutine_fn snap_stream_put_recv_bitmap(SnapStreamWriter *writer,
+                                              int block)
+{
+    const char *name = writer->layout->blocks[block].name;
+    uint8_t data[1 + SNAP_BLOCK_NAME_MAX];
+
+    data[0] = strlen(name);
+    memcpy(data + 1, name, data[0]);
+    snap_stream_put_command(writer, SNAP_CMD_RECV_BITMAP, data, 1 + data[0]);
+}
+
+void coroutine_fn snap_stream_put_end_of_records(SnapStreamWriter *writer)
+{
+    qemu_put_be64(writer->file, RAM_SAVE_FLAG_EOS);
+}
+
+static void coroutine_fn put_record_head(SnapStreamWriter *writer, int block,
+                                         uint64_t offset, uint64_t flags)
+{
+    const SnapLayout *layout = writer->layout;
+    bool same_block = block == writer->last_block;
+    uint8_t head[sizeof(uint64_t)];
+
+    assert(block >= 0 && block < layout->nb_blocks);
+    assert(offset < layout->blocks[block].length);
+    assert(!(offset & (snap_layout_page_size(layout) - 1)));
+
+    if (same_block) {
+        flags |= RAM_SAVE_FLAG_CONTINUE;
+    }
+    /* One call for the eight bytes: there are millions of these. */
+    stq_be_p(head, offset | flags);
+    qemu_put_buffer(writer->file, head, sizeof(head));
+    if (!same_block) {
+        put_counted_string(writer->file, layout->blocks[block].name);
+        writer->last_block = block;
+    }
+}
+
+void coroutine_fn snap_stream_put_page(SnapStreamWriter *writer, int block,
+                                       uint64_t offset, const void *data)
+{
+    put_record_head(writer, block, offset, RAM_SAVE_FLAG_PAGE);
+    qemu_put_buffer_async(writer->file, data,
+                          snap_layout_page_size(writer->layout), false);
+}
+
+void coroutine_fn snap_stream_put_zero_page(SnapStreamWriter *writer, int block,
+                                            uint64_t offset)
+{
+    put_record_head(writer, block, offset, RAM_SAVE_FLAG_ZERO);
+    /* the byte that fills the page */
+    qemu_put_byte(writer->file, 0);
+}
+
+void coroutine_fn snap_stream_put_eof(SnapStreamWriter *writer,
+                                      const void *vmdesc, uint32_t length)
+{
+    QEMUFile *file = writer->file;
+
+    trace_snap_stream_writer_eof(length);
+    qemu_put_byte(file, QEMU_VM_EOF);
+    if (length) {
+        qemu_put_byte(file, QEMU_VM_VMDESCRIPTION);
+        qemu_put_be32(file, length);
+        qemu_put_buffer(file, vmdesc, length);
+    }
+}
+
+int coroutine_fn snap_stream_flush(SnapStreamWriter *writer, Error **errp)
+{
+    qemu_fflush(writer->file);
+    /* QEMUFile calls each error of a channel -EIO. */
+    return qemu_file_get_error_obj(writer->file, errp) < 0 ? -EPIPE : 0;
+}
+
+static int coroutine_fn put_return_message(QEMUFile *file,
+                                           SnapReturnMessage type,
+                                           uint32_t value)
+{
+    trace_snap_return_path_message(type, value);
+    qemu_put_be16(file, type);
+    qemu_put_be16(file, sizeof(value));
+    qemu_put_be32(file, value);
+    return qemu_fflush(file);
+}
+
+int coroutine_fn snap_return_path_shut(QEMUFile *file, uint32_t status)
+{
+    return put_return_message(file, SNAP_RP_SHUT, status);
+}
+
+int coroutine_fn snap_return_path_pong(QEMUFile *file, uint32_t value)
+{
+    return put_return_message(file, SNAP_RP_PONG, value);
+}

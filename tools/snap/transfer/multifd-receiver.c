@@ -1,0 +1,406 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Pages that come over several channels
+ *
+ * What sources send after SYNC: a packet without pages and flags.  QEMU before
+ * 9.0 asks a thread for SYNC by a flag and one more job.  A thread that has not
+ * begun the job before sends SYNC with the pages of that one, and has nothing
+ * left for the job that was to send it (migration/multifd.c of QEMU 8.2:
+ * multifd_send_sync_main, multifd_send_thread).  No page comes after the last
+ * SYNC, and no channel sends more SYNCs than the main channel waits for.
+ *
+ * That packet may be late, as the thread may have to wait for a processor, and
+ * the migration fails if it cannot be sent: the channels stay open for longer
+ * than they are needed.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/timer.h"
+#include "snap/stream/multifd.h"
+#include "snap/transfer/multifd-receiver.h"
+#include "snap/trace.h"
+
+/* Packets without pages after the last SYNC; sources send one. */
+#define MAX_EMPTY_PACKETS 16
+
+typedef struct Channel {
+    SnapMultifdReceiver *receiver;
+    QIOChannel *ioc;
+    unsigned index;
+    bool ended;
+    bool idle;                  /* all that has arrived was read */
+
+    /* what has come since the last point */
+    bool has_pages;
+    bool has_sync;
+    unsigned nb_empty;          /* packets with neither */
+
+    uint8_t *head;
+    SnapMultifdPacket packet;
+    uint64_t pages[SNAP_MULTIFD_MAX_PAGES];
+    QEMUIOVector qiov;
+} Channel;
+
+struct SnapMultifdReceiver {
+    /* constant */
+    SnapTransport *transport;
+    const SnapLayout *layout;
+    SnapRAMWriter *ram;
+    Channel *channels;
+    unsigned nb_channels;
+
+    /* synchronization: who has come to the point, and who never will */
+    unsigned nb_waiting;
+    unsigned nb_ended;
+    uint64_t round;
+    CoQueue at_point;           /* channels */
+    CoQueue changed;            /* the main channel, for the above to change */
+
+    bool over;                  /* all pages have come */
+    QemuCoSleep end_sleep;
+    Error *err;                 /* of the first channel that failed */
+    int ret;
+};
+
+SnapMultifdReceiver *snap_multifd_receiver_new(SnapTransport *transport,
+                                               GPtrArray *channels,
+                                               const SnapLayout *layout,
+                                               SnapRAMWriter *ram)
+{
+    SnapMultifdReceiver *r = g_new0(SnapMultifdReceiver, 1);
+
+    r->transport = transport;
+    r->layout = layout;
+    r->ram = ram;
+    r->nb_channels = channels->len;
+    r->channels = g_new0(Channel, channels->len);
+    for (unsigned i = 0; i < channels->len; i++) {
+        Channel *c = &r->channels[i];
+
+        c->receiver = r;
+        c->ioc = g_ptr_array_index(channels, i);
+        c->index = i;
+        c->head = g_malloc(snap_multifd_head_size(layout));
+        qemu_iovec_init(&c->qiov, snap_multifd_packet_pages(layout));
+    }
+    /* None has started */
+    r->nb_ended = r->nb_channels;
+    qemu_co_queue_init(&r->at_point);
+    qemu_co_queue_init(&r->changed);
+    return r;
+}
+
+void snap_multifd_receiver_free(SnapMultifdReceiver *r)
+{
+    if (!r) {
+        return;
+    }
+    for (unsigned i = 0; i < r->nb_channels; i++) {
+        g_free(r->channels[i].head);
+        qemu_iovec_destroy(&r->channels[i].qiov);
+    }
+    g_free(r->channels);
+    error_free(r->err);
+    g_free(r);
+}
+
+/* The pages of a packet with data, to where the image is made of them. */
+static int coroutine_fn receive_pages(Channel *c, Error **errp)
+{
+    SnapRAMWriter *ram = c->receiver->ram;
+    unsigned done = 0;
+
+    while (done < c->packet.nb_normal) {
+        unsigned nb;
+        int ret;
+
+        qemu_iovec_reset(&c->qiov);
+        nb = snap_ram_writer_place_several(ram, c->pages + done,
+                                           c->packet.nb_normal - done,
+                                           &c->qiov);
+        if (qio_channel_readv_all(c->ioc, c->qiov.iov, c->qiov.niov,
+                                  errp) < 0) {
+            snap_ram_writer_cancel(ram, c->pages[done]);
+            return -EIO;
+        }
+        ret = snap_ram_writer_add_several(ram, c->pages + done, nb, errp);
+        if (ret < 0) {
+            return ret;
+        }
+        done += nb;
+    }
+    return 0;
+}
+
+static int coroutine_fn receive_zero_pages(Channel *c, Error **errp)
+{
+    const SnapMultifdPacket *packet = &c->packet;
+    int ret = 0;
+
+    for (unsigned i = 0; i < packet->nb_zero && !ret; i++) {
+        ret = snap_ram_writer_add_zero(c->receiver->ram,
+                                       c->pages[packet->nb_normal + i], errp);
+    }
+    return ret;
+}
+
+static void coroutine_fn wait_at_point(Channel *c)
+{
+    SnapMultifdReceiver *r = c->receiver;
+    uint64_t round = r->round;
+
+    r->nb_waiting++;
+    qemu_co_queue_restart_all(&r->changed);
+    while (r->round == round && !r->over) {
+        qemu_co_queue_wait(&r->at_point, NULL);
+    }
+}
+
+static void name_channel(const Channel *c, Error **errp)
+{
+    error_prepend(errp, "Channel %u of multifd: ", c->index);
+}
+
+/* Returns: 1, 0 at the end of the channel, -errno with @errp set */
+static int coroutine_fn read_head(Channel *c, Error **errp)
+{
+    SnapMultifdReceiver *r = c->receiver;
+    size_t size = snap_multifd_head_size(r->layout);
+    size_t done = 0;
+
+    while (done < size) {
+        ssize_t ret = qio_channel_read(c->ioc, (char *)c->head + done,
+                                       size - done, errp);
+
+        if (ret == QIO_CHANNEL_ERR_BLOCK) {
+            c->idle = true;
+            qemu_co_queue_restart_all(&r->changed);
+            qio_channel_yield(c->ioc, G_IO_IN);
+            c->idle = false;
+        } else if (ret < 0) {
+            return -EIO;
+        } else if (ret == 0) {
+            if (!done) {
+                return 0;
+            }
+            error_setg(errp, "Unexpected end-of-file in the head of a packet");
+            return -EIO;
+        } else {
+            done += ret;
+        }
+    }
+    return 1;
+}
+
+static void note_packet(Channel *c)
+{
+    bool has_pages = c->packet.nb_normal + c->packet.nb_zero;
+
+    c->has_pages |= has_pages;
+    c->has_sync |= c->packet.sync;
+    c->nb_empty += !has_pages && !c->packet.sync;
+}
+
+static void forget_packets(Channel *c)
+{
+    c->has_pages = false;
+    c->has_sync = false;
+    c->nb_empty = 0;
+}
+
+/* What must not come after the last point; see above for what may. */
+static int check_late(const Channel *c, Error **errp)
+{
+    if (c->has_pages) {
+        error_setg(errp, "multifd channel %u sent pages after the last SYNC",
+                   c->index);
+    } else if (c->has_sync) {
+        error_setg(errp, "multifd channel %u sent more SYNCs than the main "
+                   "channel", c->index);
+    } else if (c->nb_empty > MAX_EMPTY_PACKETS) {
+        error_setg(errp, "multifd channel %u sent more than %u packets after "
+                   "the last SYNC", c->index, MAX_EMPTY_PACKETS);
+    } else {
+        return 0;
+    }
+    return -EINVAL;
+}
+
+static int coroutine_fn receive_packet_pages(Channel *c, Error **errp)
+{
+    const SnapLayout *layout = c->receiver->layout;
+    const SnapMultifdPacket *packet = &c->packet;
+
+    for (unsigned i = 0; i < packet->nb_normal + packet->nb_zero; i++) {
+        c->pages[i] = snap_layout_page(layout, &layout->blocks[packet->block],
+                                       packet->offsets[i]);
+    }
+    return receive_pages(c, errp) ?: receive_zero_pages(c, errp);
+}
+
+/* Returns: 1, 0 at the end of the channel, -errno with @errp set */
+static int coroutine_fn receive_packet(Channel *c, Error **errp)
+{
+    ERRP_GUARD();
+    int ret = read_head(c, errp);
+
+    if (ret > 0) {
+        ret = snap_multifd_decode(c->head, &c->packet, c->receiver->layout,
+                                  errp) ?: 1;
+    }
+    if (ret > 0) {
+        note_packet(c);
+    }
+    if (ret > 0 && c->receiver->over) {
+        return check_late(c, errp) ?: 1;
+    }
+    if (ret > 0) {
+        ret = receive_packet_pages(c, errp) ?: 1;
+    }
+    if (ret > 0 && c->packet.sync) {
+        wait_at_point(c);
+    }
+    if (ret < 0) {
+        name_channel(c, errp);
+    }
+    return ret;
+}
+
+static int coroutine_fn receive_init(Channel *c, Error **errp)
+{
+    ERRP_GUARD();
+    uint8_t init[SNAP_MULTIFD_INIT_SIZE];
+    int ret = qio_channel_read_all(c->ioc, (char *)init, sizeof(init), errp);
+
+    ret = ret < 0 ? -EIO : snap_multifd_decode_init(init, errp);
+    if (ret < 0) {
+        name_channel(c, errp);
+    }
+    return ret;
+}
+
+static int coroutine_fn receive(Channel *c, Error **errp)
+{
+    int ret = receive_init(c, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    do {
+        ret = receive_packet(c, errp);
+    } while (ret > 0);
+    return ret;
+}
+
+static void coroutine_fn channel_entry(void *opaque)
+{
+    Channel *c = opaque;
+    SnapMultifdReceiver *r = c->receiver;
+    Error *err = NULL;
+    int ret = receive(c, &err);
+
+    trace_snap_multifd_receiver_end(c->index, ret);
+    if (ret < 0 && !r->ret) {
+        r->ret = ret;
+        error_propagate(&r->err, err);
+        snap_transport_shutdown_input(r->transport);
+    } else {
+        error_free(err);
+    }
+    r->nb_ended++;
+    c->ended = true;
+    qemu_co_queue_restart_all(&r->changed);
+    qemu_co_sleep_wake(&r->end_sleep);
+}
+
+void coroutine_fn snap_multifd_receiver_start(SnapMultifdReceiver *r)
+{
+    r->nb_ended = 0;
+    for (unsigned i = 0; i < r->nb_channels; i++) {
+        qemu_coroutine_enter(qemu_coroutine_create(channel_entry,
+                                                   &r->channels[i]));
+    }
+}
+
+int snap_multifd_receiver_status(const SnapMultifdReceiver *r, Error **errp)
+{
+    if (r->ret < 0) {
+        error_propagate(errp, error_copy(r->err));
+    }
+    return r->ret;
+}
+
+int coroutine_fn snap_multifd_receiver_sync(SnapMultifdReceiver *r,
+                                            Error **errp)
+{
+    int ret;
+
+    while (!r->ret && r->nb_waiting + r->nb_ended < r->nb_channels) {
+        qemu_co_queue_wait(&r->changed, NULL);
+    }
+    ret = snap_multifd_receiver_status(r, errp);
+    if (!ret && r->nb_ended) {
+        error_setg(errp, "A channel of multifd ends too early");
+        ret = -EIO;
+    }
+    trace_snap_multifd_receiver_sync(r->nb_waiting);
+    r->nb_waiting = 0;
+    for (unsigned i = 0; i < r->nb_channels; i++) {
+        forget_packets(&r->channels[i]);
+    }
+    r->round++;
+    qemu_co_queue_restart_all(&r->at_point);
+    return ret;
+}
+
+static bool is_idle(const SnapMultifdReceiver *r)
+{
+    for (unsigned i = 0; i < r->nb_channels; i++) {
+        if (!r->channels[i].idle && !r->channels[i].ended) {
+            return false;
+        }
+    }
+    return true;
+}
+
+int coroutine_fn snap_multifd_receiver_pages_end(SnapMultifdReceiver *r,
+                                                 Error **errp)
+{
+    r->over = true;
+    qemu_co_queue_restart_all(&r->at_point);
+    for (unsigned i = 0; i < r->nb_channels; i++) {
+        Channel *c = &r->channels[i];
+        int ret = check_late(c, errp);
+
+        if (ret < 0) {
+            return ret;
+        }
+        /* More may have arrived since it found nothing. */
+        c->idle = false;
+        qio_channel_wake_read(c->ioc);
+    }
+    while (!r->ret && !is_idle(r)) {
+        qemu_co_queue_wait(&r->changed, NULL);
+    }
+    return snap_multifd_receiver_status(r, errp);
+}
+
+void coroutine_fn snap_multifd_receiver_end(SnapMultifdReceiver *r,
+                                            int64_t timeout_ns)
+{
+    int64_t end = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + timeout_ns;
+    int64_t now;
+
+    r->over = true;
+    qemu_co_queue_restart_all(&r->at_point);
+    while (r->nb_ended < r->nb_channels &&
+           (now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME)) < end) {
+        qemu_co_sleep_ns_wakeable(&r->end_sleep, QEMU_CLOCK_REALTIME,
+                                  end - now);
+    }
+    snap_transport_shutdown_channels(r->transport);
+    while (r->nb_ended < r->nb_channels) {
+        qemu_co_queue_wait(&r->changed, NULL);
+    }
+}

@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Pages that go over several channels
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/iov.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "snap/stream/multifd.h"
+#include "snap/transfer/multifd-sender.h"
+#include "snap/image/ram-reader.h"
+#include "snap/util/task.h"
+#include "snap/trace.h"
+
+/* A channel takes so much of RAM at a time. */
+#define RUN_SIZE (4 * MiB)
+
+/* Each channel has 16 pieces in memory, all channels together this much. */
+#define MAX_PIECE_SIZE (1 * MiB)
+#define MIN_PIECE_SIZE (64 * KiB)
+#define PIECES_SIZE    (4 * MiB)
+
+typedef struct Channel {
+    SnapMultifdSender *multifd;
+    QIOChannel *ioc;
+    unsigned index;
+    SnapRAMReader *reader;
+    uint8_t *head;
+    SnapMultifdPacket packet;
+    QEMUIOVector qiov;
+} Channel;
+
+struct SnapMultifdSender {
+    /* constant */
+    SnapSender *sender;
+    SnapTransport *transport;
+    QemuUUID uuid;
+    Channel *channels;
+    unsigned nb_channels;
+
+    /* the pages that no channel has taken yet */
+    SnapRAMRun next;
+
+    /* how far the channels are */
+    uint64_t nb_packets;
+    unsigned nb_ended;
+    CoQueue ended;
+    Error *err;                 /* of the first one that failed */
+    int ret;
+};
+
+/* The plan of all readers: each takes a run of what is left. */
+static int coroutine_fn plan(void *opaque, SnapRAMRun *run, Error **errp)
+{
+    SnapMultifdSender *m = opaque;
+    const SnapLayout *layout = &m->sender->image->layout;
+
+    if (m->next.block == layout->nb_blocks) {
+        return 0;
+    }
+    *run = m->next;
+    run->length = MIN(layout->blocks[run->block].length - run->offset,
+                      RUN_SIZE);
+    m->next.offset += run->length;
+    if (m->next.offset == layout->blocks[run->block].length) {
+        m->next.block++;
+        m->next.offset = 0;
+    }
+    return 1;
+}
+
+static void channel_init(Channel *c, SnapMultifdSender *m, QIOChannel *ioc,
+                         unsigned index)
+{
+    SnapImage *image = m->sender->image;
+    size_t piece_size = pow2floor(PIECES_SIZE / m->nb_channels);
+
+    piece_size = MIN(MAX(piece_size, MIN_PIECE_SIZE), MAX_PIECE_SIZE);
+    c->multifd = m;
+    c->ioc = ioc;
+    c->index = index;
+    c->reader = snap_ram_reader_new(image, piece_size, plan, m);
+    c->head = g_malloc(snap_multifd_head_size(&image->layout));
+    qemu_iovec_init(&c->qiov, 1 + snap_multifd_packet_pages(&image->layout));
+}
+
+SnapMultifdSender *snap_multifd_sender_new(SnapSender *sender,
+                                           SnapTransport *transport,
+                                           const SnapMultifdOptions *options,
+                                           Error **errp)
+{
+    GPtrArray *channels = snap_transport_open_channels(transport,
+                                                       options->nb_channels,
+                                                       errp);
+    SnapMultifdSender *m;
+
+    if (!channels) {
+        return NULL;
+    }
+    m = g_new0(SnapMultifdSender, 1);
+    m->sender = sender;
+    m->transport = transport;
+    m->uuid = options->uuid;
+    m->nb_channels = channels->len;
+    m->channels = g_new0(Channel, channels->len);
+    for (unsigned i = 0; i < channels->len; i++) {
+        channel_init(&m->channels[i], m, g_ptr_array_index(channels, i), i);
+    }
+    qemu_co_queue_init(&m->ended);
+    return m;
+}
+
+void snap_multifd_sender_free(SnapMultifdSender *m)
+{
+    if (!m) {
+        return;
+    }
+    for (unsigned i = 0; i < m->nb_channels; i++) {
+        snap_ram_reader_free(m->channels[i].reader);
+        g_free(m->channels[i].head);
+        qemu_iovec_destroy(&m->channels[i].qiov);
+    }
+    g_free(m->channels);
+    error_free(m->err);
+    g_free(m);
+}
+
+/* Send the packet, with the data that is behind its head in the vector. */
+static int coroutine_fn send_packet(Channel *c, Error **errp)
+{
+    const SnapLayout *layout = &c->multifd->sender->image->layout;
+
+    c->packet.number = c->multifd->nb_packets++;
+    snap_multifd_encode(c->head, &c->packet, layout);
+    /* QEMUFile calls each error of a channel -EIO; so does this. */
+    return qio_channel_writev_all(c->ioc, c->qiov.iov, c->qiov.niov,
+                                  errp) < 0 ? -EPIPE : 0;
+}
+
+static void begin_packet(Channel *c, int block, bool sync)
+{
+    c->packet.block = block;
+    c->packet.sync = sync;
+    c->packet.nb_normal = 0;
+    c->packet.nb_zero = 0;
+    qemu_iovec_reset(&c->qiov);
+    qemu_iovec_add(&c->qiov, c->head,
+                   snap_multifd_head_size(&c->multifd->sender->image->layout));
+}
+
+static int coroutine_fn send_sync(Channel *c, Error **errp)
+{
+    begin_packet(c, -1, true);
+    return send_packet(c, errp);
+}
+
+static void add_page(Channel *c, const SnapRAMPiece *piece, unsigned i)
+{
+    unsigned page_bits = c->multifd->sender->image->layout.page_bits;
+    uint8_t *data = (uint8_t *)piece->data + ((size_t)i << page_bits);
+    struct iovec *last = &c->qiov.iov[c->qiov.niov - 1];
+
+    c->packet.offsets[c->packet.nb_normal++] =
+        piece->offset + ((uint64_t)i << page_bits);
+    if ((uint8_t *)last->iov_base + last->iov_len == data) {
+        last->iov_len += (size_t)1 << page_bits;
+        c->qiov.size += (size_t)1 << page_bits;
+    } else {
+        qemu_iovec_add(&c->qiov, data, (size_t)1 << page_bits);
+    }
+}
+
+static int coroutine_fn send_piece(Channel *c, const SnapRAMPiece *piece,
+                                   Error **errp)
+{
+    SnapSender *sender = c->multifd->sender;
+    unsigned max = snap_multifd_packet_pages(&sender->image->layout);
+    int ret = 0;
+
+    begin_packet(c, piece->block, false);
+    for (unsigned i = 0; i < piece->nb_pages && !ret; i++) {
+        if (snap_page_is_stored(piece->entries[i])) {
+            add_page(c, piece, i);
+            sender->stats->stored_pages++;
+        }
+        if (c->packet.nb_normal == max) {
+            ret = send_packet(c, errp);
+            begin_packet(c, piece->block, false);
+        }
+    }
+    if (!ret && c->packet.nb_normal) {
+        ret = send_packet(c, errp);
+    }
+    trace_snap_multifd_sender_piece(c->index, piece->block, piece->offset,
+                                    piece->nb_pages);
+    return ret;
+}
+
+static int coroutine_fn send_init(Channel *c, Error **errp)
+{
+    uint8_t init[SNAP_MULTIFD_INIT_SIZE];
+
+    snap_multifd_encode_init(init, &c->multifd->uuid, c->index);
+    return qio_channel_write_all(c->ioc, (char *)init, sizeof(init),
+                                 errp) < 0 ? -EPIPE : 0;
+}
+
+static int coroutine_fn send_pages(Channel *c, Error **errp)
+{
+    SnapRAMPiece piece;
+    int ret;
+
+    while ((ret = snap_ram_reader_next(c->reader, &piece, errp)) > 0) {
+        snap_task_pause();
+        ret = send_piece(c, &piece, errp);
+        if (ret < 0) {
+            break;
+        }
+    }
+    if (ret < 0) {
+        snap_ram_reader_abort(c->reader);
+    }
+    return ret;
+}
+
+static int coroutine_fn send_all(Channel *c, Error **errp)
+{
+    int ret = send_init(c, errp);
+
+    if (!ret) {
+        ret = send_sync(c, errp);
+    }
+    if (!ret) {
+        ret = send_pages(c, errp);
+    }
+    return ret ?: send_sync(c, errp);
+}
+
+static void coroutine_fn channel_entry(void *opaque)
+{
+    Channel *c = opaque;
+    SnapMultifdSender *m = c->multifd;
+    Error *err = NULL;
+    int ret = send_all(c, &err);
+
+    trace_snap_multifd_sender_end(c->index, ret);
+    if (ret < 0 && !m->ret) {
+        m->ret = ret;
+        error_propagate(&m->err, err);
+        /* Nobody should wait for what will not come. */
+        snap_transport_shutdown_channels(m->transport);
+        snap_transport_shutdown_output(m->transport);
+    } else {
+        error_free(err);
+    }
+    m->nb_ended++;
+    qemu_co_queue_restart_all(&m->ended);
+}
+
+void coroutine_fn snap_multifd_sender_start(SnapMultifdSender *m)
+{
+    for (unsigned i = 0; i < m->nb_channels; i++) {
+        qemu_coroutine_enter(qemu_coroutine_create(channel_entry,
+                                                   &m->channels[i]));
+    }
+}
+
+int snap_multifd_sender_status(const SnapMultifdSender *m, Error **errp)
+{
+    if (m->ret < 0) {
+        error_propagate(errp, error_copy(m->err));
+    }
+    return m->ret;
+}
+
+int coroutine_fn snap_multifd_sender_wait(SnapMultifdSender *m, Error **errp)
+{
+    while (m->nb_ended < m->nb_channels) {
+        qemu_co_queue_wait(&m->ended, NULL);
+    }
+    return snap_multifd_sender_status(m, errp);
+}
+
+void coroutine_fn snap_multifd_sender_abort(SnapMultifdSender *m)
+{
+    snap_transport_shutdown_channels(m->transport);
+    snap_multifd_sender_wait(m, NULL);
+}

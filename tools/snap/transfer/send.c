@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What every load sends of an image, whenever its pages follow
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "snap/transfer/send.h"
+#include "snap/util/task.h"
+
+/* Pages of RAM that are looked at until others get their turn. */
+#define PAGES_AT_A_TIME 8192
+
+int coroutine_fn snap_send_configuration(SnapSender *s, Error **errp)
+{
+    g_autoptr(GByteArray) configuration =
+        snap_image_read_part(s->image, SNAP_PART_CONFIGURATION, errp);
+
+    if (!configuration) {
+        return -EIO;
+    }
+    snap_stream_put(s->writer, configuration->data, configuration->len);
+    /* From now on, a load that fails has sent something. */
+    return snap_stream_flush(s->writer, errp);
+}
+
+int coroutine_fn snap_send_setup(SnapSender *s, const SnapHostPages *advised,
+                                 Error **errp)
+{
+    g_autoptr(GByteArray) setup = NULL;
+    size_t before_ram = s->image->header.before_ram;
+
+    setup = snap_image_read_part(s->image, SNAP_PART_SETUP, errp);
+    if (!setup) {
+        return -EIO;
+    }
+    snap_stream_put(s->writer, setup->data, before_ram);
+    snap_stream_put_ram_start(s->writer, advised);
+    snap_stream_put(s->writer, setup->data + before_ram,
+                    setup->len - before_ram);
+    return snap_stream_flush(s->writer, errp);
+}
+
+bool coroutine_fn snap_send_page(SnapSender *s, const SnapRAMPiece *piece,
+                                 unsigned i)
+{
+    bool stored = snap_page_is_stored(piece->entries[i]);
+    size_t in_piece = (size_t)i << s->image->layout.page_bits;
+    uint64_t offset = piece->offset + in_piece;
+
+    if (stored) {
+        snap_stream_put_page(s->writer, piece->block, offset,
+                             piece->data + in_piece);
+        s->stats->stored_pages++;
+    } else {
+        snap_stream_put_zero_page(s->writer, piece->block, offset);
+        s->stats->zero_pages++;
+    }
+    return stored;
+}
+
+int coroutine_fn snap_send_piece(SnapSender *s, const SnapRAMPiece *piece,
+                                 bool whole, Error **errp)
+{
+    snap_stream_begin_ram(s->writer, false);
+    for (unsigned i = 0; i < piece->nb_pages; i++) {
+        if (whole || piece->entries[i] != SNAP_PAGE_UNSENT) {
+            snap_send_page(s, piece, i);
+        }
+    }
+    snap_stream_end_ram(s->writer);
+    /* The reader takes the piece's buffer back. */
+    return snap_stream_flush(s->writer, errp);
+}
+
+/* Send those of @nb_pages pages that are zero, from @first of @block on. */
+static int coroutine_fn send_zeroes(SnapSender *s, SnapTable *table, int block,
+                                    uint64_t first, unsigned nb_pages,
+                                    bool in_section, Error **errp)
+{
+    const SnapLayout *layout = &s->image->layout;
+    bool open = in_section;
+
+    for (uint64_t i = first; i < first + nb_pages; i++) {
+        uint64_t entry;
+        int ret = snap_table_get(table, layout->blocks[block].first_page + i,
+                                 &entry, errp);
+
+        if (ret < 0) {
+            return ret;
+        }
+        if (entry != SNAP_PAGE_ZERO) {
+            continue;
+        }
+        if (!open) {
+            snap_stream_begin_ram(s->writer, false);
+            open = true;
+        }
+        snap_stream_put_zero_page(s->writer, block, i << layout->page_bits);
+        s->stats->zero_pages++;
+    }
+    if (open && !in_section) {
+        snap_stream_end_ram(s->writer);
+    }
+    return snap_stream_flush(s->writer, errp);
+}
+
+int coroutine_fn snap_send_zero_pages(SnapSender *s, bool in_section,
+                                      Error **errp)
+{
+    g_autoptr(SnapTable) table = snap_image_page_table(s->image, 1);
+    const SnapLayout *layout = &s->image->layout;
+    int ret = 0;
+
+    for (unsigned i = 0; i < layout->nb_blocks && !ret; i++) {
+        uint64_t nb_pages = snap_layout_block_pages(layout, &layout->blocks[i]);
+
+        for (uint64_t first = 0; first < nb_pages && !ret;
+             first += PAGES_AT_A_TIME) {
+            snap_task_pause();
+            ret = send_zeroes(s, table, i, first,
+                              MIN(nb_pages - first, PAGES_AT_A_TIME),
+                              in_section, errp);
+        }
+    }
+    return ret;
+}
+
+static void coroutine_fn send_device_bytes(void *opaque, const void *data,
+                                           size_t length)
+{
+    SnapSender *s = opaque;
+
+    snap_stream_put(s->writer, data, length);
+    s->stats->device_bytes += length;
+}
+
+int coroutine_fn snap_send_devices(SnapSender *s, Error **errp)
+{
+    return snap_image_copy_part(s->image, SNAP_PART_DEVICES, send_device_bytes,
+                                s, errp);
+}
+
+bool snap_send_was_closed(const Error *err)
+{
+    /* Of an error, channels and QEMUFile keep nothing but the text. */
+    const char *text = error_get_pretty(err);
+
+    return g_str_has_suffix(text, strerror(EPIPE)) ||
+           g_str_has_suffix(text, strerror(ECONNRESET));
+}

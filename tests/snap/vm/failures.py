@@ -253,8 +253,8 @@ class File(FailureTest):
         self.assert_old(old)
         return report['error']
 
-    def test_cancelled_with_return_path(self):
-        """QEMU 10.0 waits for the tool, mostly, which notices."""
+    def notices_cancellation(self):
+        """QEMU waits for the tool, mostly, which notices."""
         try:
             with open(f'/proc/{self.src.get_pid()}/syscall', encoding='ascii'):
                 pass
@@ -263,10 +263,20 @@ class File(FailureTest):
         self.assertRegex(self.cancelled_with_return_path(),
                          'has given up|ends too early')
 
-    def test_cancelled_with_return_path_7_2(self):
+    def replace_source(self, machine, version):
         self.src.kill()
-        self.src = self.source('pc-q35-7.2', version='7.2', run=True,
+        self.src = self.source(machine, version=version, run=True,
                                mib=self.MIB)
+
+    def test_cancelled_with_return_path(self):
+        self.notices_cancellation()
+
+    def test_cancelled_with_return_path_10_0(self):
+        self.replace_source('pc-q35-10.0', '10.0')
+        self.notices_cancellation()
+
+    def test_cancelled_with_return_path_7_2(self):
+        self.replace_source('pc-q35-7.2', '7.2')
         self.cancelled_with_return_path()
 
     def test_quit(self):

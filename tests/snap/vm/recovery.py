@@ -23,6 +23,7 @@ from snaptest.ram import PAGE
 
 # So slow that a load takes seconds, in MiB/s
 SLOW = 2
+RATE = ['-r', f'{SLOW}M']
 RAW = ['-f', 'raw']
 
 
@@ -332,7 +333,7 @@ class Other(RecoveryTest):
         for over in ('exec', 'unix', 'exec'):
             self.refuses_other(dst, self.other, over=over)
             placed = dst.pages_placed()
-            load = self.resume(dst, self.image, *SLOW, over=over)
+            load = self.resume(dst, self.image, *RATE, over=over)
             dst.wait_until(lambda: dst.pages_placed() > placed + 100)
             self.break_off(dst, load)
         self.end(src, dst)
@@ -341,7 +342,7 @@ class Other(RecoveryTest):
         """It comes to nothing, and nothing of it is remembered."""
         src, dst = self.broken()
         Load(self, dst, dst.recover, 'exec', self.other, '--postcopy',
-             *SLOW).finish(1)
+             *RATE).finish(1)
         dst.wait_paused()
         self.refuses_other(dst, self.other)
         self.end(src, dst)
@@ -352,7 +353,7 @@ class Other(RecoveryTest):
         one, load = self.begin(src)
         self.break_off(one, load)
         two = self.destination(src, run=True)
-        load = self.postcopy(two, self.other, *SLOW)
+        load = self.postcopy(two, self.other, *RATE)
         self.assert_runs(two, src.loop)
         self.break_off(two, load)
         self.refuses_other(one, self.other)
@@ -373,7 +374,7 @@ class Other(RecoveryTest):
                                               'no record'])
         self.refuses(dst, self.other, f'--resume={self.uuid}',
                      causes=(self.uuid, self.other_uuid))
-        load = self.resume(dst, self.image, f'--resume={self.uuid}', *SLOW)
+        load = self.resume(dst, self.image, f'--resume={self.uuid}', *RATE)
         wait_until(lambda: self.records(dst), 30)
         self.break_off(dst, load)
         # It is known again.

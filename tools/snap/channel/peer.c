@@ -38,6 +38,12 @@
 
 #define USERFAULTFD "anon_inode:[userfaultfd]"
 
+/* Threads of a process that are looked at */
+#define MAX_THREADS 4096
+
+/* What a thread that reads may have on its stack, in bytes */
+#define MAX_FRAMES (256 * 1024)
+
 /* Fields of /proc/PID/stat after the name */
 enum {
     STAT_PARENT     = 1,
@@ -545,16 +551,22 @@ bool snap_peer_find_listener(const char *path, bool in_postcopy,
  * Syscall: what a thread waits in
  * @number: of the system call
  * @args: its first arguments
+ * @sp: stack pointer
  */
 typedef struct Syscall {
     int number;
-    uint64_t args[3];
+    uint64_t args[2];
+    uint64_t sp;
 } Syscall;
 
+/* Arguments, stack pointer and program counter follow the number. */
+#define SYSCALL_SP 6
+
 /* Returns: whether the thread waits, and may be looked at */
-static bool read_syscall(int process, uint64_t tid, Syscall *call)
+static bool read_syscall(int process, const char *tid, Syscall *call)
 {
-    g_autofree char *path = g_strdup_printf("task/%" PRIu64 "/syscall", tid);
+    g_autofree char *path = g_strdup_printf("task/%s/syscall", tid);
+    uint64_t words[SYSCALL_SP + 1];
     char text[MAX_FILE];
     const char *p = text;
 
@@ -562,11 +574,13 @@ static bool read_syscall(int process, uint64_t tid, Syscall *call)
         qemu_strtoi(text, &p, 10, &call->number) < 0) {
         return false;
     }
-    for (unsigned i = 0; i < ARRAY_SIZE(call->args); i++) {
-        if (qemu_strtou64(p, &p, 16, &call->args[i]) < 0) {
+    for (unsigned i = 0; i < ARRAY_SIZE(words); i++) {
+        if (qemu_strtou64(p, &p, 16, &words[i]) < 0) {
             return false;
         }
     }
+    memcpy(call->args, words, sizeof(call->args));
+    call->sp = words[SYSCALL_SP];
     return true;
 }
 
@@ -582,23 +596,59 @@ static bool reads_from(int process, const Syscall *call, const char *target)
            !strcmp(its_target, target);
 }
 
+/*
+ * Whether @join waits for a word of @thread's descriptor, as pthread_join() does:
+ * the C library has that at the upper end of the thread's stack.  (What the word
+ * is differs from version to version.)
+ */
+static bool joins(const Syscall *join, const Syscall *thread)
+{
+    return join->number == SYS_futex && join->args[0] > thread->sp &&
+           join->args[0] - thread->sp < MAX_FRAMES;
+}
+
+/* Whether a thread reads from @target, and @join waits for its end. */
+static bool joins_reader(int process, const Syscall *join, const char *target)
+{
+    int fd = openat(process, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    struct dirent *entry;
+    bool found = false;
+
+    if (!dir) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        return false;
+    }
+    for (unsigned n = 0; n < MAX_THREADS && !found &&
+                         (entry = readdir(dir)); n++) {
+        Syscall call;
+
+        found = qemu_isdigit(entry->d_name[0]) &&
+                read_syscall(process, entry->d_name, &call) &&
+                reads_from(process, &call, target) && joins(join, &call);
+    }
+    closedir(dir);
+    return found;
+}
+
 bool snap_peer_waits_for_end(int fd)
 {
+    g_autofree char *main_thread = NULL;
     Search s = { };
     SnapPeer peer;
-    Syscall join, reading;
+    Syscall join;
     int process;
     bool waits;
 
     if (!search_pipe(&s, fd, NULL) || !search(&s, -1, &peer, NULL)) {
         return false;
     }
+    main_thread = g_strdup_printf("%d", (int)peer.pid);
     process = open_process(peer.pid);
-    /* pthread_join() waits for a word that has the number of the thread. */
-    waits = process >= 0 && read_syscall(process, peer.pid, &join) &&
-            join.number == SYS_futex &&
-            read_syscall(process, join.args[2], &reading) &&
-            reads_from(process, &reading, s.target);
+    waits = process >= 0 && read_syscall(process, main_thread, &join) &&
+            joins_reader(process, &join, s.target);
     if (process >= 0) {
         close(process);
     }

@@ -138,7 +138,7 @@ static int check_interrupted(const SnapSave *s, Error **errp)
 /* --- answers to the source --- */
 
 /*
- * QEMU 10.0, when its migration is cancelled or fails, waits with its main
+ * When a migration is cancelled or fails, QEMU 10.0 and 11.1 wait with the main
  * thread for the end of the return path (migration/migration.c:
  * close_return_path_on_source), and with the guest for the main thread.  It
  * can shut down a socket, but not a pipe.

@@ -85,12 +85,13 @@ SnapInput *snap_transport_input(SnapTransport *transport);
 QEMUFile *snap_transport_output(SnapTransport *transport);
 
 /**
- * snap_transport_put_last_byte: write a byte past the QEMUFile
+ * snap_transport_put_last_bytes: write a few bytes past the QEMUFile
  *
  * For a process that ends, as snap_transport_abandon().  Nothing happens if
- * there is no output, or no place for the byte within 100 ms.
+ * there is no output, or no room for them within 100 ms.
  */
-void snap_transport_put_last_byte(SnapTransport *transport, uint8_t byte);
+void snap_transport_put_last_bytes(SnapTransport *transport, const void *data,
+                                   size_t length);
 
 /**
  * snap_transport_find_peer: find the process at the other end

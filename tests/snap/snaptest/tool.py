@@ -19,8 +19,8 @@ from . import TIMEOUT, env, sanitizers
 from .decode import Stream
 from .streams import StreamBuilder
 
-# A byte that is no stream, which tells a destination of a failure
-REFUSAL = b'\0'
+# What is no stream, and tells a destination of a failure
+REFUSAL = bytes(4)
 PAGE = 4096
 MIB = 1 << 20
 

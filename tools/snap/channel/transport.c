@@ -19,8 +19,8 @@
 /* Connections that may wait until they are accepted. */
 #define BACKLOG 256
 
-/* How long the last byte waits for its place, in milliseconds */
-#define LAST_BYTE_MS 100
+/* How long the last bytes wait for room, in milliseconds */
+#define LAST_BYTES_MS 100
 
 /**
  * SnapDirection: one way through the channel
@@ -548,15 +548,16 @@ QEMUFile *snap_transport_output(SnapTransport *transport)
     return output->file;
 }
 
-void snap_transport_put_last_byte(SnapTransport *transport, uint8_t byte)
+void snap_transport_put_last_bytes(SnapTransport *transport, const void *data,
+                                   size_t length)
 {
     SnapDirection *output = &transport->output;
     struct pollfd pollfd = { .fd = output->fd, .events = POLLOUT };
 
     if (output->ioc &&
-        RETRY_ON_EINTR(poll(&pollfd, 1, LAST_BYTE_MS)) > 0 &&
-        RETRY_ON_EINTR(write(output->fd, &byte, 1)) < 0) {
-        trace_snap_transport_no_last_byte(transport->name, errno);
+        RETRY_ON_EINTR(poll(&pollfd, 1, LAST_BYTES_MS)) > 0 &&
+        RETRY_ON_EINTR(write(output->fd, data, length)) < 0) {
+        trace_snap_transport_no_last_bytes(transport->name, errno);
     }
 }
 

@@ -22,6 +22,7 @@
 #include "snap/ram/layout.h"
 #include "snap/postcopy/load-record.h"
 #include "snap/stream/multifd.h"
+#include "snap/verb/load.h"
 #include "trace/control.h"
 #include "cmd.h"
 
@@ -741,7 +742,7 @@ static void on_usage_error(int status, void *opaque)
     g_autofree CommandLine *line = opaque;
 
     if (status && !line->understood && is_awaited_load(line->argv) &&
-        qemu_write_full(STDOUT_FILENO, "", 1) != 1) {
+        !snap_load_refuse_fd(STDOUT_FILENO)) {
         error_report("Could not write to stdout: %s", strerror(errno));
     }
 }

@@ -319,9 +319,21 @@ bool snap_load_check_resumption(BlockBackend *blk,
            snap_task_run(check_resumption, &c, NULL, errp) == 0;
 }
 
+/*
+ * No stream begins like that.  QEMU may look at a channel's first four bytes
+ * before it takes any, and waits for them even if the channel has ended
+ * (migration/channel.c:migration_channel_read_peek): fewer would not do.
+ */
+static const uint8_t refusal[4];
+
 void snap_load_refuse(SnapTransport *transport)
 {
-    snap_transport_put_last_byte(transport, 0);
+    snap_transport_put_last_bytes(transport, refusal, sizeof(refusal));
+}
+
+bool snap_load_refuse_fd(int fd)
+{
+    return qemu_write_full(fd, refusal, sizeof(refusal)) == sizeof(refusal);
 }
 
 /* A byte 0 would end what is being resumed, as if it were complete. */

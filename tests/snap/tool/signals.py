@@ -459,7 +459,7 @@ class Sockets(SignalTest):
         self.wait_for(lambda: os.path.exists(path), 'socket')
         os.unlink(path)
         self.listen('channel')
-        self.before = self.tree()
+        self.before[path] = self.tree()[path]
         self.ends(process, signal.SIGTERM, 'save', self.image)
 
 

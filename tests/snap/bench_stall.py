@@ -1,8 +1,6 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 #
 # Measure what a guest and its monitor wait for while it is saved.
-#
-# This work is licensed under the terms of the GNU GPL, version 2 or later.
-# See the COPYING file in the top-level directory.
 #
 
 """

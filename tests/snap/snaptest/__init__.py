@@ -1,8 +1,6 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 #
 # Harness of the VM tests: stock QEMU emulators, small guests, and the tool.
-#
-# This work is licensed under the terms of the GNU GPL, version 2 or later.
-# See the COPYING file in the top-level directory.
 #
 """
 Everything is found through the environment, and what is missing is an error:

@@ -1,6 +1,4 @@
-#
-# This work is licensed under the terms of the GNU GPL, version 2 or later.
-# See the COPYING file in the top-level directory.
+# SPDX-License-Identifier: GPL-2.0-or-later
 #
 """
 Guests: a real Linux, and a few dozen bytes of machine code per architecture.

@@ -1,6 +1,4 @@
-#
-# This work is licensed under the terms of the GNU GPL, version 2 or later.
-# See the COPYING file in the top-level directory.
+# SPDX-License-Identifier: GPL-2.0-or-later
 #
 """What saves and loads virtual machines, and how to measure it doing so."""
 

@@ -1,6 +1,4 @@
-#
-# This work is licensed under the terms of the GNU GPL, version 2 or later.
-# See the COPYING file in the top-level directory.
+# SPDX-License-Identifier: GPL-2.0-or-later
 #
 """Devices driven from outside: the qtest protocol, a virtio-mem driver."""
 

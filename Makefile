@@ -60,7 +60,8 @@ check-busy: test-deps all
 
 fuzz: $(FUZZ_BUILD)/build.ninja
 	@ninja -C $(FUZZ_BUILD) --quiet test-programs.stamp
-	@. $(abspath $(FUZZ_BUILD))/snap-env.sh && $(PYTHON) tests/snap/fuzz/run.py \
+	@. $(abspath $(FUZZ_BUILD))/snap-env.sh && \
+	    PYTHONPATH=tests/snap $(PYTHON) tests/snap/fuzz/run.py \
 	    --seconds $(SECONDS) --work $(abspath $(FUZZ_BUILD))/corpus $(FUZZERS)
 
 # In a build of its own

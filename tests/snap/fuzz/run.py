@@ -20,11 +20,10 @@ import subprocess
 import sys
 import tempfile
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.dirname(HERE))
+from seeds import seeds
+from snaptest import env
 
-from seeds import seeds             # pylint: disable=wrong-import-position
-from snaptest import env            # pylint: disable=wrong-import-position
+HERE = os.path.dirname(os.path.abspath(__file__))
 
 DICTIONARIES = {'save': 'stream'}
 NAMES = ('image', 'multifd', 'return-path', 'save', 'stream')

@@ -5,13 +5,9 @@
 #
 
 import json
-import os
-import sys
 import time
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
-# pylint: disable=wrong-import-position
 from snaptest.case import Machines, SnapTest
 from snaptest.machine import NEWEST, Probe
 from snaptest.ram import PAGE

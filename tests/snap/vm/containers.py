@@ -4,12 +4,8 @@
 # Snapshots in other containers, and after a conversion, load the same.
 #
 
-import os
-import sys
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
-# pylint: disable=wrong-import-position
 from snaptest.case import SnapTest
 
 
@@ -103,4 +99,5 @@ class Containers(SnapTest):
                 self.verify(self.image, *options)
 
 
-unittest.main(verbosity=2)
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

@@ -6,11 +6,8 @@
 
 import os
 import signal
-import sys
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
-# pylint: disable=wrong-import-position
 from snaptest import TIMEOUT, preload
 from snaptest.failure import FailureTest
 from snaptest.guests import MIB
@@ -359,4 +356,5 @@ class Loads(FailureTest):
         self.assert_refused(self.image)
 
 
-unittest.main(verbosity=2)
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

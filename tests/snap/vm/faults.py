@@ -7,11 +7,8 @@
 import errno
 import os
 import random
-import sys
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
-# pylint: disable=wrong-import-position
 from snaptest.failure import MODES, DisturbedTest
 
 
@@ -143,4 +140,5 @@ class Existing(FaultTest):
         self.each('unix-return-path', '-n')
 
 
-unittest.main(verbosity=2)
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

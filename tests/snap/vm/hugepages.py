@@ -8,11 +8,8 @@ import mmap
 import os
 import signal
 import subprocess
-import sys
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
-# pylint: disable=wrong-import-position
 from snaptest.case import PostcopyTest
 from snaptest.guests import MIB
 from snaptest.machine import NEWEST, Q35
@@ -176,4 +173,5 @@ class HugePages(PostcopyTest):
         self.refused(OPTION, huge=False)
 
 
-unittest.main(verbosity=2)
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

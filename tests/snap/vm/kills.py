@@ -10,12 +10,9 @@ import os
 import random
 import signal
 import statistics
-import sys
 import time
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
-# pylint: disable=wrong-import-position
 from snaptest.failure import MODES, DisturbedTest
 
 
@@ -199,4 +196,5 @@ class Source(KillTest):
         self.assertGreater(self.seen['failed'], 0)
 
 
-unittest.main(verbosity=2)
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

@@ -3,12 +3,9 @@
 #
 # Under KVM, the core of what the other suites do under TCG.
 
-import os
 import sys
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
-# pylint: disable=wrong-import-position
 import background
 import live
 import multifd

@@ -9,8 +9,6 @@ import shlex
 import sys
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
-# pylint: disable=wrong-import-position
 from snaptest.case import SnapTest
 from snaptest.guests import MIB
 
@@ -62,4 +60,5 @@ class Large(SnapTest):
         self.assert_same_ram(src, dst)
 
 
-unittest.main(verbosity=2)
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

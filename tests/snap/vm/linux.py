@@ -4,12 +4,8 @@
 # A real Linux guest goes on from the moment of its snapshot.
 #
 
-import os
-import sys
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
-# pylint: disable=wrong-import-position
 from snaptest import guests
 from snaptest.case import SnapTest
 from snaptest.machine import NEWEST, Q35
@@ -71,4 +67,5 @@ class Linux(SnapTest):
         self.assert_goes_on_from(last, last, self.revert(src))
 
 
-unittest.main(verbosity=2)
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

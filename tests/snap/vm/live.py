@@ -4,12 +4,8 @@
 # Saves of a running guest by precopy, loaded byte for byte.
 #
 
-import os
-import sys
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
-# pylint: disable=wrong-import-position
 from snaptest.case import Machines, SnapTest
 from snaptest.guests import MIB
 from snaptest.machine import NEWEST, Q35

@@ -8,11 +8,8 @@
 import os
 import signal
 import subprocess
-import sys
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
-# pylint: disable=wrong-import-position
 from snaptest import TIMEOUT
 from snaptest.case import PostcopyTest
 from snaptest.guests import MIB
@@ -310,4 +307,5 @@ class Misuse(PostcopyTest):
                 self.assertIn(out.stdout, ('', '\0'))
 
 
-unittest.main(verbosity=2)
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

@@ -4,12 +4,8 @@
 # Loads by postcopy: the guest runs first, its RAM follows.
 #
 
-import os
-import sys
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
-# pylint: disable=wrong-import-position
 from snaptest.case import Machines, PostcopyTest
 from snaptest.guests import MIB
 from snaptest.machine import NEWEST, Q35, VIRT

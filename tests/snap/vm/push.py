@@ -4,12 +4,8 @@
 # What a load by postcopy sends unasked.
 #
 
-import os
-import sys
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
-# pylint: disable=wrong-import-position
 from snaptest import guests
 from snaptest.case import PostcopyTest
 from snaptest.guests import MIB
@@ -131,4 +127,5 @@ class Linux(PostcopyTest):
                 dst.kill()
 
 
-unittest.main(verbosity=2)
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

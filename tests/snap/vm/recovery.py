@@ -10,8 +10,6 @@ import signal
 import sys
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
-# pylint: disable=wrong-import-position
 from snaptest import TIMEOUT
 from snaptest.case import PostcopyTest
 from snaptest.guests import WORKING_SET

@@ -11,8 +11,6 @@ import subprocess
 import sys
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
-# pylint: disable=wrong-import-position
 from snaptest import TIMEOUT, env
 from snaptest.case import SnapTest
 from snaptest.guests import MIB
@@ -229,4 +227,5 @@ class Refused(SnapTest):
         self.assert_nothing_left(directory)
 
 
-unittest.main(verbosity=2)
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

@@ -5,11 +5,8 @@
 #
 
 import os
-import sys
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
-# pylint: disable=wrong-import-position
 from snaptest.case import MIB
 from snaptest.failure import DisturbedTest
 from snaptest.machine import NEWEST, Q35
@@ -267,4 +264,5 @@ class OwnedFiles(SharingTest):
                 self.next_save()
 
 
-unittest.main(verbosity=2)
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

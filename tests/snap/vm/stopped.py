@@ -4,12 +4,8 @@
 # Saves of a stopped guest by precopy, loaded byte for byte.
 #
 
-import os
-import sys
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
-# pylint: disable=wrong-import-position
 from snaptest.case import Machines, SnapTest
 from snaptest.machine import NEWEST, Q35
 
@@ -109,4 +105,5 @@ class States(SnapTest):
                         cause=lambda vm: vm.cmd('system_reset'))
 
 
-unittest.main(verbosity=2)
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

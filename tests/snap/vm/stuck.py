@@ -8,12 +8,9 @@ import os
 import random
 import signal
 import socket
-import sys
 import time
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
-# pylint: disable=wrong-import-position
 from snaptest import TIMEOUT
 from snaptest.failure import MODES, DisturbedTest
 from snaptest.machine import wait_until
@@ -355,4 +352,5 @@ class OpeningSave(StuckTest):
             self.assertFalse(os.path.exists(path))
 
 
-unittest.main(verbosity=2)
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

@@ -6,11 +6,8 @@
 
 import os
 import socket
-import sys
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
-# pylint: disable=wrong-import-position
 from snaptest.case import SnapTest
 from snaptest.machine import is_listening
 
@@ -131,4 +128,5 @@ class Transport(SnapTest):
         self.assert_same_ram(src, dst)
 
 
-unittest.main(verbosity=2)
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

@@ -1,8 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Harness of the VM tests: stock QEMU emulators, small guests, and the tool.
+# What the Python tests have in common
 #
 """
+What tests, fuzzers and benches have in common; ../README.rst says more.
+
+To write tests  tool, case, failure, crash
+Streams, peers  streams, multifd, decode, destination
+Guests          machine, ram, guests, run, postcopy, qtest, kvm
+Faults          stages, storage, cuts, anatomy, flips, preload, sanitizers
+Benches         bench, peers, plot
+
 Everything is found through the environment, and what is missing is an error:
 
 QEMU_SNAP, QEMU_IMG, QEMU_IO  the programs under test, and their siblings

@@ -49,6 +49,8 @@ class Options(ToolTest):
                 self.shell('qemu-snap ' + line, data)
                 self.assert_same_stream(data, self.load())
                 os.unlink(self.image)
+        self.shell('POSIXLY_CORRECT=1 qemu-snap save image -s 2M', data)
+        self.assert_same_stream(data, self.load())
 
     def test_abbreviations(self):
         data = sample().build()

@@ -1,0 +1,805 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The command line: verbs and options
+ *
+ * An option is one entry of option_table, from which everything else is made:
+ * getopt_long()'s tables, help, and what is refused.
+ */
+
+#include "qemu/osdep.h"
+#include <getopt.h>
+#include "qemu/help-texts.h"
+#include "qemu-version.h"
+#include "qapi/error.h"
+#include "qemu/ctype.h"
+#include "qemu/cutils.h"
+#include "qemu/error-report.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "qom/object_interfaces.h"
+#include "snap/ram/layout.h"
+#include "snap/postcopy/load-record.h"
+#include "snap/stream/multifd.h"
+#include "trace/control.h"
+#include "options.h"
+
+/* What most targets have, and no stream of theirs says. */
+#define DEFAULT_PAGE_BITS 12
+
+/* Measured: see docs/devel/qemu-snap.rst, "What the choices are worth" */
+#define DEFAULT_AROUND          16
+#define DEFAULT_BACKLOG         (64 * KiB)
+#define MAX_BACKLOG             (64 * MiB)
+#define DEFAULT_RECORD_SECONDS  3
+#define MAX_RECORD_SECONDS      86400
+
+/* Width of the column of options in help */
+#define HELP_COLUMN             28
+
+enum {
+    VERB_SAVE  = 1 << 0,
+    VERB_LOAD  = 1 << 1,
+    VERB_INFO  = 1 << 2,
+    VERB_CHECK = 1 << 3,
+    VERB_EMBED = 1 << 4,
+    VERB_READ  = VERB_LOAD | VERB_INFO | VERB_CHECK,
+    VERB_ANY   = VERB_SAVE | VERB_READ | VERB_EMBED,
+};
+
+static const SnapCmdVerb verb_table[] = {
+    { "save", VERB_SAVE, SNAP_CMD_SAVES, true, snap_cmd_save,
+      "write the migration stream from stdin to an image" },
+    { "load", VERB_LOAD, SNAP_CMD_READS, true, snap_cmd_load,
+      "send an image as a migration stream to stdout" },
+    { "info", VERB_INFO, SNAP_CMD_READS, false, snap_cmd_info,
+      "describe a snapshot" },
+    { "check", VERB_CHECK, SNAP_CMD_READS, false, snap_cmd_check,
+      "compare everything in a snapshot with its checksums" },
+    { "embed", VERB_EMBED, SNAP_CMD_EMBEDS, false, snap_cmd_embed,
+      "put a recorded working set into a snapshot" },
+};
+
+/**
+ * Option: what can be said
+ * @letter: of the short option, 0 if there is none
+ * @arg: name of its argument, NULL if it takes none
+ * @verbs: what it is for
+ * @optional: what the argument is, if it can be left out
+ * @for_postcopy: it needs --postcopy or --resume
+ * @parse: take it, with its argument; exit if that is wrong
+ * @field: offset of what @parse sets, if it is for more than one option
+ * @help: what it does, in lines
+ */
+typedef struct Option Option;
+struct Option {
+    char letter;
+    const char *name;
+    const char *arg;
+    unsigned verbs;
+    const char *optional;
+    bool for_postcopy;
+    void (*parse)(SnapCmdOptions *options, const Option *option,
+                  const char *arg);
+    size_t field;
+    const char *help;
+};
+
+#define FIELD(type, member) \
+    (offsetof(SnapCmdOptions, member) + \
+     type_check(type, typeof_field(SnapCmdOptions, member)))
+#define FLAG(member) FIELD(bool, member)
+#define STRING(member) FIELD(const char *, member)
+
+const SnapCmdVerb *snap_cmd_find_verb(const char *name)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(verb_table); i++) {
+        if (!strcmp(verb_table[i].name, name)) {
+            return &verb_table[i];
+        }
+    }
+    return NULL;
+}
+
+static void G_NORETURN exit_with_hint(void)
+{
+    error_printf("Try 'qemu-snap --help' for more information\n");
+    exit(EXIT_FAILURE);
+}
+
+/*
+ * Values
+ */
+
+static uint64_t parse_size(const char *name, const char *arg)
+{
+    uint64_t value;
+
+    if (qemu_strtosz(arg, NULL, &value) < 0 || value == 0) {
+        error_report("Invalid %s '%s'", name, arg);
+        exit(EXIT_FAILURE);
+    }
+    return value;
+}
+
+/* A number from @min to @max, and nothing else. */
+static unsigned parse_number(const char *name, const char *arg, unsigned min,
+                             unsigned max)
+{
+    unsigned value;
+
+    if (!qemu_isdigit(arg[0]) || qemu_strtoui(arg, NULL, 10, &value) < 0 ||
+        value < min || value > max) {
+        error_report("Invalid %s '%s': a number from %u to %u is expected",
+                     name, arg, min, max);
+        exit(EXIT_FAILURE);
+    }
+    return value;
+}
+
+static void parse_uuid(QemuUUID *uuid, const char *arg)
+{
+    if (qemu_uuid_parse(arg, uuid) < 0) {
+        error_report("Invalid UUID '%s'", arg);
+        exit(EXIT_FAILURE);
+    }
+}
+
+/* Returns: a bit mask of 1 << SnapPushReason */
+static unsigned parse_push(const char *arg)
+{
+    static const struct {
+        const char *name;
+        SnapPushReason reason;
+    } policies[] = {
+        { "working-set", SNAP_PUSH_WORKING_SET },
+        { "arrivals", SNAP_PUSH_ARRIVALS },
+        { "around", SNAP_PUSH_AROUND },
+        { "linear", SNAP_PUSH_LINEAR },
+    };
+    g_auto(GStrv) names = g_strsplit(arg, ",", -1);
+    unsigned mask = 0;
+
+    if (!strcmp(arg, "none")) {
+        return 0;
+    }
+    for (char **name = names; *name; name++) {
+        unsigned i = 0;
+
+        while (i < ARRAY_SIZE(policies) && strcmp(policies[i].name, *name)) {
+            i++;
+        }
+        if (i == ARRAY_SIZE(policies)) {
+            error_report("Invalid policy '%s'", *name);
+            exit(EXIT_FAILURE);
+        }
+        mask |= 1u << policies[i].reason;
+    }
+    return mask;
+}
+
+/*
+ * Options
+ */
+
+static void opt_flag(SnapCmdOptions *options, const Option *option,
+                     const char *arg)
+{
+    *(bool *)((char *)options + option->field) = true;
+}
+
+static void opt_string(SnapCmdOptions *options, const Option *option,
+                       const char *arg)
+{
+    *(const char **)((char *)options + option->field) = arg;
+}
+
+/* '-' would be a file of that name, which nobody wants. */
+static void opt_path(SnapCmdOptions *options, const Option *option,
+                     const char *arg)
+{
+    if (!strcmp(arg, "-")) {
+        error_report("--%s takes the name of a file; one that is called '-' is "
+                     "'./-'", option->name);
+        exit(EXIT_FAILURE);
+    }
+    opt_string(options, option, arg);
+}
+
+/* Creating it may wait for others: that is the verb's part. */
+static void opt_object(SnapCmdOptions *options, const Option *option,
+                       const char *arg)
+{
+    ObjectOptions *object = user_creatable_parse_str(arg, &error_fatal);
+
+    if (!object) {
+        exit(EXIT_SUCCESS); /* help was printed */
+    }
+    g_ptr_array_add(options->objects, object);
+    g_ptr_array_add(options->object_args, (gpointer)arg);
+}
+
+static void opt_trace(SnapCmdOptions *options, const Option *option,
+                      const char *arg)
+{
+    trace_opt_parse(arg);
+    g_ptr_array_add(options->trace_args, (gpointer)arg);
+}
+
+static void opt_version(SnapCmdOptions *options, const Option *option,
+                        const char *arg)
+{
+    printf("qemu-snap version " QEMU_FULL_VERSION "\n");
+    exit(EXIT_SUCCESS);
+}
+
+static void opt_image_size(SnapCmdOptions *options, const Option *option,
+                           const char *arg)
+{
+    options->image_size = parse_size("image size", arg);
+}
+
+static void opt_create_options(SnapCmdOptions *options, const Option *option,
+                               const char *arg)
+{
+    char *before = options->create_options;
+
+    options->create_options = before ? g_strdup_printf("%s,%s", before, arg) :
+                                       g_strdup(arg);
+    g_free(before);
+}
+
+static void opt_target_page_size(SnapCmdOptions *options, const Option *option,
+                                 const char *arg)
+{
+    uint64_t size = parse_size("target page size", arg);
+
+    if (!is_power_of_2(size) || size < (1 << SNAP_MIN_PAGE_BITS) ||
+        size > (1 << SNAP_MAX_PAGE_BITS)) {
+        error_report("Invalid target page size '%s'", arg);
+        exit(EXIT_FAILURE);
+    }
+    options->page_bits = ctz64(size);
+}
+
+static void opt_postcopy(SnapCmdOptions *options, const Option *option,
+                         const char *arg)
+{
+    options->by_postcopy = true;
+    options->postcopy.percent = arg ? parse_number("percentage", arg, 0, 100) :
+                                      0;
+}
+
+static void opt_resume(SnapCmdOptions *options, const Option *option,
+                       const char *arg)
+{
+    options->postcopy.resume = true;
+    if (arg) {
+        parse_uuid(&options->postcopy.resumed, arg);
+    }
+}
+
+static void opt_push(SnapCmdOptions *options, const Option *option,
+                     const char *arg)
+{
+    options->postcopy.push.reasons = parse_push(arg);
+}
+
+static void opt_fault_around(SnapCmdOptions *options, const Option *option,
+                             const char *arg)
+{
+    options->postcopy.push.around = parse_number("number of pages", arg, 0,
+                                                 SNAP_DEMAND_MAX_AROUND);
+}
+
+static void opt_rate_limit(SnapCmdOptions *options, const Option *option,
+                           const char *arg)
+{
+    options->postcopy.push.rate = parse_size("rate limit", arg);
+}
+
+static void opt_backlog(SnapCmdOptions *options, const Option *option,
+                        const char *arg)
+{
+    options->postcopy.push.backlog = MIN(parse_size("backlog", arg),
+                                         MAX_BACKLOG);
+}
+
+static void opt_record(SnapCmdOptions *options, const Option *option,
+                       const char *arg)
+{
+    unsigned seconds = arg ? parse_number("time of a record", arg, 0,
+                                          MAX_RECORD_SECONDS) :
+                             DEFAULT_RECORD_SECONDS;
+
+    options->postcopy.record = true;
+    options->postcopy.push.record_ns = seconds * NANOSECONDS_PER_SECOND;
+}
+
+static void opt_host_page_size(SnapCmdOptions *options, const Option *option,
+                               const char *arg)
+{
+    /* NULL stays the last one. */
+    g_ptr_array_insert(options->host_pages, options->host_pages->len - 1,
+                       (gpointer)arg);
+}
+
+static void opt_multifd_channels(SnapCmdOptions *options, const Option *option,
+                                 const char *arg)
+{
+    options->multifd.nb_channels = parse_number("number of channels", arg, 1,
+                                                SNAP_MULTIFD_MAX_CHANNELS);
+}
+
+static void opt_uuid(SnapCmdOptions *options, const Option *option,
+                     const char *arg)
+{
+    parse_uuid(&options->multifd.uuid, arg);
+}
+
+static void opt_output(SnapCmdOptions *options, const Option *option,
+                       const char *arg)
+{
+    if (strcmp(arg, "json") && strcmp(arg, "human")) {
+        error_report("--output must be used with human or json as argument");
+        exit(EXIT_FAILURE);
+    }
+    options->json = !strcmp(arg, "json");
+}
+
+/* In the order of help, where those of the same verbs have one heading. */
+static const Option option_table[] = {
+    { 't', "cache", "MODE", VERB_ANY,
+      .parse = opt_string, .field = STRING(cache),
+      .help = "cache mode, as qemu-img -t (default: what fits)" },
+    { 0, "aio", "MODE", VERB_ANY, .parse = opt_string, .field = STRING(aio),
+      .help = "threads, native, or io_uring (default: what fits)" },
+    { 0, "image-opts", NULL, VERB_ANY,
+      .parse = opt_flag, .field = FLAG(image_opts),
+      .help = "FILE is a list of image options" },
+    { 0, "object", "OBJDEF", VERB_ANY, .parse = opt_object,
+      .help = "QEMU user-creatable object (e.g. a secret)" },
+    { 'T', "trace", "TRACE", VERB_ANY, .parse = opt_trace,
+      .help = "tracing options" },
+    { 'q', "quiet", NULL, VERB_ANY, .parse = opt_flag, .field = FLAG(quiet),
+      .help = "print errors only" },
+    { 'h', "help", NULL, VERB_ANY, .parse = NULL, /* See take_option() */
+      .help = "print help and exit" },
+    { 'V', "version", NULL, VERB_ANY, .parse = opt_version,
+      .help = "print the version and exit" },
+
+    { 0, "uri", "unix:PATH|fd:N", VERB_SAVE | VERB_LOAD,
+      .parse = opt_string, .field = STRING(uri),
+      .help = "channel to QEMU instead of stdin and stdout" },
+    { 0, "report", "FILE", VERB_SAVE | VERB_LOAD,
+      .parse = opt_path, .field = STRING(report),
+      .help = "write how it ended to FILE, as JSON" },
+    { 'p', "progress", NULL, VERB_SAVE | VERB_LOAD,
+      .parse = opt_flag, .field = FLAG(progress),
+      .help = "show progress on stderr" },
+
+    { 's', "image-size", "SIZE", VERB_SAVE, .parse = opt_image_size,
+      .help = "refuse a guest with more RAM than this" },
+    { 'O', "target-format", "FMT", VERB_SAVE,
+      .parse = opt_string, .field = STRING(create_format),
+      .help = "format of the image (default: qcow2)" },
+    { 'o', "options", "OPTIONS", VERB_SAVE, .parse = opt_create_options,
+      .help = "options for the creation of the image" },
+    { 'n', "target-is-existing", NULL, VERB_SAVE,
+      .parse = opt_flag, .field = FLAG(existing),
+      .help = "write into an image that exists" },
+    { 0, "target-page-size", "SIZE", VERB_SAVE, .parse = opt_target_page_size,
+      .help = "for streams that do not tell it (default: 4k)" },
+
+    { 0, "postcopy", "PERCENT", VERB_LOAD, .optional = "percentage",
+      .parse = opt_postcopy,
+      .help = "let the guest run first, or when PERCENT of its\n"
+              "data are loaded" },
+    { 0, "resume", "UUID", VERB_LOAD, .optional = "UUID", .parse = opt_resume,
+      .help = "go on with a load by postcopy that broke, and was\n"
+              "of snapshot UUID" },
+    { 0, "preempt", NULL, VERB_LOAD, .for_postcopy = true,
+      .parse = opt_flag, .field = FLAG(postcopy.preempt),
+      .help = "send what the guest waits for on a second channel" },
+    { 0, "push", "POLICY[,...]", VERB_LOAD, .for_postcopy = true,
+      .parse = opt_push,
+      .help = "what to send unasked: working-set, arrivals,\n"
+              "around, linear (default: all of them), or none" },
+    { 0, "fault-around", "PAGES", VERB_LOAD, .for_postcopy = true,
+      .parse = opt_fault_around,
+      .help = "pages that are around a request (default: 16)" },
+    { 'r', "rate-limit", "RATE", VERB_LOAD, .for_postcopy = true,
+      .parse = opt_rate_limit,
+      .help = "bytes a second that nobody has asked for" },
+    { 0, "backlog", "SIZE", VERB_LOAD, .for_postcopy = true,
+      .parse = opt_backlog,
+      .help = "what may wait in the channel while the guest waits\n"
+              "for pages (default: 64k)" },
+    { 0, "record", "SECONDS", VERB_LOAD, .optional = "number of seconds",
+      .for_postcopy = true, .parse = opt_record,
+      .help = "record the working set, at first without anything\n"
+              "unasked (default: for 3 seconds)" },
+    { 0, "host-page-size", "[BLOCK=]SIZE", VERB_LOAD, .for_postcopy = true,
+      .parse = opt_host_page_size,
+      .help = "huge pages of the destination" },
+    { 0, "multifd-channels", "N", VERB_LOAD, .parse = opt_multifd_channels,
+      .help = "further channels to the destination's socket" },
+    { 0, "uuid", "UUID", VERB_LOAD, .parse = opt_uuid,
+      .help = "of the virtual machine, for multifd" },
+    { 0, "no-verify", NULL, VERB_LOAD,
+      .parse = opt_flag, .field = FLAG(no_verify),
+      .help = "do not compare pages with their hashes" },
+
+    { 0, "working-set", "FILE", VERB_LOAD | VERB_EMBED,
+      .parse = opt_path, .field = STRING(working_set),
+      .help = "the working set (default: beside the image)" },
+
+    { 'f', "format", "FMT", VERB_READ | VERB_EMBED,
+      .parse = opt_string, .field = STRING(format),
+      .help = "format of the image (default: probed)" },
+    { 0, "backing-chain", NULL, VERB_READ | VERB_EMBED,
+      .parse = opt_flag, .field = FLAG(backing_chain),
+      .help = "follow the image's backing file and data file" },
+
+    { 'U', "force-share", NULL, VERB_READ,
+      .parse = opt_flag, .field = FLAG(force_share),
+      .help = "open the image also while others write to it" },
+
+    { 0, "output", "human|json", VERB_INFO | VERB_CHECK, .parse = opt_output,
+      .help = "(default: human)" },
+
+    { 0, "repair", NULL, VERB_CHECK, .parse = opt_flag, .field = FLAG(repair),
+      .help = "mend what can be mended without loss" },
+};
+
+/* The option as the user may have written it; newly allocated */
+static char *option_name(const Option *option)
+{
+    return option->letter ?
+           g_strdup_printf("-%c (--%s)", option->letter, option->name) :
+           g_strdup_printf("--%s", option->name);
+}
+
+/*
+ * Help
+ */
+
+/* The option as help shows it; newly allocated */
+static char *help_label(const Option *option)
+{
+    GString *label = g_string_new("  ");
+
+    if (option->letter) {
+        g_string_append_printf(label, "-%c, ", option->letter);
+    }
+    g_string_append_printf(label, "--%s", option->name);
+    if (option->arg) {
+        g_string_append_printf(label, option->optional ? "[=%s]" : "=%s",
+                               option->arg);
+    }
+    return g_string_free(label, false);
+}
+
+static void help_option(const Option *option)
+{
+    g_autofree char *label = help_label(option);
+    g_auto(GStrv) lines = g_strsplit(option->help, "\n", -1);
+    const char *left = label;
+
+    if (strlen(left) > HELP_COLUMN - 2) {
+        printf("%s\n", left);
+        left = "";
+    }
+    for (char **line = lines; *line; line++) {
+        printf("%-*s%s\n", HELP_COLUMN, left, *line);
+        left = "";
+    }
+}
+
+static void help_heading(unsigned verbs)
+{
+    const char *separator = "";
+
+    if (verbs == VERB_ANY) {
+        printf("\nOptions:\n");
+        return;
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(verb_table); i++) {
+        if (verb_table[i].mask & verbs) {
+            printf("%s%s", separator, verb_table[i].name);
+            separator = ", ";
+        }
+    }
+    printf(":\n");
+}
+
+static void help(void)
+{
+    unsigned verbs = 0;
+
+    printf("qemu-snap version " QEMU_FULL_VERSION "\n"
+           "Snapshots of virtual machines, made of migration streams\n\n"
+           "usage: qemu-snap [options] VERB FILE\n\nVerbs:\n");
+    for (unsigned i = 0; i < ARRAY_SIZE(verb_table); i++) {
+        printf("  %-6s %s\n", verb_table[i].name, verb_table[i].help);
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(option_table); i++) {
+        if (option_table[i].verbs != verbs) {
+            verbs = option_table[i].verbs;
+            help_heading(verbs);
+        }
+        help_option(&option_table[i]);
+    }
+    printf("\n" QEMU_HELP_BOTTOM "\n");
+}
+
+/*
+ * Parsing
+ */
+
+/**
+ * Given: the command line, as far as it was read
+ * @options: array of const Option *
+ * @args: array of const char *, what is not an option
+ * @stray: may be meant for the option before it, which takes an argument only
+ *         with '='; NULL if there is none
+ * @stray_option: that option
+ */
+typedef struct Given {
+    GPtrArray *options;
+    GPtrArray *args;
+    const char *stray;
+    const Option *stray_option;
+} Given;
+
+/* What getopt_long() returns for a long name, plus the option's number */
+#define GETOPT_NUMBER   256
+/* ... and for what is not an option, as the letters begin with '-' */
+#define GETOPT_ARGUMENT 1
+
+/* The tables of getopt_long() */
+typedef struct GetoptTables {
+    char letters[1 + 3 * ARRAY_SIZE(option_table) + 1];
+    struct option names[ARRAY_SIZE(option_table) + 1];
+} GetoptTables;
+
+static int option_has_arg(const Option *option)
+{
+    return !option->arg ? no_argument :
+           option->optional ? optional_argument : required_argument;
+}
+
+/* @tables: all 0, as their ends stay */
+static void getopt_tables_fill(GetoptTables *tables)
+{
+    char *letter = tables->letters;
+
+    *letter++ = '-';
+    for (unsigned i = 0; i < ARRAY_SIZE(option_table); i++) {
+        const Option *option = &option_table[i];
+        int has_arg = option_has_arg(option);
+
+        tables->names[i] = (struct option) {
+            option->name, has_arg, NULL, GETOPT_NUMBER + i
+        };
+        if (option->letter) {
+            *letter++ = option->letter;
+            /* One colon for an argument, two for one that is optional */
+            letter = memset(letter, ':', has_arg) + has_arg;
+        }
+    }
+}
+
+/* Returns: the option that getopt_long() has found; NULL if there is none */
+static const Option *find_option(int value)
+{
+    if (value >= GETOPT_NUMBER) {
+        return &option_table[value - GETOPT_NUMBER];
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(option_table); i++) {
+        if (option_table[i].letter == value) {
+            return &option_table[i];
+        }
+    }
+    return NULL;
+}
+
+/* Whether it is a number or a UUID, which neither verbs nor images are. */
+static bool looks_like_value(const char *arg)
+{
+    QemuUUID uuid;
+
+    return (arg[0] && !arg[strspn(arg, "0123456789")]) ||
+           qemu_uuid_parse(arg, &uuid) == 0;
+}
+
+/* @next: what follows it on the command line, or NULL */
+static void take_option(Given *given, SnapCmdOptions *options,
+                        const Option *option, const char *next)
+{
+    g_ptr_array_add(given->options, (gpointer)option);
+    if (option->optional && !optarg && next && looks_like_value(next)) {
+        given->stray = next;
+        given->stray_option = option;
+    }
+    if (option->letter == 'h') {
+        help();
+        exit(EXIT_SUCCESS);
+    }
+    option->parse(options, option, optarg);
+}
+
+/* Options may stand before and after the verb. */
+static void read_arguments(Given *given, SnapCmdOptions *options, int argc,
+                           char **argv)
+{
+    GetoptTables tables = {};
+    int value;
+
+    getopt_tables_fill(&tables);
+    while ((value = getopt_long(argc, argv, tables.letters, tables.names,
+                                NULL)) != -1) {
+        const Option *option = find_option(value);
+
+        if (value == GETOPT_ARGUMENT) {
+            g_ptr_array_add(given->args, optarg);
+        } else if (option) {
+            take_option(given, options, option, argv[optind]);
+        } else {
+            exit_with_hint();
+        }
+    }
+    /* ... but not after "--". */
+    while (optind < argc) {
+        g_ptr_array_add(given->args, argv[optind++]);
+    }
+}
+
+/* Say what is wrong with arguments that are not a verb and one image. */
+static void G_NORETURN refuse_arguments(const Given *given)
+{
+    char **args = (char **)given->args->pdata;
+    unsigned nb_args = given->args->len;
+
+    if (given->stray) {
+        g_autofree char *name = option_name(given->stray_option);
+
+        error_report("%s takes its %s after '=': %s=%s", name,
+                     given->stray_option->optional, name, given->stray);
+    } else if (nb_args == 0) {
+        error_report("Missing verb");
+    } else if (!snap_cmd_find_verb(args[0])) {
+        error_report("Unknown verb '%s'", args[0]);
+    } else if (nb_args == 1) {
+        error_report("'%s' needs the name of an image", args[0]);
+    } else {
+        error_report("Unexpected argument '%s': expecting a verb and one image",
+                     args[2]);
+    }
+    exit_with_hint();
+}
+
+/* Refuse options that are not for @verb, by name. */
+static void check_verb_options(const Given *given, const SnapCmdVerb *verb)
+{
+    for (unsigned i = 0; i < given->options->len; i++) {
+        const Option *option = g_ptr_array_index(given->options, i);
+
+        if (!(option->verbs & verb->mask)) {
+            g_autofree char *name = option_name(option);
+
+            error_report("%s cannot be used with '%s'", name, verb->name);
+            exit_with_hint();
+        }
+    }
+}
+
+/* Refuse options of a load by postcopy, which this is not. */
+static void refuse_postcopy_options(const Given *given)
+{
+    for (unsigned i = 0; i < given->options->len; i++) {
+        const Option *option = g_ptr_array_index(given->options, i);
+
+        if (option->for_postcopy) {
+            g_autofree char *name = option_name(option);
+
+            error_report("%s needs --postcopy or --resume", name);
+            exit_with_hint();
+        }
+    }
+}
+
+/* Check what the options of a load have to do with each other. */
+static void check_load_options(SnapCmdOptions *options, const Given *given)
+{
+    SnapPostcopyOptions *postcopy = &options->postcopy;
+
+    if (postcopy->resume && postcopy->percent) {
+        error_report("--postcopy=%u cannot be used with --resume: the guest "
+                     "runs already, so nothing can be loaded before it runs",
+                     postcopy->percent);
+        exit(EXIT_FAILURE);
+    }
+    options->by_postcopy |= postcopy->resume;
+    if (!options->by_postcopy) {
+        refuse_postcopy_options(given);
+    }
+    if (options->by_postcopy && options->multifd.nb_channels) {
+        error_report("--multifd-channels cannot be used with --postcopy or "
+                     "--resume: QEMU takes one of them only");
+        exit(EXIT_FAILURE);
+    }
+    if (!(postcopy->push.reasons & (1u << SNAP_PUSH_AROUND))) {
+        postcopy->push.around = 0;
+    }
+}
+
+/* What somebody records has to go somewhere. */
+static void check_record(const SnapCmdOptions *options)
+{
+    g_autofree char *path = snap_cmd_working_set(options);
+
+    if (options->postcopy.record && !path) {
+        error_report("--record needs --working-set=FILE with '%s', which is no "
+                     "local file", options->filename);
+        exit(EXIT_FAILURE);
+    }
+}
+
+const SnapCmdVerb *snap_cmd_options_parse(SnapCmdOptions *options, int argc,
+                                          char **argv)
+{
+    g_autoptr(GPtrArray) found = g_ptr_array_new();
+    g_autoptr(GPtrArray) args = g_ptr_array_new();
+    Given given = { .options = found, .args = args };
+    const SnapCmdVerb *verb;
+
+    read_arguments(&given, options, argc, argv);
+    verb = args->len == 2 ? snap_cmd_find_verb(args->pdata[0]) : NULL;
+    if (!verb) {
+        refuse_arguments(&given);
+    }
+    check_verb_options(&given, verb);
+    check_load_options(options, &given);
+    options->filename = args->pdata[1];
+    options->image = options->image_opts ? g_strdup(options->filename) :
+                     snap_blockdev_file_name(options->filename);
+    options->verb = verb->name;
+    check_record(options);
+    return verb;
+}
+
+static void free_object(gpointer opaque)
+{
+    qapi_free_ObjectOptions(opaque);
+}
+
+void snap_cmd_options_init(SnapCmdOptions *options)
+{
+    *options = (SnapCmdOptions) {
+        .create_format = "qcow2",
+        .page_bits = DEFAULT_PAGE_BITS,
+        .postcopy.load_records = SNAP_LOAD_RECORDS,
+        .postcopy.push = {
+            .reasons = 1u << SNAP_PUSH_WORKING_SET | 1u << SNAP_PUSH_ARRIVALS |
+                       1u << SNAP_PUSH_AROUND | 1u << SNAP_PUSH_LINEAR,
+            .around = DEFAULT_AROUND,
+            .backlog = DEFAULT_BACKLOG,
+        },
+        .host_pages = g_ptr_array_new(),
+        .objects = g_ptr_array_new_with_free_func(free_object),
+        .object_args = g_ptr_array_new(),
+        .trace_args = g_ptr_array_new(),
+        .start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME),
+    };
+    g_ptr_array_add(options->host_pages, NULL);
+}
+
+void snap_cmd_options_destroy(SnapCmdOptions *options)
+{
+    g_ptr_array_unref(options->objects);
+    g_ptr_array_unref(options->host_pages);
+    g_ptr_array_unref(options->object_args);
+    g_ptr_array_unref(options->trace_args);
+    g_free(options->create_options);
+    g_free(options->image);
+}

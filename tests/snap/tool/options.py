@@ -6,6 +6,7 @@
 
 import json
 import os
+import re
 import stat
 import subprocess
 import unittest
@@ -15,6 +16,8 @@ from snaptest import env
 from snaptest.tool import MIB, REFUSAL, TIMEOUT, ToolTest, sample, small
 
 VERBS = ('save', 'load', 'info', 'check', 'embed')
+MAN_PAGE = os.path.join(os.path.dirname(os.path.realpath(__file__)),
+                        '../../../docs/tools/qemu-snap.rst')
 
 
 class Options(ToolTest):
@@ -240,6 +243,122 @@ class Options(ToolTest):
         self.refused('load', '--uri=fd:99', self.image, causes=['99'])
         self.refused('load', f'--uri=unix:{self.dir}/' + 'x' * 200, self.image)
         self.refused('save', f'--uri=fd:{1 << 40}', self.image)
+
+
+class Help(ToolTest):
+
+    # The letter or '', the long name, and the argument or ''
+    OPTION = re.compile(r'^  (?:-(\w), )?--([\w-]+)(\S*)', re.M)
+
+    # Arguments that are right, of options that need one
+    VALUES = {'cache': 'none', 'aio': 'threads', 'trace': 'snap_none',
+              'object': 'secret,id=s,data=x', 'uri': 'fd:0',
+              'report': 'report', 'image-size': '1M', 'target-format': 'raw',
+              'options': 'cluster_size=4k', 'target-page-size': '4k',
+              'push': 'none', 'fault-around': '1', 'rate-limit': '1M',
+              'backlog': '64k', 'host-page-size': '2M',
+              'multifd-channels': '2', 'uuid': str(uuid.UUID(int=1)),
+              'working-set': 'ws', 'format': 'raw', 'output': 'json'}
+
+    def options(self, *args: str) -> list[tuple[str, str]]:
+        """Letters and names of the options that help lists"""
+        out = self.succeeds(*args).decode()
+        return [(o[0], o[1]) for o in self.OPTION.findall(out)]
+
+    def verb_options(self) -> dict[str, list[tuple[str, str]]]:
+        return {verb: self.options(verb, '--help') for verb in VERBS}
+
+    def manual(self) -> dict[tuple[str, str], set[str]]:
+        """The verbs that each option is for, as the man page says"""
+        options = {}
+        verbs = set()
+        with open(MAN_PAGE, encoding='utf-8') as f:
+            for line in f:
+                if line == 'For all verbs:\n':
+                    verbs = set(VERBS)
+                elif re.match('For ``.*:$', line):
+                    verbs = set(re.findall('``(\\w+)``', line))
+                option = re.match(r'.. option:: (?:-(\w), )?--([\w-]+)', line)
+                if option:
+                    options[option[1] or '', option[2]] = verbs
+        return options
+
+    def test_width(self):
+        for args in (('--help',), *((verb, '--help') for verb in VERBS)):
+            for line in self.succeeds(*args).decode().splitlines():
+                if 'http' not in line:
+                    self.assertLess(len(line), 80, line)
+
+    def test_groups(self):
+        """Each group has one heading, and each option is in one group."""
+        out = self.succeeds('--help').decode()
+        headings = re.findall('^(?:Options|[a-z, ]+):$', out, re.M)
+        self.assertEqual(sorted(headings), sorted(
+            ['Options:', 'save, load:', 'save:', 'load:', 'load, embed:',
+             'load, info, check, embed:', 'load, info, check:', 'info, check:',
+             'check:']))
+        options = self.options('--help')
+        self.assertEqual(len(options), len(set(options)))
+
+    def test_verbs_are_those_of_the_manual(self):
+        helped = {}
+        for verb, options in self.verb_options().items():
+            self.assertEqual(len(options), len(set(options)), verb)
+            for option in options:
+                helped.setdefault(option, set()).add(verb)
+        self.assertEqual(helped, self.manual())
+        self.assertEqual(set(self.options('--help')), set(helped))
+
+    def test_what_is_not_in_help_is_refused(self):
+        self.save(small())
+        arguments = {o[1]: o[2] for o in self.OPTION.findall(
+            self.succeeds('--help').decode())}
+        self.assertEqual({name for name, argument in arguments.items()
+                          if argument.startswith('=')}, set(self.VALUES))
+        for verb, options in self.verb_options().items():
+            for name in set(arguments) - {o[1] for o in options}:
+                with self.subTest((verb, name)):
+                    option = f'--{name}'
+                    if name in self.VALUES:
+                        option += f'={self.VALUES[name]}'
+                    result = self.tool(verb, option, self.image)
+                    self.assertEqual(result.returncode, 1)
+                    self.assertRegex(result.stderr.decode(),
+                                     rf"--{name}\)? cannot be used with "
+                                     rf"'{verb}'")
+
+    def test_sections_of_a_load(self):
+        """What needs postcopy has a section of its own."""
+        out = self.succeeds('load', '--help').decode()
+        section = out.partition('With --postcopy or --resume:\n')[2]
+        section = section.partition('\n\n')[0]
+        self.assertEqual({o[1] for o in self.OPTION.findall(section)},
+                         {'preempt', 'push', 'fault-around', 'rate-limit',
+                          'backlog', 'record', 'host-page-size'})
+        for verb in set(VERBS) - {'load'}:
+            self.assertNotIn(b'--postcopy', self.succeeds(verb, '--help'))
+
+    def test_places(self):
+        """Help is that of the verb, wherever it stands, and does nothing."""
+        whole = self.succeeds('--help')
+        self.save(small())
+        before = self.tree()
+        for verb in VERBS:
+            out = self.succeeds(verb, '--help')
+            self.assertIn(f'qemu-snap [options] {verb} FILE'.encode(), out)
+            for args in ((verb, '-h'), ('--help', verb), ('-h', verb),
+                         (verb, '--he'), (verb, self.image, '--help'),
+                         (verb, '--help', self.image),
+                         ('-q', verb, '-t', 'none', '-h', '--frob'),
+                         (verb, '-qh')):
+                with self.subTest(args):
+                    self.assertEqual(self.succeeds(*args, stdin=small()), out)
+        for args in (('-h',), ('frobnicate', '--help'), ('-q', '--help'),
+                     ('--help', '-q', 'save'), ('--report', 'load', '-h'),
+                     ('--help', '--frob')):
+            with self.subTest(args):
+                self.assertEqual(self.succeeds(*args), whole)
+        self.assertEqual(self.tree(), before)
 
 
 class Report(ToolTest):

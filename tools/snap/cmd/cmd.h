@@ -2,9 +2,9 @@
 /*
  * Verbs of the command line
  *
- * The folder cmd/ is the command line: main parses it and calls a verb, whose
- * file opens what is needed, calls verb/, and reports how it ended (common).
- * Only here may the program exit.
+ * The folder cmd/ is the command line: options parses it, main calls a verb,
+ * whose file opens what is needed, calls verb/, and reports how it ended
+ * (common).  Only here may the program exit.
  */
 
 #ifndef SNAP_CMD_H

@@ -362,8 +362,8 @@ static const Option option_table[] = {
       .help = "tracing options" },
     { 'q', "quiet", NULL, VERB_ANY, .parse = opt_flag, .field = FLAG(quiet),
       .help = "print errors only" },
-    { 'h', "help", NULL, VERB_ANY, .parse = NULL, /* See take_option() */
-      .help = "print help and exit" },
+    { 'h', "help", NULL, VERB_ANY, .parse = NULL, /* See take_help() */
+      .help = "print this help, or that of a VERB, and exit" },
     { 'V', "version", NULL, VERB_ANY, .parse = opt_version,
       .help = "print the version and exit" },
 
@@ -512,7 +512,7 @@ static void help_heading(unsigned verbs)
     printf(":\n");
 }
 
-static void help(void)
+static void G_NORETURN help(void)
 {
     unsigned verbs = 0;
 
@@ -530,6 +530,35 @@ static void help(void)
         help_option(&option_table[i]);
     }
     printf("\n" QEMU_HELP_BOTTOM "\n");
+    exit(EXIT_SUCCESS);
+}
+
+/* Print what @verb has of the options that are @common and @for_postcopy. */
+static void help_section(const SnapCmdVerb *verb, const char *heading,
+                         bool common, bool for_postcopy)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(option_table); i++) {
+        const Option *option = &option_table[i];
+
+        if ((option->verbs & verb->mask) &&
+            (option->verbs == VERB_ANY) == common &&
+            option->for_postcopy == for_postcopy) {
+            printf("%s", heading);
+            heading = "";
+            help_option(option);
+        }
+    }
+}
+
+static void G_NORETURN help_verb(const SnapCmdVerb *verb)
+{
+    printf("qemu-snap %s: %s\n\n"
+           "usage: qemu-snap [options] %s FILE\n",
+           verb->name, verb->help, verb->name);
+    help_section(verb, "\nOptions:\n", false, false);
+    help_section(verb, "\nWith --postcopy or --resume:\n", false, true);
+    help_section(verb, "\nOptions of all verbs:\n", true, false);
+    exit(EXIT_SUCCESS);
 }
 
 /*
@@ -584,7 +613,8 @@ static void getopt_tables_fill(GetoptTables *tables)
         if (option->letter) {
             *letter++ = option->letter;
             /* One colon for an argument, two for one that is optional */
-            letter = memset(letter, ':', has_arg) + has_arg;
+            memset(letter, ':', has_arg);
+            letter += has_arg;
         }
     }
 }
@@ -612,6 +642,21 @@ static bool looks_like_value(const char *arg)
            qemu_uuid_parse(arg, &uuid) == 0;
 }
 
+/*
+ * Print help for the verb before the option, or just after it, if there is one.
+ * What follows is not looked at.
+ */
+static void G_NORETURN take_help(const Given *given, const char *next)
+{
+    const char *arg = given->args->len ? given->args->pdata[0] : next;
+    const SnapCmdVerb *verb = arg ? snap_cmd_find_verb(arg) : NULL;
+
+    if (verb) {
+        help_verb(verb);
+    }
+    help();
+}
+
 /* @next: what follows it on the command line, or NULL */
 static void take_option(Given *given, SnapCmdOptions *options,
                         const Option *option, const char *next)
@@ -622,8 +667,7 @@ static void take_option(Given *given, SnapCmdOptions *options,
         given->stray_option = option;
     }
     if (option->letter == 'h') {
-        help();
-        exit(EXIT_SUCCESS);
+        take_help(given, next);
     }
     option->parse(options, option, optarg);
 }
@@ -708,8 +752,8 @@ static void refuse_postcopy_options(const Given *given)
     }
 }
 
-/* Check what the options of a load have to do with each other. */
-static void check_load_options(SnapCmdOptions *options, const Given *given)
+/* Check what the options of a load by postcopy have to do with each other. */
+static void check_postcopy_options(SnapCmdOptions *options, const Given *given)
 {
     SnapPostcopyOptions *postcopy = &options->postcopy;
 
@@ -759,7 +803,7 @@ const SnapCmdVerb *snap_cmd_options_parse(SnapCmdOptions *options, int argc,
         refuse_arguments(&given);
     }
     check_verb_options(&given, verb);
-    check_load_options(options, &given);
+    check_postcopy_options(options, &given);
     options->filename = args->pdata[1];
     options->image = options->image_opts ? g_strdup(options->filename) :
                      snap_blockdev_file_name(options->filename);

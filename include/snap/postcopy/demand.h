@@ -19,7 +19,7 @@ typedef struct SnapDemand SnapDemand;
 /**
  * SnapFetch: pages that are ready to be sent
  * @first, @nb_pages: which; one host page where it was asked for
- * @asked_ns: QEMU_CLOCK_REALTIME when it was asked for
+ * @request_ns: QEMU_CLOCK_REALTIME when it was asked for
  * @piece: the pages; without data and entries where the host page is larger
  *         than SNAP_DEMAND_MAX_READ: the taker has to read it
  * @ret, @err: where they could not be read
@@ -27,7 +27,7 @@ typedef struct SnapDemand SnapDemand;
 typedef struct SnapFetch {
     uint64_t first;
     uint64_t nb_pages;
-    int64_t asked_ns;
+    int64_t request_ns;
     SnapRAMPiece piece;
     int ret;
     Error *err;
@@ -67,21 +67,21 @@ void snap_demand_set_around(SnapDemand *demand, unsigned nb_pages);
 void snap_demand_record(SnapDemand *demand, GArray *pages, unsigned max_pages);
 
 /**
- * snap_demand_ask: pages are asked for
+ * snap_demand_request: pages are asked for
  * @block: index of the RAM block
  * @offset, @length: whole host pages, within the block
  *
  * Returns: 0; -ENOBUFS with @errp set where too many pages are waited for
  */
-int coroutine_fn snap_demand_ask(SnapDemand *demand, int block,
-                                 uint64_t offset, uint64_t length,
-                                 Error **errp);
+int coroutine_fn snap_demand_request(SnapDemand *demand, int block,
+                                     uint64_t offset, uint64_t length,
+                                     Error **errp);
 /* A destination waits for few pages, for each of its threads one at most. */
 #define SNAP_DEMAND_MAX_WAITING (64 * KiB)
 
 /**
  * snap_demand_take: take something that is ready
- * @reason: SNAP_PUSH_ASKED or SNAP_PUSH_AROUND
+ * @reason: SNAP_PUSH_REQUESTED or SNAP_PUSH_AROUND
  *
  * Returns: to be given back by snap_demand_put(); NULL where nothing is ready
  */

@@ -19,14 +19,14 @@
  * @host_pages: not owned
  * @sent: bit per page: the destination has it, or will read it
  * @planned: bit per page: it was sent, or is about to be pushed
- * @asked: bit per page: the destination has asked for it
+ * @requested: bit per page: the destination has requested it
  */
 typedef struct SnapPageMap {
     const SnapLayout *layout;
     const SnapHostPages *host_pages;
     unsigned long *sent;
     unsigned long *planned;
-    unsigned long *asked;
+    unsigned long *requested;
 } SnapPageMap;
 
 /**
@@ -61,7 +61,7 @@ void snap_page_map_send(SnapPageMap *map, uint64_t first, uint64_t nb_pages);
 void snap_page_map_forget(SnapPageMap *map, uint64_t first, uint64_t nb_pages);
 
 /* Note that @page is asked for. Returns: whether it is for the first time */
-bool snap_page_map_ask(SnapPageMap *map, uint64_t page);
+bool snap_page_map_request(SnapPageMap *map, uint64_t page);
 
 /**
  * snap_page_map_next_unsent: find host pages that are neither sent nor planned

@@ -19,7 +19,7 @@ typedef struct SnapPushPlan SnapPushPlan;
 /* Whether zero pages are sent, too: they are, or were, requested. */
 static inline bool snap_push_sends_zero_pages(SnapPushReason reason)
 {
-    return reason == SNAP_PUSH_ASKED || reason == SNAP_PUSH_WORKING_SET;
+    return reason == SNAP_PUSH_REQUESTED || reason == SNAP_PUSH_WORKING_SET;
 }
 
 /**

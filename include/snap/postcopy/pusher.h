@@ -52,10 +52,10 @@ void snap_pusher_record(SnapPusher *pusher, GArray *pages, unsigned max_pages);
 void snap_pusher_set_working_set(SnapPusher *pusher, const uint64_t *pages,
                                  size_t nb_pages);
 
-/* Host pages are asked for: as snap_demand_ask(). */
-int coroutine_fn snap_pusher_ask(SnapPusher *pusher, int block,
-                                 uint64_t offset, uint64_t length,
-                                 Error **errp);
+/* Host pages are asked for: as snap_demand_request(). */
+int coroutine_fn snap_pusher_request(SnapPusher *pusher, int block,
+                                     uint64_t offset, uint64_t length,
+                                     Error **errp);
 
 /**
  * snap_pusher_run: push until all that is to be pushed was sent

@@ -12,7 +12,7 @@
 /* Why a page was sent in a load by postcopy. */
 typedef enum SnapPushReason {
     SNAP_PUSH_PRECOPY,      /* ahead of the switch */
-    SNAP_PUSH_ASKED,        /* the destination waits for it */
+    SNAP_PUSH_REQUESTED,    /* the destination waits for it */
     SNAP_PUSH_WORKING_SET,  /* a recorded working set has it */
     SNAP_PUSH_ARRIVALS,     /* it came out of order in the save */
     SNAP_PUSH_AROUND,       /* behind one that was asked for */
@@ -26,7 +26,7 @@ typedef enum SnapPushReason {
  * @run_ns, @complete_ns: QEMU_CLOCK_REALTIME when the destination had loaded
  *                        the devices, and all; 0 where it did not get there
  * @sent: pages that were sent, for each reason
- * @zero_asked: zero pages among those that were asked for
+ * @zero_requested: zero pages among those that were asked for
  * @requests: pages in all requests
  * @on_the_way: of these, pages that had been sent before
  * @repeated: of these, pages that were asked for again while they were queued
@@ -38,7 +38,7 @@ typedef struct SnapPostcopyStats {
     int64_t run_ns;
     int64_t complete_ns;
     uint64_t sent[SNAP_PUSH__MAX];
-    uint64_t zero_asked;
+    uint64_t zero_requested;
     uint64_t requests;
     uint64_t on_the_way;
     uint64_t repeated;

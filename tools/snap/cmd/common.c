@@ -171,7 +171,7 @@ static QDict *describe_postcopy(const SnapCmdOptions *options,
 {
     static const char *const names[] = {
         [SNAP_PUSH_PRECOPY]     = "precopy-pages",
-        [SNAP_PUSH_ASKED]       = "requested-pages",
+        [SNAP_PUSH_REQUESTED]   = "requested-pages",
         [SNAP_PUSH_WORKING_SET] = "working-set-pages",
         [SNAP_PUSH_ARRIVALS]    = "arrival-pages",
         [SNAP_PUSH_AROUND]      = "around-pages",
@@ -186,7 +186,7 @@ static QDict *describe_postcopy(const SnapCmdOptions *options,
     for (unsigned i = 0; i < SNAP_PUSH__MAX; i++) {
         qdict_put_int(dict, names[i], stats->sent[i]);
     }
-    qdict_put_int(dict, "zero-requested-pages", stats->zero_asked);
+    qdict_put_int(dict, "zero-requested-pages", stats->zero_requested);
     qdict_put_int(dict, "requests", stats->requests);
     qdict_put_int(dict, "requests-on-the-way", stats->on_the_way);
     qdict_put_int(dict, "requests-repeated", stats->repeated);

@@ -11,8 +11,8 @@
 #include "snap/trace.h"
 
 /* Reads in flight, or ready and not taken yet. */
-#define MAX_ASKED  16
-#define MAX_AROUND 8
+#define MAX_REQUESTED 16
+#define MAX_AROUND    8
 
 /* What is around older requests than these is given up. */
 #define MAX_AROUND_WAITING 32
@@ -45,7 +45,7 @@ struct SnapDemand {
     GArray *record;
     unsigned max_record;
 
-    Queue asked;
+    Queue requested;
     Queue around;
     unsigned nb_workers;
     int64_t last_ns;
@@ -80,12 +80,12 @@ SnapDemand *snap_demand_new(SnapImage *image, SnapPageMap *map,
     SnapDemand *d = g_new0(SnapDemand, 1);
 
     snap_ram_source_init(&d->source, image, TABLE_CHUNKS,
-                         MAX_ASKED + MAX_AROUND, largest_read(map));
+                         MAX_REQUESTED + MAX_AROUND, largest_read(map));
     d->map = map;
     d->stats = stats;
     d->ready = ready;
     d->opaque = opaque;
-    queue_init(&d->asked, MAX_ASKED);
+    queue_init(&d->requested, MAX_REQUESTED);
     queue_init(&d->around, MAX_AROUND);
     return d;
 }
@@ -111,8 +111,8 @@ void snap_demand_free(SnapDemand *d)
     if (!d) {
         return;
     }
-    list_free(d, &d->asked.waiting);
-    list_free(d, &d->asked.ready);
+    list_free(d, &d->requested.waiting);
+    list_free(d, &d->requested.ready);
     list_free(d, &d->around.waiting);
     list_free(d, &d->around.ready);
     snap_ram_source_destroy(&d->source);
@@ -132,7 +132,7 @@ void snap_demand_record(SnapDemand *d, GArray *pages, unsigned max_pages)
 
 static Queue *queue_of(SnapDemand *d, SnapPushReason reason)
 {
-    return reason == SNAP_PUSH_ASKED ? &d->asked : &d->around;
+    return reason == SNAP_PUSH_REQUESTED ? &d->requested : &d->around;
 }
 
 static SnapFetch *fetch_new(SnapDemand *d, int block, uint64_t offset,
@@ -144,7 +144,7 @@ static SnapFetch *fetch_new(SnapDemand *d, int block, uint64_t offset,
     *fetch = (SnapFetch) {
         .first = snap_layout_page(layout, &layout->blocks[block], offset),
         .nb_pages = length >> layout->page_bits,
-        .asked_ns = d->last_ns,
+        .request_ns = d->last_ns,
         .run = {
             .block = block,
             .offset = offset,
@@ -157,9 +157,9 @@ static SnapFetch *fetch_new(SnapDemand *d, int block, uint64_t offset,
 }
 
 /* The pages behind a host page that is asked for, up to one that was sent. */
-static void add_around(SnapDemand *d, const SnapFetch *asked)
+static void add_around(SnapDemand *d, const SnapFetch *request)
 {
-    const SnapRAMRun *run = &asked->run;
+    const SnapRAMRun *run = &request->run;
     uint64_t wanted = (uint64_t)d->around_pages << d->map->layout->page_bits;
     uint64_t start = run->offset + run->length;
     uint64_t offset = start;
@@ -253,11 +253,11 @@ static void coroutine_fn start_reading(SnapDemand *d, Queue *queue)
     }
 }
 
-static void ask_host_page(SnapDemand *d, int block, uint64_t offset,
-                          uint64_t length)
+static void request_host_page(SnapDemand *d, int block, uint64_t offset,
+                              uint64_t length)
 {
-    SnapFetch *fetch = fetch_new(d, block, offset, length, SNAP_PUSH_ASKED);
-    bool first = snap_page_map_ask(d->map, fetch->first);
+    SnapFetch *fetch = fetch_new(d, block, offset, length, SNAP_PUSH_REQUESTED);
+    bool first = snap_page_map_request(d->map, fetch->first);
 
     d->stats->requests++;
     if (first && d->record && d->record->len < d->max_record) {
@@ -269,29 +269,29 @@ static void ask_host_page(SnapDemand *d, int block, uint64_t offset,
         d->stats->repeated++;
     } else {
         add_around(d, fetch);
-        QTAILQ_INSERT_TAIL(&d->asked.waiting, fetch, next);
-        d->asked.nb_waiting++;
+        QTAILQ_INSERT_TAIL(&d->requested.waiting, fetch, next);
+        d->requested.nb_waiting++;
         return;
     }
     fetch_free(d, fetch);
 }
 
-int coroutine_fn snap_demand_ask(SnapDemand *d, int block, uint64_t offset,
-                                 uint64_t length, Error **errp)
+int coroutine_fn snap_demand_request(SnapDemand *d, int block, uint64_t offset,
+                                     uint64_t length, Error **errp)
 {
     uint64_t host_page = snap_host_pages_size(d->map->host_pages, block);
 
-    trace_snap_demand_ask(block, offset, length);
+    trace_snap_demand_request(block, offset, length);
     d->last_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     for (uint64_t done = 0; done < length; done += host_page) {
-        if (d->asked.nb_waiting == SNAP_DEMAND_MAX_WAITING) {
+        if (d->requested.nb_waiting == SNAP_DEMAND_MAX_WAITING) {
             error_setg(errp, "The destination asks for too many pages at once");
             return -ENOBUFS;
         }
-        ask_host_page(d, block, offset + done, host_page);
+        request_host_page(d, block, offset + done, host_page);
     }
     drop_old_around(d);
-    start_reading(d, &d->asked);
+    start_reading(d, &d->requested);
     start_reading(d, &d->around);
     return 0;
 }
@@ -323,18 +323,18 @@ void coroutine_fn snap_demand_put(SnapDemand *d, SnapFetch *fetch)
 
 bool snap_demand_is_idle(const SnapDemand *d)
 {
-    return !d->asked.nb_waiting && !d->asked.nb_reading &&
+    return !d->requested.nb_waiting && !d->requested.nb_reading &&
            !d->around.nb_waiting && !d->around.nb_reading;
 }
 
 bool snap_demand_is_queued(const SnapDemand *d)
 {
-    return d->asked.nb_waiting;
+    return d->requested.nb_waiting;
 }
 
 bool snap_demand_is_reading(const SnapDemand *d)
 {
-    return d->asked.nb_unread;
+    return d->requested.nb_unread;
 }
 
 bool snap_demand_is_quiet(const SnapDemand *d)

@@ -16,9 +16,9 @@ bool snap_page_map_init(SnapPageMap *map, const SnapLayout *layout,
         .host_pages = host_pages,
         .sent = bitmap_try_new(layout->nb_pages),
         .planned = bitmap_try_new(layout->nb_pages),
-        .asked = bitmap_try_new(layout->nb_pages),
+        .requested = bitmap_try_new(layout->nb_pages),
     };
-    if (!map->sent || !map->planned || !map->asked) {
+    if (!map->sent || !map->planned || !map->requested) {
         error_setg(errp, "Not enough memory for the map of %" PRIu64 " pages",
                    layout->nb_pages);
         snap_page_map_destroy(map);
@@ -31,7 +31,7 @@ void snap_page_map_destroy(SnapPageMap *map)
 {
     g_clear_pointer(&map->sent, g_free);
     g_clear_pointer(&map->planned, g_free);
-    g_clear_pointer(&map->asked, g_free);
+    g_clear_pointer(&map->requested, g_free);
 }
 
 uint64_t snap_page_map_host_page(const SnapPageMap *map, uint64_t page,
@@ -67,9 +67,9 @@ void snap_page_map_forget(SnapPageMap *map, uint64_t first, uint64_t nb_pages)
     bitmap_clear(map->planned, first, nb_pages);
 }
 
-bool snap_page_map_ask(SnapPageMap *map, uint64_t page)
+bool snap_page_map_request(SnapPageMap *map, uint64_t page)
 {
-    return !test_and_set_bit(page, map->asked);
+    return !test_and_set_bit(page, map->requested);
 }
 
 bool snap_page_map_next_unsent(const SnapPageMap *map, int block,

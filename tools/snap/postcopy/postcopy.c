@@ -285,8 +285,8 @@ static int coroutine_fn handle_event(SnapPostcopy *pc, SnapReturnEvent *event,
         return 0;
     case SNAP_RP_REQ_PAGES:
         if (!pc->sent_end || pc->urgent) {
-            return snap_pusher_ask(pc->pusher, event->block, event->offset,
-                                   event->length, errp);
+            return snap_pusher_request(pc->pusher, event->block, event->offset,
+                                       event->length, errp);
         }
         /* Behind the end, QEMU fills what is missing with zeroes. */
         note_late_request(pc, event);
@@ -561,7 +561,7 @@ static int coroutine_fn start_postcopy(SnapPostcopy *pc, Error **errp)
 
 /* --- going on after a break --- */
 
-static int coroutine_fn ask_for_bitmap(SnapPostcopy *pc, int block,
+static int coroutine_fn request_bitmap(SnapPostcopy *pc, int block,
                                        Error **errp)
 {
     int ret;
@@ -583,7 +583,7 @@ static int coroutine_fn resume_postcopy(SnapPostcopy *pc, Error **errp)
     int ret = 0;
 
     for (int i = 0; i < pc->map.layout->nb_blocks && !ret; i++) {
-        ret = ask_for_bitmap(pc, i, errp);
+        ret = request_bitmap(pc, i, errp);
     }
     if (ret < 0) {
         return ret;

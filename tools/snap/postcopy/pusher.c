@@ -120,10 +120,10 @@ void snap_pusher_set_working_set(SnapPusher *p, const uint64_t *pages,
     snap_push_plan_set_working_set(p->plan, pages, nb_pages);
 }
 
-int coroutine_fn snap_pusher_ask(SnapPusher *p, int block, uint64_t offset,
-                                 uint64_t length, Error **errp)
+int coroutine_fn snap_pusher_request(SnapPusher *p, int block, uint64_t offset,
+                                     uint64_t length, Error **errp)
 {
-    return snap_demand_ask(p->demand, block, offset, length, errp);
+    return snap_demand_request(p->demand, block, offset, length, errp);
 }
 
 void snap_pusher_stop(SnapPusher *p, int err)
@@ -157,8 +157,8 @@ static bool coroutine_fn put_page(SnapPusher *p, SnapStreamWriter *writer,
     SnapSender to = { .image = p->image, .writer = writer, .stats = p->stats };
     bool stored = snap_send_page(&to, piece, i);
 
-    p->stats->postcopy.zero_asked += !stored &&
-                                     piece->reason == SNAP_PUSH_ASKED;
+    p->stats->postcopy.zero_requested += !stored &&
+                                     piece->reason == SNAP_PUSH_REQUESTED;
     p->stats->postcopy.sent[piece->reason]++;
     return stored;
 }
@@ -188,7 +188,7 @@ static unsigned coroutine_fn put_pages(SnapPusher *p, SnapStreamWriter *writer,
                 (targets == 1 && !snap_push_sends_zero_pages(piece->reason) &&
                  !snap_page_is_stored(piece->entries[*pos])) ||
                 (piece->entries[*pos] == SNAP_PAGE_UNSENT && targets == 1 &&
-                 piece->reason != SNAP_PUSH_ASKED)) {
+                 piece->reason != SNAP_PUSH_REQUESTED)) {
                 continue;
             }
             snap_page_map_send(p->map, page, targets);
@@ -260,7 +260,7 @@ static int coroutine_fn send_streamed(SnapPusher *p, SnapStreamWriter *writer,
 static void coroutine_fn fetch_done(SnapPusher *p, SnapFetch *fetch,
                                     int64_t now_ns)
 {
-    uint64_t us = MAX(now_ns - fetch->asked_ns, 0) / SCALE_US;
+    uint64_t us = MAX(now_ns - fetch->request_ns, 0) / SCALE_US;
 
     snap_histogram_add(&p->stats->postcopy.latency, us);
     trace_snap_pusher_answered(fetch->first, us);
@@ -281,8 +281,9 @@ static int coroutine_fn put_ready(SnapPusher *p, SnapStreamWriter *writer,
     int nb_taken;
 
     *nb = 0;
-    for (nb_taken = 0; *nb < max &&
-                       (fetch = snap_demand_take(p->demand, SNAP_PUSH_ASKED));
+    for (nb_taken = 0;
+         *nb < max &&
+         (fetch = snap_demand_take(p->demand, SNAP_PUSH_REQUESTED));
          nb_taken++) {
         unsigned pos = 0;
         uint64_t left = 0;
@@ -313,8 +314,8 @@ static int coroutine_fn put_ready(SnapPusher *p, SnapStreamWriter *writer,
 }
 
 /* Returns: how many fetches are over, -errno with @errp set */
-static int coroutine_fn send_asked(SnapPusher *p, SnapStreamWriter *writer,
-                                   Error **errp)
+static int coroutine_fn send_requested(SnapPusher *p, SnapStreamWriter *writer,
+                                       Error **errp)
 {
     SnapFetch *done[8];
     unsigned nb = ARRAY_SIZE(done);
@@ -338,7 +339,7 @@ static void coroutine_fn urgent_entry(void *opaque)
     SnapPusher *p = opaque;
 
     while (!p->stopped) {
-        int ret = send_asked(p, p->urgent, &p->urgent_err);
+        int ret = send_requested(p, p->urgent, &p->urgent_err);
 
         if (ret < 0) {
             p->urgent_ret = ret;
@@ -448,7 +449,7 @@ static bool must_keep_clear(const SnapPusher *p, int64_t now_ns)
 }
 
 /* Send something that nobody waits for, or wait. */
-static int coroutine_fn push_unasked(SnapPusher *p, Error **errp)
+static int coroutine_fn push_unrequested(SnapPusher *p, Error **errp)
 {
     int64_t now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     SnapPrefetched *next = snap_prefetch_peek(p->prefetch);
@@ -492,10 +493,10 @@ static int coroutine_fn push_once(SnapPusher *p, Error **errp)
         return p->urgent_ret;
     }
     if (!p->urgent && !p->host_page_left) {
-        ret = send_asked(p, p->writer, errp);
+        ret = send_requested(p, p->writer, errp);
     }
     if (!ret) {
-        ret = push_unasked(p, errp);
+        ret = push_unrequested(p, errp);
     }
     /* Let the return path be read. */
     snap_task_pause();

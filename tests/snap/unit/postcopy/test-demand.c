@@ -60,11 +60,11 @@ static void service_end(Service *service)
 static void coroutine_fn ask(Service *service, int block, uint64_t page,
                              uint64_t nb_pages)
 {
-    g_assert_cmpint(snap_demand_ask(service->demand, block, page * PAGE,
-                                    nb_pages * PAGE, &error_abort), ==, 0);
+    g_assert_cmpint(snap_demand_request(service->demand, block, page * PAGE,
+                                        nb_pages * PAGE, &error_abort), ==, 0);
 }
 
-static void coroutine_fn ask_page(Service *service, uint64_t page)
+static void coroutine_fn request_page(Service *service, uint64_t page)
 {
     const SnapLayout *layout = &service->saved->ram.layout;
     const SnapRAMBlock *block = snap_layout_block_of(layout, page);
@@ -88,8 +88,8 @@ static void check_fetch(const Service *service, const SnapFetch *fetch)
                      snap_layout_page(layout, block, fetch->piece.offset));
     g_assert_cmpuint(fetch->piece.offset + fetch->nb_pages * PAGE, <=,
                      block->length);
-    g_assert_cmpint(fetch->asked_ns, >, 0);
-    g_assert_cmpint(fetch->asked_ns, <=,
+    g_assert_cmpint(fetch->request_ns, >, 0);
+    g_assert_cmpint(fetch->request_ns, <=,
                     qemu_clock_get_ns(QEMU_CLOCK_REALTIME));
     if (is_large(service, fetch)) {
         g_assert_null(fetch->piece.entries);
@@ -161,7 +161,7 @@ static bool is_urgent(const Service *service)
 static void coroutine_fn serve(Service *service)
 {
     while (!snap_demand_is_idle(service->demand)) {
-        if (!serve_one(service, SNAP_PUSH_ASKED) &&
+        if (!serve_one(service, SNAP_PUSH_REQUESTED) &&
             !serve_one(service, SNAP_PUSH_AROUND)) {
             snap_task_pause();
         }
@@ -177,13 +177,13 @@ static void coroutine_fn check_log(Service *service, const char *expected)
     g_string_truncate(service->log, 0);
 }
 
-static void coroutine_fn test_nothing_asked(Service *service)
+static void coroutine_fn test_nothing_requested(Service *service)
 {
     g_assert_true(snap_demand_is_idle(service->demand));
     g_assert_true(snap_demand_is_quiet(service->demand));
     g_assert_false(is_urgent(service));
     g_assert_cmpint(snap_demand_last_ns(service->demand), ==, 0);
-    g_assert_null(snap_demand_take(service->demand, SNAP_PUSH_ASKED));
+    g_assert_null(snap_demand_take(service->demand, SNAP_PUSH_REQUESTED));
     g_assert_null(snap_demand_take(service->demand, SNAP_PUSH_AROUND));
     g_assert_cmpuint(service->nb_ready, ==, 0);
 }
@@ -302,17 +302,17 @@ static void coroutine_fn test_states(Service *service)
     ask(service, RAM, 5, 1);
     g_assert_true(is_urgent(service));
     g_assert_false(snap_demand_is_quiet(service->demand));
-    g_assert_null(snap_demand_take(service->demand, SNAP_PUSH_ASKED));
+    g_assert_null(snap_demand_take(service->demand, SNAP_PUSH_REQUESTED));
     while (!service->nb_ready) {
         snap_task_pause();
     }
     g_assert_false(is_urgent(service));
     g_assert_true(snap_demand_is_quiet(service->demand));
     g_assert_false(snap_demand_is_idle(service->demand));
-    fetch = snap_demand_take(service->demand, SNAP_PUSH_ASKED);
+    fetch = snap_demand_take(service->demand, SNAP_PUSH_REQUESTED);
     g_assert_nonnull(fetch);
     g_assert_false(snap_demand_is_idle(service->demand));
-    g_assert_null(snap_demand_take(service->demand, SNAP_PUSH_ASKED));
+    g_assert_null(snap_demand_take(service->demand, SNAP_PUSH_REQUESTED));
     snap_demand_put(service->demand, fetch);
     g_assert_true(snap_demand_is_idle(service->demand));
 }
@@ -370,7 +370,7 @@ static void coroutine_fn test_reads_are_bounded(Service *service)
     nb_reads = service->nb_ready;
     g_assert_cmpuint(nb_reads, <, 100);
     g_assert_true(is_urgent(service));
-    g_assert_true(serve_one(service, SNAP_PUSH_ASKED));
+    g_assert_true(serve_one(service, SNAP_PUSH_REQUESTED));
     serve(service);
     g_assert_cmpuint(service->nb_ready, ==, HUGE_PAGES);
 }
@@ -379,23 +379,23 @@ static void coroutine_fn test_reads_are_bounded(Service *service)
 static void coroutine_fn check_random(Service *service)
 {
     GRand *rand = g_rand_new_with_seed(20260208);
-    g_autofree bool *asked = g_new0(bool, NB_PAGES);
+    g_autofree bool *requested = g_new0(bool, NB_PAGES);
 
     for (unsigned i = 0; i < NB_RANDOM; i++) {
         uint64_t page = g_rand_int_range(rand, 0, NB_PAGES);
 
-        ask_page(service, page);
-        asked[page] = true;
+        request_page(service, page);
+        requested[page] = true;
         if (g_rand_boolean(rand)) {
             snap_task_pause();
-            serve_one(service, g_rand_boolean(rand) ? SNAP_PUSH_ASKED
+            serve_one(service, g_rand_boolean(rand) ? SNAP_PUSH_REQUESTED
                                                     : SNAP_PUSH_AROUND);
         }
     }
     serve(service);
     for (uint64_t page = 0; page < NB_PAGES; page++) {
         g_assert_cmpuint(service->answers[page], <=, 1);
-        if (asked[page]) {
+        if (requested[page]) {
             g_assert_cmpuint(service->answers[page], ==, 1);
         }
     }
@@ -421,7 +421,7 @@ static void coroutine_fn check_around(Service *service, int block,
                                       uint64_t page, const char *expected)
 {
     ask(service, block, page, 1);
-    serve_reason(service, SNAP_PUSH_ASKED);
+    serve_reason(service, SNAP_PUSH_REQUESTED);
     g_string_truncate(service->log, 0);
     serve_reason(service, SNAP_PUSH_AROUND);
     g_assert_true(snap_demand_is_idle(service->demand));
@@ -487,7 +487,7 @@ static void coroutine_fn test_most_around(Service *service)
 }
 
 /* A page that is around another one is asked for before it was sent. */
-static void coroutine_fn test_asked_and_around(Service *service)
+static void coroutine_fn test_requested_and_around(Service *service)
 {
     snap_demand_set_around(service->demand, 8);
     ask(service, RAM, 100, 1);
@@ -504,7 +504,7 @@ static void coroutine_fn test_around_is_not_urgent(Service *service)
 {
     snap_demand_set_around(service->demand, 8);
     ask(service, RAM, 100, 1);
-    serve_reason(service, SNAP_PUSH_ASKED);
+    serve_reason(service, SNAP_PUSH_REQUESTED);
     g_assert_false(is_urgent(service));
     g_assert_false(snap_demand_is_idle(service->demand));
     g_assert_cmpuint(service->stats.requests, ==, 1);
@@ -542,7 +542,7 @@ static void coroutine_fn test_large_pages_around(Service *service)
     check_log(service, "1+16:16 ");
     snap_demand_set_around(service->demand, 40);
     ask(service, RAM, 160, 16);
-    serve_reason(service, SNAP_PUSH_ASKED);
+    serve_reason(service, SNAP_PUSH_REQUESTED);
     g_string_truncate(service->log, 0);
     check_log(service, "1+176:32 ");
 }
@@ -585,7 +585,7 @@ static void coroutine_fn check_failure(Service *service, int code)
     while (!service->nb_ready) {
         snap_task_pause();
     }
-    fetch = snap_demand_take(service->demand, SNAP_PUSH_ASKED);
+    fetch = snap_demand_take(service->demand, SNAP_PUSH_REQUESTED);
     g_assert_nonnull(fetch);
     g_assert_cmpint(fetch->ret, ==, code);
     g_assert_nonnull(fetch->err);
@@ -754,7 +754,7 @@ typedef struct Test {
 } Test;
 
 static const Test tests[] = {
-    { "nothing-asked", test_nothing_asked },
+    { "nothing-asked", test_nothing_requested },
     { "one-page", test_one_page },
     { "zero-page", test_zero_page },
     { "never-sent-page", test_page_that_was_never_sent },
@@ -779,7 +779,7 @@ static const Test tests[] = {
     { "around/all-sent", test_around_is_all_sent },
     { "around/behind-sent", test_around_behind_sent },
     { "around/most", test_most_around },
-    { "around/asked", test_asked_and_around },
+    { "around/asked", test_requested_and_around },
     { "around/not-urgent", test_around_is_not_urgent },
     { "around/of-sent", test_around_of_sent },
     { "large", test_large_pages, LARGE_BITS },
@@ -832,7 +832,7 @@ static void ignore_ready(void *opaque)
 }
 
 /* A demand is asked for one page more again and again. */
-static void coroutine_fn ask_too_many(SnapImage *image, SnapPageMap *map)
+static void coroutine_fn request_too_many(SnapImage *image, SnapPageMap *map)
 {
     uint64_t limit = SNAP_DEMAND_MAX_WAITING;
     SnapPostcopyStats stats = { };
@@ -840,11 +840,12 @@ static void coroutine_fn ask_too_many(SnapImage *image, SnapPageMap *map)
                                          NULL);
     uint64_t page_size = snap_layout_page_size(&image->layout);
     Error *err = NULL;
-    int ret = snap_demand_ask(demand, 0, 0, limit * page_size, &error_abort);
+    int ret = snap_demand_request(demand, 0, 0, limit * page_size,
+                                  &error_abort);
 
     g_assert_cmpint(ret, ==, 0);
     for (uint64_t page = limit; !ret && page < map->layout->nb_pages; page++) {
-        ret = snap_demand_ask(demand, 0, page * page_size, page_size, &err);
+        ret = snap_demand_request(demand, 0, page * page_size, page_size, &err);
     }
     assert_failed(ret, -ENOBUFS, &err);
     while (!snap_demand_is_quiet(demand)) {
@@ -853,7 +854,7 @@ static void coroutine_fn ask_too_many(SnapImage *image, SnapPageMap *map)
     snap_demand_free(demand);
 }
 
-static void coroutine_fn save_and_ask_too_many(void *opaque)
+static void coroutine_fn save_and_request_too_many(void *opaque)
 {
     Snapshot *s = opaque;
     unsigned bits = s->layout.page_bits;
@@ -866,7 +867,7 @@ static void coroutine_fn save_and_ask_too_many(void *opaque)
     commit(s);
     image = snap_image_open(s->blk, &error_abort);
     snap_page_map_init(&map, &s->layout, &host_pages, &error_abort);
-    ask_too_many(image, &map);
+    request_too_many(image, &map);
     snap_page_map_destroy(&map);
 }
 
@@ -880,7 +881,7 @@ static void test_too_many(void)
                     &error_abort);
     s.blk = slow_disk_open(&s.disk);
     snapshot_begin(&s);
-    run_in_coroutine(save_and_ask_too_many, &s);
+    run_in_coroutine(save_and_request_too_many, &s);
     snapshot_end(&s);
 }
 

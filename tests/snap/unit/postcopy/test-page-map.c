@@ -144,29 +144,29 @@ static void test_forget_unsent(SomeRAM *ram)
     g_assert_true(snap_page_map_is_sent(&ram->map, 4));
 }
 
-static void test_ask_once(SomeRAM *ram)
+static void test_request_once(SomeRAM *ram)
 {
-    g_assert_true(snap_page_map_ask(&ram->map, RAM_FIRST));
-    g_assert_false(snap_page_map_ask(&ram->map, RAM_FIRST));
-    g_assert_true(snap_page_map_ask(&ram->map, RAM_FIRST + 1));
-    g_assert_true(snap_page_map_ask(&ram->map, RAM_FIRST - 1));
-    g_assert_false(snap_page_map_ask(&ram->map, RAM_FIRST));
+    g_assert_true(snap_page_map_request(&ram->map, RAM_FIRST));
+    g_assert_false(snap_page_map_request(&ram->map, RAM_FIRST));
+    g_assert_true(snap_page_map_request(&ram->map, RAM_FIRST + 1));
+    g_assert_true(snap_page_map_request(&ram->map, RAM_FIRST - 1));
+    g_assert_false(snap_page_map_request(&ram->map, RAM_FIRST));
 }
 
-static void test_ask_is_not_send(SomeRAM *ram)
+static void test_request_is_not_send(SomeRAM *ram)
 {
-    snap_page_map_ask(&ram->map, 7);
+    snap_page_map_request(&ram->map, 7);
     g_assert_false(snap_page_map_is_sent(&ram->map, 7));
     snap_page_map_send(&ram->map, 8, 1);
-    g_assert_true(snap_page_map_ask(&ram->map, 8));
+    g_assert_true(snap_page_map_request(&ram->map, 8));
 }
 
 /* What was asked for stays so, although its place is emptied. */
-static void test_forget_keeps_asked(SomeRAM *ram)
+static void test_forget_keeps_requested(SomeRAM *ram)
 {
-    snap_page_map_ask(&ram->map, 7);
+    snap_page_map_request(&ram->map, 7);
     snap_page_map_forget(&ram->map, 0, 10);
-    g_assert_false(snap_page_map_ask(&ram->map, 7));
+    g_assert_false(snap_page_map_request(&ram->map, 7));
 }
 
 static void check_host_page(const SomeRAM *ram, uint64_t page, uint64_t first,
@@ -392,9 +392,9 @@ static const Test tests[] = {
     { "forget", test_forget },
     { "forget/huge", test_forget, HUGE_BITS },
     { "forget/unsent", test_forget_unsent },
-    { "ask/once", test_ask_once },
-    { "ask/is-not-send", test_ask_is_not_send },
-    { "ask/forget", test_forget_keeps_asked },
+    { "ask/once", test_request_once },
+    { "ask/is-not-send", test_request_is_not_send },
+    { "ask/forget", test_forget_keeps_requested },
     { "host-page", test_host_page_is_page },
     { "host-page/huge", test_host_page_of_many, HUGE_BITS },
     { "next/stops-at-sent", test_next_stops_at_sent },

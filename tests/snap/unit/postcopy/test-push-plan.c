@@ -208,8 +208,9 @@ static void coroutine_fn test_no_reasons(SavedRAM *saved)
 static void coroutine_fn test_other_reasons(SavedRAM *saved)
 {
     save(saved, some_arrivals, 3);
-    check_working_set(saved, 1u << SNAP_PUSH_PRECOPY | 1u << SNAP_PUSH_ASKED |
-                      1u << SNAP_PUSH_AROUND, some_pages, 3, "");
+    check_working_set(saved, 1u << SNAP_PUSH_PRECOPY |
+                      1u << SNAP_PUSH_REQUESTED | 1u << SNAP_PUSH_AROUND,
+                      some_pages, 3, "");
 }
 
 static void coroutine_fn test_no_lists(SavedRAM *saved)

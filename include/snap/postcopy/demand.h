@@ -53,11 +53,11 @@ SnapDemand *snap_demand_new(SnapImage *image, SnapPageMap *map,
 void snap_demand_free(SnapDemand *demand);
 
 /**
- * snap_demand_set_around: how many pages to read behind one that is asked for
- * @nb_pages: target pages, 0 for none, SNAP_DEMAND_MAX_AROUND at most
+ * snap_demand_set_fault_around: how many pages to read after a requested one
+ * @nb_pages: target pages, 0 for none, SNAP_DEMAND_MAX_FAULT_AROUND at most
  */
-void snap_demand_set_around(SnapDemand *demand, unsigned nb_pages);
-#define SNAP_DEMAND_MAX_AROUND 256
+void snap_demand_set_fault_around(SnapDemand *demand, unsigned nb_pages);
+#define SNAP_DEMAND_MAX_FAULT_AROUND 256
 
 /**
  * snap_demand_record: note the pages that are asked for, in this order
@@ -81,7 +81,7 @@ int coroutine_fn snap_demand_request(SnapDemand *demand, int block,
 
 /**
  * snap_demand_take: take something that is ready
- * @reason: SNAP_PUSH_REQUESTED or SNAP_PUSH_AROUND
+ * @reason: SNAP_PUSH_REQUESTED or SNAP_PUSH_FAULT_AROUND
  *
  * Returns: to be given back by snap_demand_put(); NULL where nothing is ready
  */

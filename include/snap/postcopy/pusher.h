@@ -17,14 +17,14 @@ typedef struct SnapPusher SnapPusher;
 /**
  * SnapPusherOptions: how to push
  * @reasons: bit mask of 1 << SnapPushReason: what to push unasked
- * @around: pages behind one that is asked for
+ * @fault_around: pages after one that is asked for
  * @rate: bytes a second of pages that nobody has asked for, 0 for no limit
  * @backlog: bytes that may wait in the channel while pages are asked for
  * @record_ns: for this long, only what is requested is sent
  */
 typedef struct SnapPusherOptions {
     unsigned reasons;
-    unsigned around;
+    unsigned fault_around;
     uint64_t rate;
     unsigned backlog;
     int64_t record_ns;

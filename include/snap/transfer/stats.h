@@ -15,7 +15,7 @@ typedef enum SnapPushReason {
     SNAP_PUSH_REQUESTED,    /* the destination waits for it */
     SNAP_PUSH_WORKING_SET,  /* a recorded working set has it */
     SNAP_PUSH_ARRIVALS,     /* it came out of order in the save */
-    SNAP_PUSH_AROUND,       /* behind one that was asked for */
+    SNAP_PUSH_FAULT_AROUND, /* after a requested one */
     SNAP_PUSH_LINEAR,       /* the rest */
     SNAP_PUSH__MAX,
 } SnapPushReason;

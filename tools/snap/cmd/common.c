@@ -170,12 +170,12 @@ static QDict *describe_postcopy(const SnapCmdOptions *options,
                                 const SnapPostcopyStats *stats)
 {
     static const char *const names[] = {
-        [SNAP_PUSH_PRECOPY]     = "precopy-pages",
-        [SNAP_PUSH_REQUESTED]   = "requested-pages",
-        [SNAP_PUSH_WORKING_SET] = "working-set-pages",
-        [SNAP_PUSH_ARRIVALS]    = "arrival-pages",
-        [SNAP_PUSH_AROUND]      = "around-pages",
-        [SNAP_PUSH_LINEAR]      = "linear-pages",
+        [SNAP_PUSH_PRECOPY]      = "precopy-pages",
+        [SNAP_PUSH_REQUESTED]    = "requested-pages",
+        [SNAP_PUSH_WORKING_SET]  = "working-set-pages",
+        [SNAP_PUSH_ARRIVALS]     = "arrival-pages",
+        [SNAP_PUSH_FAULT_AROUND] = "around-pages",
+        [SNAP_PUSH_LINEAR]       = "linear-pages",
     };
     int64_t start_ns = options->start_ns;
     QDict *dict = qdict_new();

@@ -153,7 +153,7 @@ static unsigned parse_push(const char *arg)
     } policies[] = {
         { "working-set", SNAP_PUSH_WORKING_SET },
         { "arrivals", SNAP_PUSH_ARRIVALS },
-        { "around", SNAP_PUSH_AROUND },
+        { "around", SNAP_PUSH_FAULT_AROUND },
         { "linear", SNAP_PUSH_LINEAR },
     };
     g_auto(GStrv) names = g_strsplit(arg, ",", -1);
@@ -287,8 +287,8 @@ static void opt_push(SnapCmdOptions *options, const Option *option,
 static void opt_fault_around(SnapCmdOptions *options, const Option *option,
                              const char *arg)
 {
-    options->postcopy.push.around = parse_number("number of pages", arg, 0,
-                                                 SNAP_DEMAND_MAX_AROUND);
+    options->postcopy.push.fault_around = parse_number("number of pages", arg, 0,
+                                                 SNAP_DEMAND_MAX_FAULT_AROUND);
 }
 
 static void opt_rate_limit(SnapCmdOptions *options, const Option *option,
@@ -772,8 +772,8 @@ static void check_postcopy_options(SnapCmdOptions *options, const Given *given)
                      "--resume: QEMU takes one of them only");
         exit(EXIT_FAILURE);
     }
-    if (!(postcopy->push.reasons & (1u << SNAP_PUSH_AROUND))) {
-        postcopy->push.around = 0;
+    if (!(postcopy->push.reasons & (1u << SNAP_PUSH_FAULT_AROUND))) {
+        postcopy->push.fault_around = 0;
     }
 }
 
@@ -825,8 +825,8 @@ void snap_cmd_options_init(SnapCmdOptions *options)
         .postcopy.load_records = SNAP_LOAD_RECORDS,
         .postcopy.push = {
             .reasons = 1u << SNAP_PUSH_WORKING_SET | 1u << SNAP_PUSH_ARRIVALS |
-                       1u << SNAP_PUSH_AROUND | 1u << SNAP_PUSH_LINEAR,
-            .around = DEFAULT_AROUND,
+                       1u << SNAP_PUSH_FAULT_AROUND | 1u << SNAP_PUSH_LINEAR,
+            .fault_around = DEFAULT_AROUND,
             .backlog = DEFAULT_BACKLOG,
         },
         .host_pages = g_ptr_array_new(),

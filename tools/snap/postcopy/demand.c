@@ -11,11 +11,11 @@
 #include "snap/trace.h"
 
 /* Reads in flight, or ready and not taken yet. */
-#define MAX_REQUESTED 16
-#define MAX_AROUND    8
+#define MAX_REQUESTED    16
+#define MAX_FAULT_AROUND 8
 
 /* What is around older requests than these is given up. */
-#define MAX_AROUND_WAITING 32
+#define MAX_FAULT_AROUND_WAITING 32
 
 /* Requests go all over RAM: 8 MiB, for 4 GiB of it. */
 #define TABLE_CHUNKS 128
@@ -41,12 +41,12 @@ struct SnapDemand {
     void *opaque;
 
     /* set by the user of it */
-    unsigned around_pages;
+    unsigned fault_around_pages;
     GArray *record;
     unsigned max_record;
 
     Queue requested;
-    Queue around;
+    Queue fault_around;
     unsigned nb_workers;
     int64_t last_ns;
 };
@@ -61,7 +61,8 @@ static void queue_init(Queue *queue, unsigned max_reading)
 /* Bytes of the largest host page that is to be read as a whole. */
 static size_t largest_read(const SnapPageMap *map)
 {
-    size_t largest = (size_t)SNAP_DEMAND_MAX_AROUND << map->layout->page_bits;
+    size_t largest = (size_t)SNAP_DEMAND_MAX_FAULT_AROUND <<
+                     map->layout->page_bits;
 
     for (int i = 0; i < map->layout->nb_blocks; i++) {
         uint64_t size = snap_host_pages_size(map->host_pages, i);
@@ -80,13 +81,13 @@ SnapDemand *snap_demand_new(SnapImage *image, SnapPageMap *map,
     SnapDemand *d = g_new0(SnapDemand, 1);
 
     snap_ram_source_init(&d->source, image, TABLE_CHUNKS,
-                         MAX_REQUESTED + MAX_AROUND, largest_read(map));
+                         MAX_REQUESTED + MAX_FAULT_AROUND, largest_read(map));
     d->map = map;
     d->stats = stats;
     d->ready = ready;
     d->opaque = opaque;
     queue_init(&d->requested, MAX_REQUESTED);
-    queue_init(&d->around, MAX_AROUND);
+    queue_init(&d->fault_around, MAX_FAULT_AROUND);
     return d;
 }
 
@@ -113,15 +114,15 @@ void snap_demand_free(SnapDemand *d)
     }
     list_free(d, &d->requested.waiting);
     list_free(d, &d->requested.ready);
-    list_free(d, &d->around.waiting);
-    list_free(d, &d->around.ready);
+    list_free(d, &d->fault_around.waiting);
+    list_free(d, &d->fault_around.ready);
     snap_ram_source_destroy(&d->source);
     g_free(d);
 }
 
-void snap_demand_set_around(SnapDemand *d, unsigned nb_pages)
+void snap_demand_set_fault_around(SnapDemand *d, unsigned nb_pages)
 {
-    d->around_pages = MIN(nb_pages, SNAP_DEMAND_MAX_AROUND);
+    d->fault_around_pages = MIN(nb_pages, SNAP_DEMAND_MAX_FAULT_AROUND);
 }
 
 void snap_demand_record(SnapDemand *d, GArray *pages, unsigned max_pages)
@@ -132,7 +133,7 @@ void snap_demand_record(SnapDemand *d, GArray *pages, unsigned max_pages)
 
 static Queue *queue_of(SnapDemand *d, SnapPushReason reason)
 {
-    return reason == SNAP_PUSH_REQUESTED ? &d->requested : &d->around;
+    return reason == SNAP_PUSH_REQUESTED ? &d->requested : &d->fault_around;
 }
 
 static SnapFetch *fetch_new(SnapDemand *d, int block, uint64_t offset,
@@ -157,10 +158,11 @@ static SnapFetch *fetch_new(SnapDemand *d, int block, uint64_t offset,
 }
 
 /* The pages behind a host page that is asked for, up to one that was sent. */
-static void add_around(SnapDemand *d, const SnapFetch *request)
+static void add_fault_around(SnapDemand *d, const SnapFetch *request)
 {
     const SnapRAMRun *run = &request->run;
-    uint64_t wanted = (uint64_t)d->around_pages << d->map->layout->page_bits;
+    uint64_t wanted = (uint64_t)d->fault_around_pages <<
+                      d->map->layout->page_bits;
     uint64_t start = run->offset + run->length;
     uint64_t offset = start;
     uint64_t length;
@@ -174,20 +176,21 @@ static void add_around(SnapDemand *d, const SnapFetch *request)
         return;
     }
     fetch = fetch_new(d, run->block, offset,
-                      MIN(length, start + wanted - offset), SNAP_PUSH_AROUND);
+                      MIN(length, start + wanted - offset),
+                      SNAP_PUSH_FAULT_AROUND);
     /* The newest first: the guest is there now. */
-    QTAILQ_INSERT_HEAD(&d->around.waiting, fetch, next);
-    d->around.nb_waiting++;
+    QTAILQ_INSERT_HEAD(&d->fault_around.waiting, fetch, next);
+    d->fault_around.nb_waiting++;
 }
 
 /* There is no use in pages around requests of long ago. */
-static void drop_old_around(SnapDemand *d)
+static void drop_old_fault_around(SnapDemand *d)
 {
-    while (d->around.nb_waiting > MAX_AROUND_WAITING) {
-        SnapFetch *old = QTAILQ_LAST(&d->around.waiting);
+    while (d->fault_around.nb_waiting > MAX_FAULT_AROUND_WAITING) {
+        SnapFetch *old = QTAILQ_LAST(&d->fault_around.waiting);
 
-        QTAILQ_REMOVE(&d->around.waiting, old, next);
-        d->around.nb_waiting--;
+        QTAILQ_REMOVE(&d->fault_around.waiting, old, next);
+        d->fault_around.nb_waiting--;
         fetch_free(d, old);
     }
 }
@@ -268,7 +271,7 @@ static void request_host_page(SnapDemand *d, int block, uint64_t offset,
     } else if (!first) {
         d->stats->repeated++;
     } else {
-        add_around(d, fetch);
+        add_fault_around(d, fetch);
         QTAILQ_INSERT_TAIL(&d->requested.waiting, fetch, next);
         d->requested.nb_waiting++;
         return;
@@ -290,9 +293,9 @@ int coroutine_fn snap_demand_request(SnapDemand *d, int block, uint64_t offset,
         }
         request_host_page(d, block, offset + done, host_page);
     }
-    drop_old_around(d);
+    drop_old_fault_around(d);
     start_reading(d, &d->requested);
-    start_reading(d, &d->around);
+    start_reading(d, &d->fault_around);
     return 0;
 }
 
@@ -324,7 +327,7 @@ void coroutine_fn snap_demand_put(SnapDemand *d, SnapFetch *fetch)
 bool snap_demand_is_idle(const SnapDemand *d)
 {
     return !d->requested.nb_waiting && !d->requested.nb_reading &&
-           !d->around.nb_waiting && !d->around.nb_reading;
+           !d->fault_around.nb_waiting && !d->fault_around.nb_reading;
 }
 
 bool snap_demand_is_queued(const SnapDemand *d)

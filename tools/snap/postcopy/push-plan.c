@@ -320,7 +320,7 @@ int coroutine_fn snap_push_plan_next(void *opaque, SnapRAMRun *run,
         }
         if (plan->reason == SNAP_PUSH_LINEAR) {
             ret = next_linear(plan, run, errp);
-        } else if (plan->reason != SNAP_PUSH_AROUND) {
+        } else if (plan->reason != SNAP_PUSH_FAULT_AROUND) {
             ret = next_hint(plan, run);
         }
         if (ret > 0) {

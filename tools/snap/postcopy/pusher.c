@@ -45,8 +45,8 @@ struct SnapPusher {
     SnapPacing pacing;
     bool recording;                     /* nothing is pushed meanwhile */
     uint64_t host_page_left;            /* target pages that must come next */
-    SnapFetch *around;                  /* being sent */
-    unsigned around_pos;
+    SnapFetch *fault_around;            /* being sent */
+    unsigned fault_around_pos;
 
     /* what nobody waits for */
     SnapPushPlan *plan;
@@ -97,9 +97,9 @@ void snap_pusher_free(SnapPusher *p)
         return;
     }
     assert(!p->urgent_running);
-    if (p->around) {
+    if (p->fault_around) {
         /* Whoever it was sent to went away. */
-        snap_demand_drop(p->demand, p->around);
+        snap_demand_drop(p->demand, p->fault_around);
     }
     snap_prefetch_free(p->prefetch);
     snap_push_plan_free(p->plan);
@@ -372,19 +372,20 @@ static int coroutine_fn send_batch(SnapPusher *p, const SnapRAMPiece *piece,
     return end_section(p, p->writer, errp);
 }
 
-static int coroutine_fn send_around(SnapPusher *p, int64_t now_ns,
-                                    Error **errp)
+static int coroutine_fn send_fault_around(SnapPusher *p, int64_t now_ns,
+                                          Error **errp)
 {
     int ret;
 
-    if (p->around->ret < 0) {
-        ret = p->around->ret;
-        error_propagate(errp, g_steal_pointer(&p->around->err));
+    if (p->fault_around->ret < 0) {
+        ret = p->fault_around->ret;
+        error_propagate(errp, g_steal_pointer(&p->fault_around->err));
     } else {
-        ret = send_batch(p, &p->around->piece, &p->around_pos, now_ns, errp);
+        ret = send_batch(p, &p->fault_around->piece, &p->fault_around_pos,
+                         now_ns, errp);
     }
-    if (ret < 0 || p->around_pos == p->around->nb_pages) {
-        snap_demand_put(p->demand, g_steal_pointer(&p->around));
+    if (ret < 0 || p->fault_around_pos == p->fault_around->nb_pages) {
+        snap_demand_put(p->demand, g_steal_pointer(&p->fault_around));
     }
     return ret;
 }
@@ -407,16 +408,16 @@ static bool has_listed_piece(const SnapPusher *p)
 }
 
 /* Take the newest pages around a request, unless some are being sent. */
-static bool coroutine_fn has_around(SnapPusher *p)
+static bool coroutine_fn has_fault_around(SnapPusher *p)
 {
     if (p->host_page_left || has_listed_piece(p)) {
         return false;
     }
-    if (!p->around) {
-        p->around = snap_demand_take(p->demand, SNAP_PUSH_AROUND);
-        p->around_pos = 0;
+    if (!p->fault_around) {
+        p->fault_around = snap_demand_take(p->demand, SNAP_PUSH_FAULT_AROUND);
+        p->fault_around_pos = 0;
     }
-    return p->around;
+    return p->fault_around;
 }
 
 static void coroutine_fn wait_for_work(SnapPusher *p, int64_t ns)
@@ -433,7 +434,7 @@ static void end_recording(SnapPusher *p, int64_t now_ns)
 {
     if (p->recording && snap_pacing_delay_ns(&p->pacing, now_ns) <= 0) {
         p->recording = false;
-        snap_demand_set_around(p->demand, p->options.around);
+        snap_demand_set_fault_around(p->demand, p->options.fault_around);
     }
 }
 
@@ -453,7 +454,7 @@ static int coroutine_fn push_unrequested(SnapPusher *p, Error **errp)
 {
     int64_t now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     SnapPrefetched *next = snap_prefetch_peek(p->prefetch);
-    bool around = has_around(p);
+    bool around = has_fault_around(p);
     int64_t delay_ns;
 
     end_recording(p, now_ns);
@@ -475,7 +476,7 @@ static int coroutine_fn push_unrequested(SnapPusher *p, Error **errp)
         wait_for_work(p, RETRY_NS);
         return 0;
     }
-    return around ? send_around(p, now_ns, errp) :
+    return around ? send_fault_around(p, now_ns, errp) :
                     send_prefetched(p, next, now_ns, errp);
 }
 
@@ -508,7 +509,7 @@ static int coroutine_fn is_over(SnapPusher *p, Error **errp)
 {
     int ret;
 
-    if (p->around || !snap_demand_is_idle(p->demand)) {
+    if (p->fault_around || !snap_demand_is_idle(p->demand)) {
         return 0;
     }
     ret = snap_prefetch_status(p->prefetch, errp);

@@ -162,7 +162,7 @@ static void coroutine_fn serve(Service *service)
 {
     while (!snap_demand_is_idle(service->demand)) {
         if (!serve_one(service, SNAP_PUSH_REQUESTED) &&
-            !serve_one(service, SNAP_PUSH_AROUND)) {
+            !serve_one(service, SNAP_PUSH_FAULT_AROUND)) {
             snap_task_pause();
         }
     }
@@ -184,7 +184,7 @@ static void coroutine_fn test_nothing_requested(Service *service)
     g_assert_false(is_urgent(service));
     g_assert_cmpint(snap_demand_last_ns(service->demand), ==, 0);
     g_assert_null(snap_demand_take(service->demand, SNAP_PUSH_REQUESTED));
-    g_assert_null(snap_demand_take(service->demand, SNAP_PUSH_AROUND));
+    g_assert_null(snap_demand_take(service->demand, SNAP_PUSH_FAULT_AROUND));
     g_assert_cmpuint(service->nb_ready, ==, 0);
 }
 
@@ -320,7 +320,7 @@ static void coroutine_fn test_states(Service *service)
 /* What nobody took is freed as well. */
 static void coroutine_fn test_not_taken(Service *service)
 {
-    snap_demand_set_around(service->demand, 8);
+    snap_demand_set_fault_around(service->demand, 8);
     for (unsigned i = 0; i < 100; i++) {
         ask(service, RAM, i * 20, 1);
     }
@@ -389,7 +389,7 @@ static void coroutine_fn check_random(Service *service)
         if (g_rand_boolean(rand)) {
             snap_task_pause();
             serve_one(service, g_rand_boolean(rand) ? SNAP_PUSH_REQUESTED
-                                                    : SNAP_PUSH_AROUND);
+                                                    : SNAP_PUSH_FAULT_AROUND);
         }
     }
     serve(service);
@@ -410,7 +410,7 @@ static void coroutine_fn test_random(Service *service)
 
 static void coroutine_fn test_random_around(Service *service)
 {
-    snap_demand_set_around(service->demand, 16);
+    snap_demand_set_fault_around(service->demand, 16);
     check_random(service);
 }
 
@@ -423,7 +423,7 @@ static void coroutine_fn check_around(Service *service, int block,
     ask(service, block, page, 1);
     serve_reason(service, SNAP_PUSH_REQUESTED);
     g_string_truncate(service->log, 0);
-    serve_reason(service, SNAP_PUSH_AROUND);
+    serve_reason(service, SNAP_PUSH_FAULT_AROUND);
     g_assert_true(snap_demand_is_idle(service->demand));
     g_assert_cmpstr(service->log->str, ==, expected);
 }
@@ -431,14 +431,14 @@ static void coroutine_fn check_around(Service *service, int block,
 static void coroutine_fn test_none_around(Service *service)
 {
     check_around(service, RAM, 5, "");
-    snap_demand_set_around(service->demand, 8);
-    snap_demand_set_around(service->demand, 0);
+    snap_demand_set_fault_around(service->demand, 8);
+    snap_demand_set_fault_around(service->demand, 0);
     check_around(service, RAM, 105, "");
 }
 
 static void coroutine_fn test_around(Service *service)
 {
-    snap_demand_set_around(service->demand, 8);
+    snap_demand_set_fault_around(service->demand, 8);
     check_around(service, RAM, 100, "1+101:8 ");
     for (unsigned i = 0; i < 9; i++) {
         g_assert_cmpuint(service->answers[RAM_FIRST + 100 + i], ==, 1);
@@ -448,7 +448,7 @@ static void coroutine_fn test_around(Service *service)
 
 static void coroutine_fn test_around_at_end_of_block(Service *service)
 {
-    snap_demand_set_around(service->demand, 8);
+    snap_demand_set_fault_around(service->demand, 8);
     check_around(service, VGA, VGA_PAGES - 1, "");
     check_around(service, VGA, VGA_PAGES - 4, "0+74:2 ");
     check_around(service, ROM, 0, "2+1:2 ");
@@ -457,7 +457,7 @@ static void coroutine_fn test_around_at_end_of_block(Service *service)
 
 static void coroutine_fn test_around_stops_at_sent(Service *service)
 {
-    snap_demand_set_around(service->demand, 8);
+    snap_demand_set_fault_around(service->demand, 8);
     snap_page_map_send(&service->saved->ram.map, RAM_FIRST + 104, 1);
     check_around(service, RAM, 100, "1+101:3 ");
 }
@@ -465,7 +465,7 @@ static void coroutine_fn test_around_stops_at_sent(Service *service)
 /* There are no more than so many pages behind the one that is asked for. */
 static void coroutine_fn test_around_is_all_sent(Service *service)
 {
-    snap_demand_set_around(service->demand, 8);
+    snap_demand_set_fault_around(service->demand, 8);
     snap_page_map_send(&service->saved->ram.map, RAM_FIRST + 101, 8);
     check_around(service, RAM, 100, "");
 }
@@ -473,23 +473,23 @@ static void coroutine_fn test_around_is_all_sent(Service *service)
 /* What was sent among them is not made up for. */
 static void coroutine_fn test_around_behind_sent(Service *service)
 {
-    snap_demand_set_around(service->demand, 8);
+    snap_demand_set_fault_around(service->demand, 8);
     snap_page_map_send(&service->saved->ram.map, RAM_FIRST + 101, 3);
     check_around(service, RAM, 100, "1+104:5 ");
 }
 
 static void coroutine_fn test_most_around(Service *service)
 {
-    snap_demand_set_around(service->demand, SNAP_DEMAND_MAX_AROUND);
+    snap_demand_set_fault_around(service->demand, SNAP_DEMAND_MAX_FAULT_AROUND);
     check_around(service, RAM, 100, "1+101:256 ");
-    snap_demand_set_around(service->demand, UINT_MAX);
+    snap_demand_set_fault_around(service->demand, UINT_MAX);
     check_around(service, RAM, 1000, "1+1001:256 ");
 }
 
 /* A page that is around another one is asked for before it was sent. */
 static void coroutine_fn test_requested_and_around(Service *service)
 {
-    snap_demand_set_around(service->demand, 8);
+    snap_demand_set_fault_around(service->demand, 8);
     ask(service, RAM, 100, 1);
     ask(service, RAM, 103, 1);
     serve(service);
@@ -502,7 +502,7 @@ static void coroutine_fn test_requested_and_around(Service *service)
 /* What is around is not asked for: nobody waits for it. */
 static void coroutine_fn test_around_is_not_urgent(Service *service)
 {
-    snap_demand_set_around(service->demand, 8);
+    snap_demand_set_fault_around(service->demand, 8);
     ask(service, RAM, 100, 1);
     serve_reason(service, SNAP_PUSH_REQUESTED);
     g_assert_false(is_urgent(service));
@@ -514,7 +514,7 @@ static void coroutine_fn test_around_is_not_urgent(Service *service)
 /* A request for what is on the way reads nothing around it. */
 static void coroutine_fn test_around_of_sent(Service *service)
 {
-    snap_demand_set_around(service->demand, 8);
+    snap_demand_set_fault_around(service->demand, 8);
     snap_page_map_send(&service->saved->ram.map, RAM_FIRST + 100, 1);
     ask(service, RAM, 100, 1);
     check_log(service, "");
@@ -537,10 +537,10 @@ static void coroutine_fn test_large_pages(Service *service)
 /* Whole host pages only, and as many as fit */
 static void coroutine_fn test_large_pages_around(Service *service)
 {
-    snap_demand_set_around(service->demand, 15);
+    snap_demand_set_fault_around(service->demand, 15);
     ask(service, RAM, 16, 16);
     check_log(service, "1+16:16 ");
-    snap_demand_set_around(service->demand, 40);
+    snap_demand_set_fault_around(service->demand, 40);
     ask(service, RAM, 160, 16);
     serve_reason(service, SNAP_PUSH_REQUESTED);
     g_string_truncate(service->log, 0);
@@ -562,7 +562,7 @@ static void coroutine_fn test_huge_pages(Service *service)
 
 static void coroutine_fn test_huge_pages_around(Service *service)
 {
-    snap_demand_set_around(service->demand, SNAP_DEMAND_MAX_AROUND);
+    snap_demand_set_fault_around(service->demand, SNAP_DEMAND_MAX_FAULT_AROUND);
     ask(service, RAM, 0, HUGE_PAGES);
     check_log(service, "1+0:512 ");
     check_around(service, VGA, 70, "0+71:6 ");
@@ -631,7 +631,7 @@ static void coroutine_fn test_corrupt_table(Service *service)
 /* After an error that passes, other pages are served. */
 static void coroutine_fn test_error_passes(Service *service)
 {
-    snap_demand_set_around(service->demand, 8);
+    snap_demand_set_fault_around(service->demand, 8);
     fail_reads(service, true);
     for (unsigned i = 0; i < 50; i++) {
         ask(service, RAM, 20 * i, 1);
@@ -640,7 +640,7 @@ static void coroutine_fn test_error_passes(Service *service)
     g_assert_cmpuint(service->nb_failed, >=, 50);
     fail_reads(service, false);
     g_string_truncate(service->log, 0);
-    snap_demand_set_around(service->demand, 0);
+    snap_demand_set_fault_around(service->demand, 0);
     ask(service, VGA, 5, 1);
     check_log(service, "0+5:1 ");
     g_assert_cmpuint(service->answers[VGA_FIRST + 5], ==, 1);
@@ -701,7 +701,7 @@ static void coroutine_fn test_record_around(Service *service)
     static const uint64_t expected[] = { RAM_FIRST + 7, RAM_FIRST + 9 };
     g_autoptr(GArray) pages = record(service, 100);
 
-    snap_demand_set_around(service->demand, 8);
+    snap_demand_set_fault_around(service->demand, 8);
     ask(service, RAM, 7, 1);
     serve(service);
     assert_recorded(pages, expected, 1);

@@ -209,7 +209,7 @@ static void coroutine_fn test_other_reasons(SavedRAM *saved)
 {
     save(saved, some_arrivals, 3);
     check_working_set(saved, 1u << SNAP_PUSH_PRECOPY |
-                      1u << SNAP_PUSH_REQUESTED | 1u << SNAP_PUSH_AROUND,
+                      1u << SNAP_PUSH_REQUESTED | 1u << SNAP_PUSH_FAULT_AROUND,
                       some_pages, 3, "");
 }
 

@@ -28,8 +28,8 @@ typedef enum SnapPushReason {
  * @sent: pages that were sent, for each reason
  * @zero_requested: zero pages among those that were asked for
  * @requests: pages in all requests
- * @on_the_way: of these, pages that had been sent before
- * @repeated: of these, pages that were asked for again while they were queued
+ * @already_sent: of these, pages that had been sent before
+ * @duplicate: of these, pages that were asked for again while they were queued
  * @latency: microseconds from when a request was read to when the page was
  *           handed to the channel
  */
@@ -40,8 +40,8 @@ typedef struct SnapPostcopyStats {
     uint64_t sent[SNAP_PUSH__MAX];
     uint64_t zero_requested;
     uint64_t requests;
-    uint64_t on_the_way;
-    uint64_t repeated;
+    uint64_t already_sent;
+    uint64_t duplicate;
     SnapHistogram latency;
 } SnapPostcopyStats;
 

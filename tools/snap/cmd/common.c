@@ -188,8 +188,8 @@ static QDict *describe_postcopy(const SnapCmdOptions *options,
     }
     qdict_put_int(dict, "zero-requested-pages", stats->zero_requested);
     qdict_put_int(dict, "requests", stats->requests);
-    qdict_put_int(dict, "requests-on-the-way", stats->on_the_way);
-    qdict_put_int(dict, "requests-repeated", stats->repeated);
+    qdict_put_int(dict, "requests-on-the-way", stats->already_sent);
+    qdict_put_int(dict, "requests-repeated", stats->duplicate);
     qdict_put(dict, "latency-us", describe_latency(&stats->latency));
     return dict;
 }

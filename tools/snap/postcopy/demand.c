@@ -267,9 +267,9 @@ static void request_host_page(SnapDemand *d, int block, uint64_t offset,
         g_array_append_val(d->record, fetch->first);
     }
     if (snap_page_map_is_sent(d->map, fetch->first)) {
-        d->stats->on_the_way++;
+        d->stats->already_sent++;
     } else if (!first) {
-        d->stats->repeated++;
+        d->stats->duplicate++;
     } else {
         add_fault_around(d, fetch);
         QTAILQ_INSERT_TAIL(&d->requested.waiting, fetch, next);

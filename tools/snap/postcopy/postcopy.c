@@ -269,7 +269,7 @@ static void note_late_request(SnapPostcopy *pc, const SnapReturnEvent *event)
                                                              event->block);
 
     pc->stats->requests += nb_pages;
-    pc->stats->on_the_way += nb_pages;
+    pc->stats->already_sent += nb_pages;
 }
 
 static int coroutine_fn handle_event(SnapPostcopy *pc, SnapReturnEvent *event,

@@ -292,7 +292,7 @@ static int coroutine_fn put_ready(SnapPusher *p, SnapStreamWriter *writer,
         if (ret < 0) {
             error_propagate(errp, g_steal_pointer(&fetch->err));
         } else if (snap_page_map_is_sent(p->map, fetch->first)) {
-            p->stats->postcopy.on_the_way++;
+            p->stats->postcopy.already_sent++;
             snap_demand_put(p->demand, fetch);
             continue;
         } else if (!fetch->piece.nb_pages) {

@@ -199,8 +199,8 @@ static void coroutine_fn test_one_page(Service *service)
     g_assert_cmpuint(service->nb_ready, ==, 1);
     g_assert_cmpuint(service->answers[RAM_FIRST + 5], ==, 1);
     g_assert_cmpuint(service->stats.requests, ==, 1);
-    g_assert_cmpuint(service->stats.on_the_way, ==, 0);
-    g_assert_cmpuint(service->stats.repeated, ==, 0);
+    g_assert_cmpuint(service->stats.already_sent, ==, 0);
+    g_assert_cmpuint(service->stats.duplicate, ==, 0);
 }
 
 static void coroutine_fn test_zero_page(Service *service)
@@ -243,8 +243,8 @@ static void coroutine_fn test_sent_before(Service *service)
     ask(service, RAM, 5, 1);
     check_log(service, "");
     g_assert_cmpuint(service->stats.requests, ==, 1);
-    g_assert_cmpuint(service->stats.on_the_way, ==, 1);
-    g_assert_cmpuint(service->stats.repeated, ==, 0);
+    g_assert_cmpuint(service->stats.already_sent, ==, 1);
+    g_assert_cmpuint(service->stats.duplicate, ==, 0);
 }
 
 static void coroutine_fn test_repeated_while_queued(Service *service)
@@ -254,8 +254,8 @@ static void coroutine_fn test_repeated_while_queued(Service *service)
     }
     check_log(service, "1+5:1 ");
     g_assert_cmpuint(service->stats.requests, ==, 10);
-    g_assert_cmpuint(service->stats.on_the_way, ==, 0);
-    g_assert_cmpuint(service->stats.repeated, ==, 9);
+    g_assert_cmpuint(service->stats.already_sent, ==, 0);
+    g_assert_cmpuint(service->stats.duplicate, ==, 9);
 }
 
 static void coroutine_fn test_repeated_after_answer(Service *service)
@@ -264,7 +264,7 @@ static void coroutine_fn test_repeated_after_answer(Service *service)
     check_log(service, "1+5:1 ");
     ask(service, RAM, 5, 1);
     check_log(service, "");
-    g_assert_cmpuint(service->stats.on_the_way, ==, 1);
+    g_assert_cmpuint(service->stats.already_sent, ==, 1);
     g_assert_cmpuint(service->answers[RAM_FIRST + 5], ==, 1);
 }
 
@@ -277,7 +277,7 @@ static void coroutine_fn test_repeated_while_ready(Service *service)
     }
     ask(service, RAM, 5, 1);
     check_log(service, "1+5:1 ");
-    g_assert_cmpuint(service->stats.repeated, ==, 1);
+    g_assert_cmpuint(service->stats.duplicate, ==, 1);
 }
 
 /* Some of the pages in a request were asked for before. */
@@ -291,7 +291,7 @@ static void coroutine_fn test_overlapping_requests(Service *service)
     }
     g_assert_cmpuint(service->nb_ready, ==, 4);
     g_assert_cmpuint(service->stats.requests, ==, 6);
-    g_assert_cmpuint(service->stats.repeated, ==, 2);
+    g_assert_cmpuint(service->stats.duplicate, ==, 2);
 }
 
 /* Between a request and the page that is given back */
@@ -557,7 +557,7 @@ static void coroutine_fn test_huge_pages(Service *service)
         g_assert_cmpuint(service->answers[RAM_FIRST + i], ==, 1);
     }
     g_assert_cmpuint(service->nb_ready, ==, 2);
-    g_assert_cmpuint(service->stats.repeated, ==, 1);
+    g_assert_cmpuint(service->stats.duplicate, ==, 1);
 }
 
 static void coroutine_fn test_huge_pages_around(Service *service)

@@ -112,7 +112,7 @@ bool snap_transport_peer_waits(const SnapTransport *transport);
 bool snap_transport_peer_awaited(const SnapTransport *transport);
 
 /**
- * snap_transport_open_urgent: a second connection to the same socket
+ * snap_transport_open_preempt: a second connection to the same socket
  *
  * For the capability postcopy-preempt: QEMU takes the first connection for the
  * main one (migration/migration.c:migration_ioc_process_incoming).  Once a
@@ -121,7 +121,7 @@ bool snap_transport_peer_awaited(const SnapTransport *transport);
  * Returns: its output, owned by the transport; NULL with @errp set, also where
  * the transport is no unix socket that was connected to
  */
-QEMUFile *snap_transport_open_urgent(SnapTransport *transport, Error **errp);
+QEMUFile *snap_transport_open_preempt(SnapTransport *transport, Error **errp);
 
 /**
  * snap_transport_accept_channels: further connections to a socket that listens

@@ -34,12 +34,12 @@ typedef struct SnapPusherOptions {
  * snap_pusher_new: push what @map does not have as sent
  * @image, @map, @transport, @stats, @progress: not owned
  * @writer: of the main channel, not owned
- * @urgent: of the channel for pages that are asked for, not owned; NULL to
+ * @preempt: of the channel for pages that are asked for, not owned; NULL to
  *          send them on the main channel
  */
 SnapPusher *snap_pusher_new(SnapImage *image, SnapPageMap *map,
                             SnapTransport *transport, SnapStreamWriter *writer,
-                            SnapStreamWriter *urgent,
+                            SnapStreamWriter *preempt,
                             const SnapPusherOptions *options,
                             SnapStats *stats, SnapProgress *progress);
 /* Nothing may be in flight: see snap_pusher_is_idle(). */
@@ -61,7 +61,7 @@ int coroutine_fn snap_pusher_request(SnapPusher *pusher, int block,
  * snap_pusher_run: push until all that is to be pushed was sent
  *
  * Each batch is a section of its own.  Pages that are asked for go on being
- * served on @urgent afterwards, until snap_pusher_stop().
+ * served on @preempt afterwards, until snap_pusher_stop().
  *
  * Returns: 0; -errno with @errp set
  */

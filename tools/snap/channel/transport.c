@@ -48,7 +48,7 @@ struct SnapTransport {
     ino_t socket_ino;
     SnapDirection input;
     SnapDirection output;
-    SnapDirection urgent;
+    SnapDirection preempt;
     GPtrArray *channels;        /* further ones, each a QIOChannel */
 };
 
@@ -513,7 +513,7 @@ void snap_transport_close(SnapTransport *transport)
     direction_restore(&transport->output);
     direction_destroy(&transport->input);
     direction_destroy(&transport->output);
-    direction_destroy(&transport->urgent);
+    direction_destroy(&transport->preempt);
     g_ptr_array_unref(transport->channels);
     g_free(transport->path);
     g_free(transport->uri);
@@ -589,9 +589,9 @@ bool snap_transport_peer_awaited(const SnapTransport *transport)
     return snap_peer_awaited(peer_fd(transport));
 }
 
-QEMUFile *snap_transport_open_urgent(SnapTransport *transport, Error **errp)
+QEMUFile *snap_transport_open_preempt(SnapTransport *transport, Error **errp)
 {
-    SnapDirection *urgent = &transport->urgent;
+    SnapDirection *preempt = &transport->preempt;
     QIOChannelSocket *sioc;
 
     if (!snap_transport_connect_path(transport)) {
@@ -603,11 +603,11 @@ QEMUFile *snap_transport_open_urgent(SnapTransport *transport, Error **errp)
     if (!sioc) {
         return NULL;
     }
-    trace_snap_transport_open_urgent(transport->name);
-    direction_init(urgent, QIO_CHANNEL(sioc), sioc->fd, "snap-socket-urgent");
-    direction_set_nonblocking(urgent);
-    urgent->file = qemu_file_new_output(urgent->ioc);
-    return urgent->file;
+    trace_snap_transport_open_preempt(transport->name);
+    direction_init(preempt, QIO_CHANNEL(sioc), sioc->fd, "snap-socket-preempt");
+    direction_set_nonblocking(preempt);
+    preempt->file = qemu_file_new_output(preempt->ioc);
+    return preempt->file;
 }
 
 /* Takes over the caller's reference to @sioc. */

@@ -39,10 +39,10 @@ enum {
  * QEMU 7.2 and before wait for the end of the second channel; later ones do
  * not, and may ask for pages up to the end.
  */
-#define LONELY_END_NS (1 * NANOSECONDS_PER_SECOND)
+#define PREEMPT_IDLE_NS (1 * NANOSECONDS_PER_SECOND)
 
 /* How long to listen to a destination that takes no more. */
-#define LAST_WORDS_NS (1 * NANOSECONDS_PER_SECOND)
+#define DRAIN_NS (1 * NANOSECONDS_PER_SECOND)
 
 /*
  * When to look anew at what is remembered: not while the guest, which has just
@@ -63,7 +63,7 @@ struct SnapPostcopy {
     const SnapPostcopyOptions *options;
     SnapProgress *progress;
     SnapStreamWriter *writer;
-    SnapStreamWriter *urgent;       /* NULL without a second channel */
+    SnapStreamWriter *preempt;      /* NULL without a second channel */
     SnapResumption *resumption;     /* NULL if nothing is remembered */
     QEMUTimer *confirm_timer;       /* likewise */
     SnapPostcopyStats *stats;
@@ -98,15 +98,15 @@ struct SnapPostcopy {
     QemuCoSleep run_sleep;
 };
 
-static bool open_urgent(SnapPostcopy *pc, Error **errp)
+static bool open_preempt(SnapPostcopy *pc, Error **errp)
 {
-    QEMUFile *file = snap_transport_open_urgent(pc->transport, errp);
+    QEMUFile *file = snap_transport_open_preempt(pc->transport, errp);
 
     if (!file) {
         return false;
     }
-    pc->urgent = snap_stream_writer_new(file, &pc->sender->image->layout,
-                                        &pc->sender->image->header.section);
+    pc->preempt = snap_stream_writer_new(file, &pc->sender->image->layout,
+                                         &pc->sender->image->header.section);
     return true;
 }
 
@@ -159,11 +159,11 @@ snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
     } else if (snap_host_pages_init(&pc->host_pages, layout,
                                     options->host_pages, errp) &&
                snap_page_map_init(&pc->map, layout, &pc->host_pages, errp) &&
-               (!options->preempt || open_urgent(pc, errp)) &&
+               (!options->preempt || open_preempt(pc, errp)) &&
                open_resumption(pc, errp)) {
         pc->rp = snap_return_path_new(input, layout, &pc->host_pages);
         pc->pusher = snap_pusher_new(sender->image, &pc->map, transport,
-                                     pc->writer, pc->urgent, &options->push,
+                                     pc->writer, pc->preempt, &options->push,
                                      sender->stats, progress);
         return pc;
     }
@@ -180,7 +180,7 @@ void snap_postcopy_free(SnapPostcopy *pc)
     snap_page_map_destroy(&pc->map);
     snap_host_pages_destroy(&pc->host_pages);
     snap_return_path_free(pc->rp);
-    snap_stream_writer_free(pc->urgent);
+    snap_stream_writer_free(pc->preempt);
     timer_free(pc->confirm_timer);
     snap_resumption_free(pc->resumption);
     if (pc->working_set) {
@@ -284,7 +284,7 @@ static int coroutine_fn handle_event(SnapPostcopy *pc, SnapReturnEvent *event,
         handle_pong(pc, event->value);
         return 0;
     case SNAP_RP_REQ_PAGES:
-        if (!pc->sent_end || pc->urgent) {
+        if (!pc->sent_end || pc->preempt) {
             return snap_pusher_request(pc->pusher, event->block, event->offset,
                                        event->length, errp);
         }
@@ -330,7 +330,7 @@ static void coroutine_fn return_path_entry(void *opaque)
 }
 
 /* Whether the destination has gone away, or has no use for anything more. */
-static bool is_deserted(const SnapPostcopy *pc)
+static bool peer_left(const SnapPostcopy *pc)
 {
     return pc->rp_over && !(pc->shut && pc->sent_end && !pc->shut_status);
 }
@@ -667,13 +667,13 @@ static int coroutine_fn send_end(SnapPostcopy *pc, Error **errp)
 }
 
 /* End the second channel, when nothing was asked for in a while. */
-static int coroutine_fn end_urgent(SnapPostcopy *pc, Error **errp)
+static int coroutine_fn end_preempt(SnapPostcopy *pc, Error **errp)
 {
     uint64_t nb_requests;
 
     do {
         int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-        int64_t end = now + LONELY_END_NS;
+        int64_t end = now + PREEMPT_IDLE_NS;
 
         nb_requests = pc->stats->requests;
         while (now < end && !pc->shut && !pc->rp_over) {
@@ -685,14 +685,14 @@ static int coroutine_fn end_urgent(SnapPostcopy *pc, Error **errp)
             return 0;
         }
     } while (nb_requests != pc->stats->requests);
-    snap_stream_put_end_of_records(pc->urgent);
-    return snap_stream_flush(pc->urgent, errp);
+    snap_stream_put_end_of_records(pc->preempt);
+    return snap_stream_flush(pc->preempt, errp);
 }
 
 /* The destination has all, and says so when it has looked at it. */
 static int coroutine_fn wait_for_end(SnapPostcopy *pc, Error **errp)
 {
-    int ret = pc->urgent ? end_urgent(pc, errp) : 0;
+    int ret = pc->preempt ? end_preempt(pc, errp) : 0;
 
     return ret ?: wait_for(pc, &pc->shut);
 }
@@ -757,15 +757,15 @@ static void explain(const SnapPostcopy *pc, Error **errp)
 }
 
 /* Whether @ret says no more than that the other end has gone. */
-static bool is_gone(int ret)
+static bool is_disconnect(int ret)
 {
     return ret == -EPIPE || ret == -ECONNABORTED || ret == -ECONNRESET;
 }
 
 /* What a destination has said before it went tells why. */
-static void coroutine_fn listen_to_last_words(SnapPostcopy *pc)
+static void coroutine_fn drain_return_path(SnapPostcopy *pc)
 {
-    int64_t end = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + LAST_WORDS_NS;
+    int64_t end = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + DRAIN_NS;
     int64_t now;
 
     /* A sleep may end at once, because of what woke nobody before. */
@@ -778,11 +778,11 @@ static void coroutine_fn listen_to_last_words(SnapPostcopy *pc)
 
 static int collect_result(SnapPostcopy *pc, Error **errp)
 {
-    if (pc->rp_ret < 0 && !is_gone(pc->rp_ret)) {
+    if (pc->rp_ret < 0 && !is_disconnect(pc->rp_ret)) {
         error_propagate(errp, g_steal_pointer(&pc->rp_err));
         return pc->rp_ret;
     }
-    if (pc->work_ret < 0 && !is_gone(pc->work_ret)) {
+    if (pc->work_ret < 0 && !is_disconnect(pc->work_ret)) {
         error_propagate(errp, g_steal_pointer(&pc->work_err));
         return pc->work_ret;
     }
@@ -810,14 +810,14 @@ int coroutine_fn snap_postcopy_run(SnapPostcopy *pc, Error **errp)
      * The sender may be stuck in a channel that nobody reads: where the
      * destination has gone, do not wait for it.
      */
-    while (!pc->work_over && !is_deserted(pc)) {
+    while (!pc->work_over && !peer_left(pc)) {
         qemu_co_sleep(&pc->run_sleep);
     }
     if (pc->resumption) {
         timer_del(pc->confirm_timer);
     }
-    if (is_gone(pc->work_ret)) {
-        listen_to_last_words(pc);
+    if (is_disconnect(pc->work_ret)) {
+        drain_return_path(pc);
     }
     trace_snap_postcopy_over(pc->work_over, pc->work_ret, pc->rp_over,
                              pc->rp_ret, pc->shut);

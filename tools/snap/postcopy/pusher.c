@@ -29,7 +29,7 @@ struct SnapPusher {
     SnapPageMap *map;
     SnapTransport *transport;
     SnapStreamWriter *writer;
-    SnapStreamWriter *urgent;           /* NULL: asked pages go to @writer */
+    SnapStreamWriter *preempt;          /* NULL: requests use @writer */
     SnapPusherOptions options;
     SnapStats *stats;
     SnapProgress *progress;
@@ -52,24 +52,24 @@ struct SnapPusher {
     SnapPushPlan *plan;
     SnapPrefetch *prefetch;
 
-    /* the coroutine for @urgent */
-    QemuCoSleep urgent_sleep;
-    bool urgent_running;
-    int urgent_ret;
-    Error *urgent_err;
+    /* the coroutine for @preempt */
+    QemuCoSleep preempt_sleep;
+    bool preempt_running;
+    int preempt_ret;
+    Error *preempt_err;
 };
 
 static void wake(void *opaque)
 {
     SnapPusher *p = opaque;
 
-    qemu_co_sleep_wake(&p->urgent_sleep);
+    qemu_co_sleep_wake(&p->preempt_sleep);
     qemu_co_sleep_wake(&p->sleep);
 }
 
 SnapPusher *snap_pusher_new(SnapImage *image, SnapPageMap *map,
                             SnapTransport *transport, SnapStreamWriter *writer,
-                            SnapStreamWriter *urgent,
+                            SnapStreamWriter *preempt,
                             const SnapPusherOptions *options,
                             SnapStats *stats, SnapProgress *progress)
 {
@@ -79,7 +79,7 @@ SnapPusher *snap_pusher_new(SnapImage *image, SnapPageMap *map,
     p->map = map;
     p->transport = transport;
     p->writer = writer;
-    p->urgent = urgent;
+    p->preempt = preempt;
     p->options = *options;
     p->stats = stats;
     p->progress = progress;
@@ -96,7 +96,7 @@ void snap_pusher_free(SnapPusher *p)
     if (!p) {
         return;
     }
-    assert(!p->urgent_running);
+    assert(!p->preempt_running);
     if (p->fault_around) {
         /* Whoever it was sent to went away. */
         snap_demand_drop(p->demand, p->fault_around);
@@ -105,7 +105,7 @@ void snap_pusher_free(SnapPusher *p)
     snap_push_plan_free(p->plan);
     snap_demand_free(p->demand);
     snap_pacing_destroy(&p->pacing);
-    error_free(p->urgent_err);
+    error_free(p->preempt_err);
     g_free(p);
 }
 
@@ -136,7 +136,7 @@ void snap_pusher_stop(SnapPusher *p, int err)
 
 bool snap_pusher_is_idle(const SnapPusher *p)
 {
-    return !p->urgent_running && !snap_prefetch_is_running(p->prefetch) &&
+    return !p->preempt_running && !snap_prefetch_is_running(p->prefetch) &&
            snap_demand_is_quiet(p->demand);
 }
 
@@ -334,24 +334,24 @@ static int coroutine_fn send_requested(SnapPusher *p, SnapStreamWriter *writer,
     return ret;
 }
 
-static void coroutine_fn urgent_entry(void *opaque)
+static void coroutine_fn preempt_entry(void *opaque)
 {
     SnapPusher *p = opaque;
 
     while (!p->stopped) {
-        int ret = send_requested(p, p->urgent, &p->urgent_err);
+        int ret = send_requested(p, p->preempt, &p->preempt_err);
 
         if (ret < 0) {
-            p->urgent_ret = ret;
+            p->preempt_ret = ret;
             break;
         }
         /* It may have been the last thing that was waited for. */
         qemu_co_sleep_wake(&p->sleep);
         if (!ret) {
-            qemu_co_sleep(&p->urgent_sleep);
+            qemu_co_sleep(&p->preempt_sleep);
         }
     }
-    p->urgent_running = false;
+    p->preempt_running = false;
     wake(p);
 }
 
@@ -489,11 +489,11 @@ static int coroutine_fn push_once(SnapPusher *p, Error **errp)
         return ret;
     }
     ret = 0;
-    if (p->urgent_ret < 0) {
-        error_propagate(errp, g_steal_pointer(&p->urgent_err));
-        return p->urgent_ret;
+    if (p->preempt_ret < 0) {
+        error_propagate(errp, g_steal_pointer(&p->preempt_err));
+        return p->preempt_ret;
     }
-    if (!p->urgent && !p->host_page_left) {
+    if (!p->preempt && !p->host_page_left) {
         ret = send_requested(p, p->writer, errp);
     }
     if (!ret) {
@@ -538,9 +538,9 @@ int coroutine_fn snap_pusher_run(SnapPusher *p, Error **errp)
     int ret = 0;
 
     start_recording(p);
-    if (p->urgent) {
-        p->urgent_running = true;
-        qemu_coroutine_enter(qemu_coroutine_create(urgent_entry, p));
+    if (p->preempt) {
+        p->preempt_running = true;
+        qemu_coroutine_enter(qemu_coroutine_create(preempt_entry, p));
     }
     snap_prefetch_start(p->prefetch);
     while (!ret && !p->stopped) {

@@ -688,7 +688,7 @@ static void urgent_begin(Urgent *u, UnixFixture *f)
 {
     u->listener = unix_listen(f);
     u->transport = open_connected(f->uri, false);
-    u->file = snap_transport_open_urgent(u->transport, &error_abort);
+    u->file = snap_transport_open_preempt(u->transport, &error_abort);
     g_assert_nonnull(u->file);
     u->main_fd = accept(u->listener, NULL, NULL);
     u->urgent_fd = accept(u->listener, NULL, NULL);
@@ -780,7 +780,7 @@ static void assert_no_urgent(SnapTransport *transport)
 {
     Error *err = NULL;
 
-    g_assert_null(snap_transport_open_urgent(transport, &err));
+    g_assert_null(snap_transport_open_preempt(transport, &err));
     g_assert_nonnull(err);
     error_free(err);
 }

@@ -2,10 +2,10 @@
 /*
  * The channel to QEMU: stdin and stdout, a unix socket, or a descriptor
  *
- * The folder channel/ brings bytes from and to QEMU.  A transport opens both
- * directions; what comes is read through an input, what goes is written
- * through a QEMUFile.  How much a pipe may hold is decided in pace, and who is
- * at the other end is found out in peer.
+ * The folder channel/ carries bytes from and to QEMU.  A transport opens both
+ * directions: it is read through an input, and written through a QEMUFile.
+ * backpressure decides how much a pipe may hold, and peer finds out who is at
+ * the other end.
  */
 
 #ifndef SNAP_CHANNEL_TRANSPORT_H

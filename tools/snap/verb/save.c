@@ -18,7 +18,7 @@
 #include "qobject/qdict.h"
 #include "snap/image/writer.h"
 #include "snap/transfer/multifd-receiver.h"
-#include "snap/channel/pace.h"
+#include "snap/channel/backpressure.h"
 #include "snap/util/progress.h"
 #include "snap/image/ram-writer.h"
 #include "snap/verb/save.h"
@@ -63,7 +63,7 @@ struct SnapSave {
 
     /* the way of the data; made when the stream has told the size of RAM */
     SnapStreamReader *reader;
-    SnapPace pace;
+    SnapBackpressure backpressure;
     SnapImageWriter *image;
     SnapRAMWriter *ram;
     SnapMultifdReceiver *multifd;   /* NULL where there is one channel */
@@ -201,19 +201,19 @@ static int coroutine_fn pong(SnapSave *s, uint32_t value, Error **errp)
  * unplugged.  That one sends a section ahead of RAM's pages; others that do so
  * are mistaken for it, which costs speed only.
  */
-static void pace(SnapSave *s, uint64_t missing)
+static void apply_backpressure(SnapSave *s, uint64_t missing)
 {
     size_t before_ram;
 
-    if (!s->pace.blind &&
+    if (!s->backpressure.unpredictable &&
         (snap_ram_writer_repeated(s->ram) ||
          snap_stream_setup(s->reader, &before_ram)->len)) {
-        snap_pace_blind(&s->pace);
+        snap_backpressure_end_unpredictable(&s->backpressure);
         if (s->ram_end) {
-            snap_pace_final(&s->pace);
+            snap_backpressure_ram_end(&s->backpressure);
         }
     } else {
-        snap_pace_pages(&s->pace, missing);
+        snap_backpressure_update(&s->backpressure, missing);
     }
 }
 
@@ -251,7 +251,7 @@ static int coroutine_fn save_pages(SnapSave *s, const SnapEvent *event,
     }
     s->ram_dirty = true;
     if (!s->return_path) {
-        pace(s, snap_ram_writer_missing(s->ram));
+        apply_backpressure(s, snap_ram_writer_missing(s->ram));
     }
     show_progress(s);
     return ret;
@@ -434,7 +434,7 @@ static int coroutine_fn handle(SnapSave *s, const SnapEvent *event,
     case SNAP_EVENT_RAM_FINAL:
         s->ram_end = true;
         if (!s->return_path) {
-            snap_pace_final(&s->pace);
+            snap_backpressure_ram_end(&s->backpressure);
         }
         return 0;
     case SNAP_EVENT_MULTIFD_FLUSH:
@@ -671,7 +671,7 @@ static int run(SnapSave *s, Error **errp)
         return -EINVAL;
     }
 
-    snap_pace_init(&s->pace, s->transport);
+    snap_backpressure_init(&s->backpressure, s->transport);
     s->ram_dirty = true;
     s->reader = snap_stream_reader_new(input, s->options.page_bits);
     ret = snap_task_run(read_setup, s, &s->left, errp);

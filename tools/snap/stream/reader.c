@@ -73,7 +73,7 @@ struct SnapStreamReader {
 
     /* where the parser stands */
     Phase phase;
-    const char *where;      /* part of the stream, for messages */
+    const char *context;    /* part of the stream, for messages */
     bool ram_started;       /* RAM's START section has told all of RAM */
     bool section_open;      /* a section of RAM is over but for its footer */
     bool footers_known;     /* whether there are footers */
@@ -86,15 +86,15 @@ struct SnapStreamReader {
     /* sections other than RAM, as they came */
     GByteArray *setup;
     size_t before_ram;
-    GByteArray *late;       /* among and behind RAM's pages: goes to devices */
+    GByteArray *deferred;   /* among and after RAM's pages: goes to devices */
 
     /*
-     * device state: bytes that wait to be handed on, how many of them the
-     * event before has handed on, and bytes to be read again because they
-     * were no description after all
+     * device state: bytes to be emitted, how many of them the last event has
+     * emitted, and bytes to be read again because they turned out not to be a
+     * description
      */
-    GByteArray *pending;
-    size_t handed_on;
+    GByteArray *buffered;
+    size_t consumed;
     SnapDeviceEnd end;
     GByteArray *replay;
     size_t replay_pos;
@@ -112,8 +112,8 @@ SnapStreamReader *snap_stream_reader_new(SnapInput *input, unsigned page_bits)
     r->iterable = g_hash_table_new(g_direct_hash, g_direct_equal);
     r->block = -1;
     r->setup = g_byte_array_new();
-    r->late = g_byte_array_new();
-    r->pending = g_byte_array_new();
+    r->deferred = g_byte_array_new();
+    r->buffered = g_byte_array_new();
     r->replay = g_byte_array_new();
     r->description = g_byte_array_new();
     return r;
@@ -127,8 +127,8 @@ void snap_stream_reader_free(SnapStreamReader *r)
     g_byte_array_unref(r->configuration);
     g_hash_table_unref(r->iterable);
     g_byte_array_unref(r->setup);
-    g_byte_array_unref(r->late);
-    g_byte_array_unref(r->pending);
+    g_byte_array_unref(r->deferred);
+    g_byte_array_unref(r->buffered);
     g_byte_array_unref(r->replay);
     g_byte_array_unref(r->description);
     snap_layout_destroy(&r->layout);
@@ -189,9 +189,9 @@ static int check_input(SnapStreamReader *r, Error **errp)
     if (snap_input_ended(r->input)) {
         error_free(err);
         error_setg(errp, "The migration stream ends too early, in %s",
-                   r->where);
+                   r->context);
     } else {
-        error_propagate_prepend(errp, err, "Could not read %s: ", r->where);
+        error_propagate_prepend(errp, err, "Could not read %s: ", r->context);
     }
     return ret;
 }
@@ -209,7 +209,7 @@ static uint8_t *extend(SnapStreamReader *r, GByteArray *array, size_t length,
 
     if (start > max || length > max - start) {
         error_setg(errp, "Too many bytes in %s of the migration stream",
-                   r->where);
+                   r->context);
         return NULL;
     }
     g_byte_array_set_size(array, start + length);
@@ -361,7 +361,7 @@ static int coroutine_fn parse_header(SnapStreamReader *r, Error **errp)
     const uint8_t *p;
     int ret;
 
-    r->where = "its header";
+    r->context = "its header";
     snap_input_peek_byte(r->input);
     if (snap_input_ended(r->input)) {
         error_setg(errp, "No migration stream to read");
@@ -381,7 +381,7 @@ static int coroutine_fn parse_header(SnapStreamReader *r, Error **errp)
         return -ENOTSUP;
     }
 
-    r->where = "its configuration section";
+    r->context = "its configuration section";
     if (snap_input_peek_byte(r->input) == QEMU_VM_CONFIGURATION) {
         ret = parse_machine(r, errp);
         while (!ret && snap_input_peek_byte(r->input) == QEMU_VM_SUBSECTION) {
@@ -405,7 +405,7 @@ static int coroutine_fn read_name(SnapStreamReader *r, char name[256],
     ret = check_input(r, errp);
     if (!ret && (length == 0 || !snap_name_is_printable(name, length))) {
         error_setg(errp, "Invalid name in %s of the migration stream",
-                   r->where);
+                   r->context);
         ret = -EINVAL;
     }
     return ret;
@@ -514,7 +514,7 @@ static int coroutine_fn parse_ram_start(SnapStreamReader *r, uint32_t id,
         return -ENOTSUP;
     }
 
-    r->where = "RAM's START section";
+    r->context = "RAM's START section";
     snap_layout_init(&r->layout, r->page_bits);
     word = snap_input_get_be64(r->input);
     ret = check_input(r, errp);
@@ -789,7 +789,7 @@ static int append_head(SnapStreamReader *r, GByteArray *array, uint8_t type,
     size_t name_length = name ? strlen(name) : 0;
     uint8_t *p;
 
-    r->where = "a device's section";
+    r->context = "a device's section";
     p = extend(r, array, 5 + (name ? 1 + name_length + 8 : 0), SNAP_MAX_SETUP,
                errp);
     if (!p) {
@@ -820,7 +820,7 @@ static bool is_known_iterable(const char *name)
 static int coroutine_fn parse_named_section(SnapStreamReader *r, uint8_t type,
                                             uint32_t id, Error **errp)
 {
-    GByteArray *array = r->ram_paged ? r->late : r->setup;
+    GByteArray *array = r->ram_paged ? r->deferred : r->setup;
     char name[256];
     uint32_t instance, version;
     int ret;
@@ -858,7 +858,7 @@ static int coroutine_fn parse_iteration(SnapStreamReader *r, uint8_t type,
                                         Error **errp)
 {
     if (r->ram_started && id == r->section.id) {
-        r->where = "RAM";
+        r->context = "RAM";
         r->phase = PHASE_RAM;
         r->ram_paged = true;
         if (type == QEMU_VM_SECTION_END) {
@@ -870,8 +870,8 @@ static int coroutine_fn parse_iteration(SnapStreamReader *r, uint8_t type,
         error_setg(errp, "Unknown section %u in the migration stream", id);
         return -EINVAL;
     }
-    return append_head(r, r->late, type, id, NULL, 0, 0, errp) ?:
-           copy_section(r, r->late, id, errp);
+    return append_head(r, r->deferred, type, id, NULL, 0, 0, errp) ?:
+           copy_section(r, r->deferred, id, errp);
 }
 
 static int coroutine_fn parse_command(SnapStreamReader *r, SnapEvent *event,
@@ -935,7 +935,7 @@ static int coroutine_fn parse_section(SnapStreamReader *r, SnapEvent *event,
     uint32_t id;
     int ret;
 
-    r->where = r->ram_paged ? "RAM" : "the sections before RAM";
+    r->context = r->ram_paged ? "RAM" : "the sections before RAM";
     type = snap_input_peek_byte(r->input);
     ret = check_input(r, errp);
     if (ret < 0) {
@@ -944,7 +944,7 @@ static int coroutine_fn parse_section(SnapStreamReader *r, SnapEvent *event,
     if (r->ram_paged && type == QEMU_VM_SECTION_FULL) {
         r->phase = PHASE_DEVICES;
         snap_device_end_init(&r->end, r->section.footers);
-        g_byte_array_append(r->pending, r->late->data, r->late->len);
+        g_byte_array_append(r->buffered, r->deferred->data, r->deferred->len);
         event->type = SNAP_EVENT_DEVICES;
         return 0;
     }
@@ -1009,13 +1009,14 @@ static int coroutine_fn next_byte_or_silence(SnapStreamReader *r)
     return byte;
 }
 
-/* Hand on @length of the pending bytes. */
-static void hand_on(SnapStreamReader *r, SnapEvent *event, size_t length)
+/* Emit @length of the buffered bytes. */
+static void emit_device_data(SnapStreamReader *r, SnapEvent *event,
+                             size_t length)
 {
     event->type = SNAP_EVENT_DEVICE_DATA;
-    event->data = r->pending->data;
+    event->data = r->buffered->data;
     event->length = length;
-    r->handed_on = length;
+    r->consumed = length;
 }
 
 /*
@@ -1025,8 +1026,8 @@ static void hand_on(SnapStreamReader *r, SnapEvent *event, size_t length)
 static int coroutine_fn parse_devices(SnapStreamReader *r, SnapEvent *event,
                                       Error **errp)
 {
-    r->where = "the device state";
-    while (r->pending->len < DEVICE_CHUNK + SNAP_DESCRIPTION_HEAD) {
+    r->context = "the device state";
+    while (r->buffered->len < DEVICE_CHUNK + SNAP_DESCRIPTION_HEAD) {
         int byte = next_byte_or_silence(r);
         uint8_t value = byte;
 
@@ -1037,20 +1038,21 @@ static int coroutine_fn parse_devices(SnapStreamReader *r, SnapEvent *event,
             }
             r->description_length = 0;
             r->phase = PHASE_DEVICE_END;
-            hand_on(r, event, r->pending->len - 1);
-            r->handed_on++;
+            emit_device_data(r, event, r->buffered->len - 1);
+            r->consumed++;
             return 0;
         }
-        g_byte_array_append(r->pending, &value, 1);
+        g_byte_array_append(r->buffered, &value, 1);
         snap_device_end_feed(&r->end, value);
         r->description_length = snap_device_end_description(&r->end);
         if (r->description_length) {
             r->phase = PHASE_DEVICE_END;
-            hand_on(r, event, r->pending->len - SNAP_DESCRIPTION_HEAD);
+            emit_device_data(r, event,
+                             r->buffered->len - SNAP_DESCRIPTION_HEAD);
             return 0;
         }
     }
-    hand_on(r, event, r->pending->len - SNAP_DESCRIPTION_HEAD);
+    emit_device_data(r, event, r->buffered->len - SNAP_DESCRIPTION_HEAD);
     return 0;
 }
 
@@ -1074,7 +1076,7 @@ static void coroutine_fn parse_description(SnapStreamReader *r,
     bool printable = true;
     int byte = 0;
 
-    r->where = "the description of the device state";
+    r->context = "the description of the device state";
     g_byte_array_set_size(array, 0);
     if (r->description_length) {
         g_byte_array_append(array, begin, sizeof(begin));
@@ -1140,8 +1142,8 @@ int coroutine_fn snap_stream_next(SnapStreamReader *r, SnapEvent *event,
     int ret = 0;
 
     *event = (SnapEvent) { .block = -1 };
-    g_byte_array_remove_range(r->pending, 0, r->handed_on);
-    r->handed_on = 0;
+    g_byte_array_remove_range(r->buffered, 0, r->consumed);
+    r->consumed = 0;
 
     if (r->phase == PHASE_HEADER) {
         ret = parse_header(r, errp);

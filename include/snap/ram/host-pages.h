@@ -21,12 +21,12 @@
  * SnapHostPages: size of the host pages of each RAM block
  * @layout: the RAM blocks, not owned
  * @bits: log2 of the size for each block
- * @plain_bits: log2 of the size that RAM has where nothing else is said
+ * @default_bits: log2 of the default size
  */
 typedef struct SnapHostPages {
     const SnapLayout *layout;
     unsigned *bits;
-    unsigned plain_bits;
+    unsigned default_bits;
 } SnapHostPages;
 
 /**
@@ -65,7 +65,7 @@ static inline uint64_t snap_host_pages_targets(const SnapHostPages *pages,
 static inline bool snap_host_pages_announced(const SnapHostPages *pages,
                                              int index)
 {
-    return pages->bits[index] != pages->plain_bits;
+    return pages->bits[index] != pages->default_bits;
 }
 
 #endif /* SNAP_RAM_HOST_PAGES_H */

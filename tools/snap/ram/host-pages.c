@@ -27,7 +27,7 @@ static bool check_size(const SnapHostPages *pages, int index, uint64_t size,
 {
     const SnapRAMBlock *block = &pages->layout->blocks[index];
 
-    if (!is_power_of_2(size) || ctz64(size) < pages->plain_bits ||
+    if (!is_power_of_2(size) || ctz64(size) < pages->default_bits ||
         ctz64(size) > SNAP_MAX_HOST_PAGE_BITS || block->length & (size - 1)) {
         error_setg(errp, "RAM block '%s' cannot have host pages of %" PRIu64
                    " bytes", block->name, size);
@@ -69,12 +69,12 @@ bool snap_host_pages_init(SnapHostPages *pages, const SnapLayout *layout,
     *pages = (SnapHostPages) {
         .layout = layout,
         .bits = g_new(unsigned, layout->nb_blocks),
-        .plain_bits = MAX(ctz64(qemu_real_host_page_size()),
-                          layout->page_bits),
+        .default_bits = MAX(ctz64(qemu_real_host_page_size()),
+                            layout->page_bits),
     };
     for (int i = 0; i < layout->nb_blocks; i++) {
         sizes[i] = layout->blocks[i].page_size ?:
-                   UINT64_C(1) << pages->plain_bits;
+                   UINT64_C(1) << pages->default_bits;
     }
     for (; options && *options; options++) {
         if (!parse_option(pages, *options, sizes, errp)) {

@@ -51,7 +51,7 @@ static inline void some_ram_host_pages_init(SnapHostPages *host_pages,
     *host_pages = (SnapHostPages) {
         .layout = layout,
         .bits = g_new(unsigned, NB_BLOCKS),
-        .plain_bits = PAGE_BITS,
+        .default_bits = PAGE_BITS,
     };
     for (unsigned i = 0; i < NB_BLOCKS; i++) {
         host_pages->bits[i] = i == RAM ? host_bits : PAGE_BITS;

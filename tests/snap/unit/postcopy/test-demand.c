@@ -859,7 +859,7 @@ static void coroutine_fn save_and_request_too_many(void *opaque)
     Snapshot *s = opaque;
     unsigned bits = s->layout.page_bits;
     const SnapHostPages host_pages = {
-        .layout = &s->layout, .bits = &bits, .plain_bits = bits,
+        .layout = &s->layout, .bits = &bits, .default_bits = bits,
     };
     g_autoptr(SnapImage) image = NULL;
     SnapPageMap map;

@@ -2514,7 +2514,7 @@ static void huge_pages_init(SnapHostPages *pages, const SnapLayout *layout)
     static unsigned bits[] = { 21, 12 };
 
     *pages = (SnapHostPages) {
-        .layout = layout, .bits = bits, .plain_bits = 12,
+        .layout = layout, .bits = bits, .default_bits = 12,
     };
 }
 
@@ -2545,7 +2545,7 @@ static void coroutine_fn write_start_plain(WriteJob *job,
 {
     unsigned bits[] = { 12, 12 };
     const SnapHostPages pages = {
-        .layout = &job->layout, .bits = bits, .plain_bits = 12,
+        .layout = &job->layout, .bits = bits, .default_bits = 12,
     };
 
     /* What was announced for the save does not matter. */

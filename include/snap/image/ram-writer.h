@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * From a stream's pages to the image: placing, hashing, collecting into large
- * writes, and keeping the books
+ * From a stream's pages to the image: place and hash them, collect them into
+ * large writes, and keep account of each page
  */
 
 #ifndef SNAP_IMAGE_RAM_WRITER_H
@@ -18,66 +18,67 @@ typedef struct SnapRAMWriter SnapRAMWriter;
  * @blk: not owned
  * @layout: RAM blocks, not owned; their page counts are kept up to date
  * @page_table: not owned, entries are set as pages come
- * @arrivals: not owned, gets the pages that came out of order; NULL where the
- *            order says nothing, as it does with several channels
+ * @arrivals: not owned, gets the pages that came out of order; NULL if the
+ *            order means nothing, as with several channels
  *
- * Returns: NULL with @errp set where there is not enough memory for two bits a
- * page
+ * Returns: the writer, NULL with @errp set if there is not enough memory for
+ * two bits a page
  */
 SnapRAMWriter *snap_ram_writer_new(BlockBackend *blk, SnapLayout *layout,
                                    SnapTable *page_table, SnapTable *arrivals,
                                    Error **errp);
 
-/* snap_ram_writer_flush() or snap_ram_writer_abort() comes before. */
+/* Only after snap_ram_writer_flush() or snap_ram_writer_abort(). */
 void snap_ram_writer_free(SnapRAMWriter *writer);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapRAMWriter, snap_ram_writer_free)
 
 /**
- * snap_ram_writer_place: where to put the data of pages that follow each other
+ * snap_ram_writer_reserve: get room for the data of consecutive pages
  * @page: number of the first one
  * @nb_pages: how many are wanted, not 0; returns for how many there is room
  *
- * They are to be filled, from the first one on, and handed to
- * snap_ram_writer_add().  All of the room may be written to: nothing was added
- * behind the first page.  Several coroutines may do so at a time, but each with
- * one page only, and different ones.  May wait for a free buffer, or for others
- * to add what they have placed.
+ * Fill the room from the first page on, then call snap_ram_writer_commit().
+ * All of the room may be written to: none of the pages after the first one has
+ * been committed.  Several coroutines may do so at a time, but each with one
+ * page only, and different ones.  May wait for a free buffer, or for others to
+ * commit what they have reserved.
  *
  * Returns: the room
  */
-void *coroutine_fn snap_ram_writer_place(SnapRAMWriter *writer, uint64_t page,
-                                         unsigned *nb_pages);
+void *coroutine_fn snap_ram_writer_reserve(SnapRAMWriter *writer, uint64_t page,
+                                           unsigned *nb_pages);
 
 /**
- * snap_ram_writer_add: pages that were placed are filled
- * @nb_pages: how many, not more than there was room for
+ * snap_ram_writer_commit: take pages that were reserved and filled
+ * @nb_pages: how many, at most those that there was room for
  *
  * A page may come several times; the last one wins.
  *
  * Returns: 0 or -errno with @errp set, also for an error of an earlier write
  */
-int coroutine_fn snap_ram_writer_add(SnapRAMWriter *writer, uint64_t page,
-                                     unsigned nb_pages, Error **errp);
+int coroutine_fn snap_ram_writer_commit(SnapRAMWriter *writer, uint64_t page,
+                                        unsigned nb_pages, Error **errp);
 
 /**
- * snap_ram_writer_place_several, snap_ram_writer_add_several: the same for
+ * snap_ram_writer_reserve_several, snap_ram_writer_commit_several: the same for
  * pages in any order, by several coroutines at a time
  * @pages: page numbers
  * @nb_pages: not 0
- * @qiov: gets the places; neighbours are one element
+ * @qiov: gets the room; neighbours are one element
  *
- * Returns: how many of @pages, from the first on, got a place; 0 or -errno with
+ * Returns: how many of @pages, from the first on, got room; 0 or -errno with
  * @errp set
  */
-unsigned coroutine_fn snap_ram_writer_place_several(SnapRAMWriter *writer,
-                                                    const uint64_t *pages,
-                                                    unsigned nb_pages,
-                                                    QEMUIOVector *qiov);
-int coroutine_fn snap_ram_writer_add_several(SnapRAMWriter *writer,
-                                             const uint64_t *pages,
-                                             unsigned nb_pages, Error **errp);
+unsigned coroutine_fn snap_ram_writer_reserve_several(SnapRAMWriter *writer,
+                                                      const uint64_t *pages,
+                                                      unsigned nb_pages,
+                                                      QEMUIOVector *qiov);
+int coroutine_fn snap_ram_writer_commit_several(SnapRAMWriter *writer,
+                                                const uint64_t *pages,
+                                                unsigned nb_pages,
+                                                Error **errp);
 
-/* What was placed together with @page will not be added. */
+/* Give up what was reserved together with @page. */
 void coroutine_fn snap_ram_writer_cancel(SnapRAMWriter *writer, uint64_t page);
 
 /**
@@ -91,13 +92,13 @@ int coroutine_fn snap_ram_writer_add_zero(SnapRAMWriter *writer, uint64_t page,
 /**
  * snap_ram_writer_flush: write all that was collected and wait for it
  *
- * Not to stable storage: that is for who owns the image.
+ * Not to stable storage: that is up to the owner of the image.
  *
  * Returns: 0 or -errno with @errp set
  */
 int coroutine_fn snap_ram_writer_flush(SnapRAMWriter *writer, Error **errp);
 
-/* Forget what was collected, wait for what is in flight. */
+/* Discard what was collected, wait for what is in flight. */
 void coroutine_fn snap_ram_writer_abort(SnapRAMWriter *writer);
 
 /* Pages that have not come yet. */

@@ -2,9 +2,9 @@
 /*
  * From a stream's pages to the image
  *
- * Pages are collected in buffers, each of which stands for an aligned piece of
- * the image.  Several are open at a time, because a background snapshot jumps
- * to pages that the guest writes to and goes on from there, and because several
+ * Pages are collected in buffers, each of which maps an aligned piece of the
+ * image.  Several are open at a time, because a background snapshot jumps to
+ * pages that the guest writes to and continues from there, and because several
  * channels may bring pages.
  */
 
@@ -20,21 +20,21 @@
 #include "snap/image/ram-writer.h"
 #include "snap/trace.h"
 
-/* A buffer stands for so much of the image; it divides SNAP_BLOCK_ALIGN. */
+/* The piece of the image in a buffer; divides SNAP_BLOCK_ALIGN. */
 #define BUFFER_SIZE (1 * MiB)
 #define MAX_BUFFER_PAGES (BUFFER_SIZE >> SNAP_MIN_PAGE_BITS)
 /* Buffers being filled, and buffers in all: open or in flight. */
 #define OPEN_BUFFERS 8
 #define NB_BUFFERS (OPEN_BUFFERS + 16)
-/* For formats that do not name a unit of allocation. */
+/* For formats without a unit of allocation. */
 #define DEFAULT_FILL (64 * KiB)
 
 /* A buffer that collects pages. */
 typedef struct OpenBuffer {
-    SnapIOBuffer *buffer;       /* NULL for a free place */
+    SnapIOBuffer *buffer;       /* NULL if not in use */
     uint64_t first_page;        /* page number of its first page */
     unsigned nb_pages;          /* pages of the RAM block in it */
-    unsigned holders;           /* it must not be submitted meanwhile */
+    unsigned holders;           /* not submitted while there are any */
     uint64_t last_use;
     DECLARE_BITMAP(present, MAX_BUFFER_PAGES);
 } OpenBuffer;
@@ -43,18 +43,18 @@ struct SnapRAMWriter {
     /* constant */
     SnapLayout *layout;
     SnapTable *page_table;
-    SnapTable *arrivals;        /* NULL where the order says nothing */
+    SnapTable *arrivals;        /* NULL if the order means nothing */
     SnapIOWindow *window;
     unsigned fill_pages;        /* unit of allocation, in pages */
 
-    /* buffers being filled; what opens and submits them holds the lock */
+    /* buffers being filled; opening and submitting them takes the lock */
     CoMutex lock;
     OpenBuffer open[OPEN_BUFFERS];
     OpenBuffer *current;
     uint64_t use;
-    CoQueue released;           /* who waits for a buffer without holders */
+    CoQueue released;           /* waiters for a buffer without holders */
 
-    /* the books: two bits a page */
+    /* page accounting: two bits a page */
     unsigned long *seen;
     unsigned long *stored;
     uint64_t nb_seen;
@@ -96,7 +96,7 @@ SnapRAMWriter *snap_ram_writer_new(BlockBackend *blk, SnapLayout *layout,
         w->stored = bitmap_try_new(layout->nb_pages);
     }
     if (!w->seen || !w->stored) {
-        error_setg(errp, "Not enough memory for the books of %" PRIu64
+        error_setg(errp, "Not enough memory for the bitmaps of %" PRIu64
                    " pages", layout->nb_pages);
         snap_ram_writer_free(w);
         return NULL;
@@ -115,7 +115,7 @@ void snap_ram_writer_free(SnapRAMWriter *w)
     g_free(w);
 }
 
-/* Report the first error of a write, which may be one of some time ago. */
+/* Report the first error of a write, which may have been an earlier one. */
 static int write_status(SnapRAMWriter *w, Error **errp)
 {
     int ret = snap_io_window_status(w->window);
@@ -195,7 +195,7 @@ static OpenBuffer *find_open(SnapRAMWriter *w, uint64_t page)
     return NULL;
 }
 
-/* A free place, or the least recently used one; NULL if all are held. */
+/* One not in use, or the least recently used one; NULL if all are held. */
 static OpenBuffer *victim(SnapRAMWriter *w)
 {
     OpenBuffer *victim = NULL;
@@ -213,7 +213,7 @@ static OpenBuffer *victim(SnapRAMWriter *w)
     return victim;
 }
 
-/* Make of @open the buffer for the piece of the image that @page lies in. */
+/* Turn @open into the buffer for the piece of the image with @page. */
 static void coroutine_fn reopen(SnapRAMWriter *w, OpenBuffer *open,
                                 uint64_t page)
 {
@@ -251,7 +251,7 @@ static OpenBuffer *coroutine_fn find_or_open(SnapRAMWriter *w, uint64_t page)
     return open;
 }
 
-/* The open buffer for the piece of the image that @page lies in. */
+/* The open buffer for the piece of the image with @page. */
 static OpenBuffer *coroutine_fn open_buffer(SnapRAMWriter *w, uint64_t page)
 {
     OpenBuffer *open = find_open(w, page) ?: find_or_open(w, page);
@@ -270,8 +270,8 @@ static uint8_t *page_data(const SnapRAMWriter *w, const OpenBuffer *open,
            ((page - open->first_page) << w->layout->page_bits);
 }
 
-void *coroutine_fn snap_ram_writer_place(SnapRAMWriter *w, uint64_t page,
-                                         unsigned *nb_pages)
+void *coroutine_fn snap_ram_writer_reserve(SnapRAMWriter *w, uint64_t page,
+                                           unsigned *nb_pages)
 {
     OpenBuffer *open = open_buffer(w, page);
     unsigned first = page - open->first_page;
@@ -282,10 +282,10 @@ void *coroutine_fn snap_ram_writer_place(SnapRAMWriter *w, uint64_t page,
     return page_data(w, open, page);
 }
 
-unsigned coroutine_fn snap_ram_writer_place_several(SnapRAMWriter *w,
-                                                    const uint64_t *pages,
-                                                    unsigned nb_pages,
-                                                    QEMUIOVector *qiov)
+unsigned coroutine_fn snap_ram_writer_reserve_several(SnapRAMWriter *w,
+                                                      const uint64_t *pages,
+                                                      unsigned nb_pages,
+                                                      QEMUIOVector *qiov)
 {
     size_t page_size = snap_layout_page_size(w->layout);
     OpenBuffer *open = open_buffer(w, pages[0]);
@@ -305,7 +305,7 @@ unsigned coroutine_fn snap_ram_writer_place_several(SnapRAMWriter *w,
     return i;
 }
 
-/* The page that the sweep comes to next; behind the last one it starts anew. */
+/* The page that the sweep comes to next; after the last one it wraps around. */
 static uint64_t next_missing(const SnapRAMWriter *w)
 {
     uint64_t nb_pages = w->layout->nb_pages;
@@ -315,7 +315,7 @@ static uint64_t next_missing(const SnapRAMWriter *w)
 }
 
 /*
- * A page that is not the next one still missing was asked for by a write of
+ * A page that is not the next one still missing was requested by a write of
  * the guest (migration/ram.c:get_queued_page): it belongs to its working set.
  */
 static int coroutine_fn note_arrival(SnapRAMWriter *w, uint64_t page,
@@ -339,9 +339,9 @@ static int coroutine_fn note_arrival(SnapRAMWriter *w, uint64_t page,
     return ret;
 }
 
-/* Enter a page into the books, with or without data. */
-static int coroutine_fn account(SnapRAMWriter *w, uint64_t page, bool has_data,
-                                Error **errp)
+/* Count a page, with or without data. */
+static int coroutine_fn count_page(SnapRAMWriter *w, uint64_t page,
+                                   bool has_data, Error **errp)
 {
     SnapRAMBlock *block = snap_layout_block_of(w->layout, page);
     int ret = 0;
@@ -367,19 +367,19 @@ static int coroutine_fn account(SnapRAMWriter *w, uint64_t page, bool has_data,
     return ret;
 }
 
-/* Enter a page into table and books, and see how earlier writes went. */
-static int coroutine_fn enter(SnapRAMWriter *w, uint64_t page, uint64_t entry,
-                              Error **errp)
+/* Record a page in the table, count it, and check earlier writes. */
+static int coroutine_fn record_page(SnapRAMWriter *w, uint64_t page,
+                                    uint64_t entry, Error **errp)
 {
     int ret = snap_table_set(w->page_table, page, entry, errp);
 
     if (!ret) {
-        ret = account(w, page, entry != SNAP_PAGE_ZERO, errp);
+        ret = count_page(w, page, entry != SNAP_PAGE_ZERO, errp);
     }
     return ret < 0 ? ret : write_status(w, errp);
 }
 
-/* The buffer that @page was placed in: it is held, and so still open. */
+/* The buffer that @page was reserved in: it is held, and so still open. */
 static OpenBuffer *held_buffer(SnapRAMWriter *w, uint64_t page)
 {
     OpenBuffer *open = find_open(w, page);
@@ -399,39 +399,41 @@ void coroutine_fn snap_ram_writer_cancel(SnapRAMWriter *w, uint64_t page)
     release(w, held_buffer(w, page));
 }
 
-static int coroutine_fn add(SnapRAMWriter *w, OpenBuffer *open, uint64_t page,
-                            Error **errp)
+static int coroutine_fn commit_page(SnapRAMWriter *w, OpenBuffer *open,
+                                    uint64_t page, Error **errp)
 {
     size_t page_size = snap_layout_page_size(w->layout);
     const uint8_t *data = page_data(w, open, page);
 
     set_bit(page - open->first_page, open->present);
-    return enter(w, page, buffer_is_zero(data, page_size) ? SNAP_PAGE_ZERO :
-                          snap_page_entry(data, page_size), errp);
+    return record_page(w, page, buffer_is_zero(data, page_size) ?
+                                SNAP_PAGE_ZERO :
+                                snap_page_entry(data, page_size), errp);
 }
 
-int coroutine_fn snap_ram_writer_add(SnapRAMWriter *w, uint64_t page,
-                                     unsigned nb_pages, Error **errp)
+int coroutine_fn snap_ram_writer_commit(SnapRAMWriter *w, uint64_t page,
+                                        unsigned nb_pages, Error **errp)
 {
     OpenBuffer *open = held_buffer(w, page);
     int ret = 0;
 
     for (unsigned i = 0; i < nb_pages && !ret; i++) {
-        ret = add(w, open, page + i, errp);
+        ret = commit_page(w, open, page + i, errp);
     }
     release(w, open);
     return ret;
 }
 
-int coroutine_fn snap_ram_writer_add_several(SnapRAMWriter *w,
-                                             const uint64_t *pages,
-                                             unsigned nb_pages, Error **errp)
+int coroutine_fn snap_ram_writer_commit_several(SnapRAMWriter *w,
+                                                const uint64_t *pages,
+                                                unsigned nb_pages,
+                                                Error **errp)
 {
     OpenBuffer *open = held_buffer(w, pages[0]);
     int ret = 0;
 
     for (unsigned i = 0; i < nb_pages && !ret; i++) {
-        ret = add(w, open, pages[i], errp);
+        ret = commit_page(w, open, pages[i], errp);
     }
     release(w, open);
     return ret;
@@ -441,14 +443,14 @@ int coroutine_fn snap_ram_writer_add_zero(SnapRAMWriter *w, uint64_t page,
                                           Error **errp)
 {
     if (test_bit(page, w->stored)) {
-        /* What was stored must not come back, so zeroes are stored instead. */
+        /* Overwrite the stale data with zeroes. */
         unsigned nb_pages = 1;
-        void *place = snap_ram_writer_place(w, page, &nb_pages);
+        void *room = snap_ram_writer_reserve(w, page, &nb_pages);
 
-        memset(place, 0, snap_layout_page_size(w->layout));
-        return snap_ram_writer_add(w, page, nb_pages, errp);
+        memset(room, 0, snap_layout_page_size(w->layout));
+        return snap_ram_writer_commit(w, page, nb_pages, errp);
     }
-    return enter(w, page, SNAP_PAGE_ZERO, errp);
+    return record_page(w, page, SNAP_PAGE_ZERO, errp);
 }
 
 int coroutine_fn snap_ram_writer_flush(SnapRAMWriter *w, Error **errp)

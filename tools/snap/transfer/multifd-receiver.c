@@ -116,15 +116,15 @@ static int coroutine_fn receive_pages(Channel *c, Error **errp)
         int ret;
 
         qemu_iovec_reset(&c->qiov);
-        nb = snap_ram_writer_place_several(ram, c->pages + done,
-                                           c->packet.nb_normal - done,
-                                           &c->qiov);
+        nb = snap_ram_writer_reserve_several(ram, c->pages + done,
+                                             c->packet.nb_normal - done,
+                                             &c->qiov);
         if (qio_channel_readv_all(c->ioc, c->qiov.iov, c->qiov.niov,
                                   errp) < 0) {
             snap_ram_writer_cancel(ram, c->pages[done]);
             return -EIO;
         }
-        ret = snap_ram_writer_add_several(ram, c->pages + done, nb, errp);
+        ret = snap_ram_writer_commit_several(ram, c->pages + done, nb, errp);
         if (ret < 0) {
             return ret;
         }

@@ -238,7 +238,7 @@ static int coroutine_fn save_pages(SnapSave *s, const SnapEvent *event,
     } else {
         /* Other channels may place pages as well. */
         unsigned nb_pages = s->multifd ? 1 : UINT_MAX;
-        void *buf = snap_ram_writer_place(s->ram, page, &nb_pages);
+        void *buf = snap_ram_writer_reserve(s->ram, page, &nb_pages);
 
         s->reading = true;
         ret = snap_stream_read_pages(s->reader, buf, &nb_pages, errp);
@@ -247,7 +247,7 @@ static int coroutine_fn save_pages(SnapSave *s, const SnapEvent *event,
             snap_ram_writer_cancel(s->ram, page);
             return ret;
         }
-        ret = snap_ram_writer_add(s->ram, page, nb_pages, errp);
+        ret = snap_ram_writer_commit(s->ram, page, nb_pages, errp);
     }
     s->ram_dirty = true;
     if (!s->return_path) {

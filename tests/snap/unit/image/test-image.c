@@ -299,9 +299,9 @@ static void coroutine_fn test_data_of_zeroes(Snapshot *s)
 {
     unsigned nb_pages = 1;
 
-    memset(snap_ram_writer_place(s->ram, 3, &nb_pages), 0,
+    memset(snap_ram_writer_reserve(s->ram, 3, &nb_pages), 0,
            snap_layout_page_size(&s->layout));
-    snap_ram_writer_add(s->ram, 3, nb_pages, &error_abort);
+    snap_ram_writer_commit(s->ram, 3, nb_pages, &error_abort);
     s->model[3] = ZERO;
     commit(s);
     assert_snapshot(s);
@@ -420,8 +420,8 @@ static void coroutine_fn hold(Snapshot *s, Held *held, const uint64_t *pages,
 {
     held->pages = pages;
     qemu_iovec_init(&held->qiov, nb_pages);
-    held->nb_pages = snap_ram_writer_place_several(s->ram, pages, nb_pages,
-                                                   &held->qiov);
+    held->nb_pages = snap_ram_writer_reserve_several(s->ram, pages, nb_pages,
+                                                     &held->qiov);
     g_assert_cmpuint(held->nb_pages, >, 0);
     g_assert_cmpuint(held->nb_pages, <=, nb_pages);
     g_assert_cmpuint(held->qiov.size, ==,
@@ -440,8 +440,8 @@ static int coroutine_fn try_add_held(Snapshot *s, Held *held, uint32_t seed,
         s->model[held->pages[i]] = seed + i;
     }
     qemu_iovec_destroy(&held->qiov);
-    return snap_ram_writer_add_several(s->ram, held->pages, held->nb_pages,
-                                       errp);
+    return snap_ram_writer_commit_several(s->ram, held->pages, held->nb_pages,
+                                          errp);
 }
 
 static void coroutine_fn add_held(Snapshot *s, Held *held, uint32_t seed)
@@ -576,7 +576,7 @@ static void coroutine_fn test_hold_again(Snapshot *s)
     hold(s, &held, pages, 4);
     qemu_iovec_memset(&held.qiov, 0, 0, held.qiov.size);
     qemu_iovec_destroy(&held.qiov);
-    snap_ram_writer_add_several(s->ram, pages, 4, &error_abort);
+    snap_ram_writer_commit_several(s->ram, pages, 4, &error_abort);
     for (unsigned i = 0; i < 4; i++) {
         s->model[pages[i]] = ZERO;
     }
@@ -760,7 +760,7 @@ static uint8_t *coroutine_fn place(Snapshot *s, uint64_t page,
                                    unsigned *nb_pages)
 {
     unsigned wanted = *nb_pages;
-    uint8_t *data = snap_ram_writer_place(s->ram, page, nb_pages);
+    uint8_t *data = snap_ram_writer_reserve(s->ram, page, nb_pages);
 
     g_assert_cmpuint(*nb_pages, >, 0);
     g_assert_cmpuint(*nb_pages, <=, wanted);
@@ -777,8 +777,8 @@ static void coroutine_fn fill_and_add(Snapshot *s, uint8_t *data,
         fill_page(s, data + ((size_t)i << s->layout.page_bits), seed + i);
         s->model[page + i] = seed + i;
     }
-    g_assert_cmpint(snap_ram_writer_add(s->ram, page, nb_pages, &error_abort),
-                    ==, 0);
+    g_assert_cmpint(snap_ram_writer_commit(s->ram, page, nb_pages,
+                                           &error_abort), ==, 0);
 }
 
 /* Send up to @nb_pages of a run; returns how many there was room for. */
@@ -797,7 +797,7 @@ static void coroutine_fn assert_room(Snapshot *s, uint64_t page,
 {
     unsigned room = wanted;
 
-    snap_ram_writer_place(s->ram, page, &room);
+    snap_ram_writer_reserve(s->ram, page, &room);
     g_assert_cmpuint(room, ==, expected);
     snap_ram_writer_cancel(s->ram, page);
 }
@@ -898,7 +898,7 @@ static void coroutine_fn test_run_again(Snapshot *s)
     data = place(s, 11, &room);
     memset(data, 0, 4 * 4096);
     fill_page(s, data + 4096, DATA + 20);
-    snap_ram_writer_add(s->ram, 11, 4, &error_abort);
+    snap_ram_writer_commit(s->ram, 11, 4, &error_abort);
     s->model[11] = s->model[13] = s->model[14] = ZERO;
     s->model[12] = DATA + 20;
     commit(s);
@@ -1043,7 +1043,7 @@ static void coroutine_fn test_run_error(Snapshot *s)
         uint8_t *data = place(s, page, &room);
 
         fill_page(s, data, DATA);
-        assert_failed(snap_ram_writer_add(s->ram, page, 1, &err), -ENOSPC,
+        assert_failed(snap_ram_writer_commit(s->ram, page, 1, &err), -ENOSPC,
                       &err);
     }
     snap_ram_writer_abort(s->ram);

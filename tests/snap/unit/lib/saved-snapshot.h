@@ -68,8 +68,8 @@ static inline int coroutine_fn try_send(Snapshot *s, uint64_t page,
     if (seed == ZERO) {
         return snap_ram_writer_add_zero(s->ram, page, errp);
     }
-    fill_page(s, snap_ram_writer_place(s->ram, page, &nb_pages), seed);
-    return snap_ram_writer_add(s->ram, page, nb_pages, errp);
+    fill_page(s, snap_ram_writer_reserve(s->ram, page, &nb_pages), seed);
+    return snap_ram_writer_commit(s->ram, page, nb_pages, errp);
 }
 
 static inline void coroutine_fn send_page(Snapshot *s, uint64_t page,

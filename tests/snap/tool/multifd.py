@@ -414,8 +414,8 @@ class Channels(Hostile):
     def test_bad_init(self):
         good = self.channels[0][64:]
         for data, cause in ((init(0, magic=0x44332211) + good,
-                             'not a channel'),
-                            (self.main, 'not a channel'),
+                             'in multifd handshake'),
+                            (self.main, 'in multifd handshake'),
                             (init(0, version=2) + good, 'version 2'),
                             (init(0)[:20], 'end-of-file'),
                             (b'x', 'end-of-file')):
@@ -427,7 +427,7 @@ class Channels(Hostile):
 
     def bad_packets(self):
         return (
-            (head(magic=1), 'not a packet'),
+            (head(magic=1), 'magic 0x00000001 in multifd packet'),
             (head(version=3), 'version 3'),
             (head(flags=2), 'multifd-compression'),
             (head(flags=32), 'multifd-compression'),

@@ -276,7 +276,7 @@ static bool transport_init_fd(SnapTransport *transport, const char *number,
 
     /* qemu_strtoi() would take white space and a sign as well. */
     if (!qemu_isdigit(number[0]) || qemu_strtoi(number, NULL, 10, &fd) < 0) {
-        error_setg(errp, "a descriptor is a number");
+        error_setg(errp, "Invalid descriptor number '%s'", number);
         return false;
     }
     if (fstat(fd, &st) < 0) {
@@ -444,7 +444,8 @@ static bool transport_init(SnapTransport *transport, const char *uri,
     if (strstart(uri, "fd:", &rest)) {
         return transport_init_fd(transport, rest, errp);
     }
-    error_setg(errp, "a channel is unix:PATH[,server=on|off] or fd:N");
+    error_setg(errp, "Unknown channel, expected unix:PATH[,server=on|off] or "
+               "fd:N");
     return false;
 }
 

@@ -48,7 +48,7 @@ static bool check(const uint8_t *data, size_t length, const SnapHeader *header,
     if (length < SNAP_WORKING_SET_HEAD + 8 ||
         memcmp(data + W_MAGIC, MAGIC, strlen(MAGIC)) ||
         ldl_be_p(data + W_VERSION) != VERSION) {
-        error_setg(errp, "Not a working set that is known");
+        error_setg(errp, "Not a working set, or an unsupported version of one");
         return false;
     }
     if (length > SNAP_MAX_WORKING_SET_BYTES ||
@@ -112,7 +112,8 @@ static int read_file(const char *path, GByteArray *data, Error **errp)
     }
     close(fd);
     if (!done) {
-        error_setg(errp, "'%s' cannot be read, or is no working set", path);
+        error_setg(errp, "Could not read '%s', or it is not a working set",
+                   path);
         return -EIO;
     }
     return 1;

@@ -288,7 +288,7 @@ int coroutine_fn snap_demand_request(SnapDemand *d, int block, uint64_t offset,
     d->last_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     for (uint64_t done = 0; done < length; done += host_page) {
         if (d->requested.nb_waiting == SNAP_DEMAND_MAX_WAITING) {
-            error_setg(errp, "The destination asks for too many pages at once");
+            error_setg(errp, "The destination requests too many pages at once");
             return -ENOBUFS;
         }
         request_host_page(d, block, offset + done, host_page);

@@ -238,8 +238,8 @@ static int handle_bitmap(SnapPostcopy *pc, SnapReturnEvent *event,
     uint64_t nb_received;
 
     if (event->block != pc->awaited_bitmap) {
-        error_setg(errp, "The destination sends a bitmap that nobody has "
-                   "asked for");
+        error_setg(errp, "The destination sent a bitmap that was not "
+                   "requested");
         return -EINVAL;
     }
     nb_received = snap_page_map_received(&pc->map, event->block,
@@ -251,11 +251,13 @@ static int handle_bitmap(SnapPostcopy *pc, SnapReturnEvent *event,
 
 static int handle_resume_ack(SnapPostcopy *pc, uint32_t value, Error **errp)
 {
-    if (!pc->awaits_resumption || value != RESUME_ACK) {
-        error_setg(errp, pc->awaits_resumption ?
-                   "The destination cannot go on (%" PRIu32 ")" :
-                   "The destination goes on with what was not broken off (%"
-                   PRIu32 ")", value);
+    if (!pc->awaits_resumption) {
+        error_setg(errp, "Unexpected RESUME_ACK (%" PRIu32 ")", value);
+        return -EINVAL;
+    }
+    if (value != RESUME_ACK) {
+        error_setg(errp, "The destination cannot resume (RESUME_ACK %" PRIu32
+                   ")", value);
         return -EINVAL;
     }
     pc->awaits_resumption = false;

@@ -62,11 +62,12 @@ static int check_version(uint32_t magic, uint32_t version, const char *what,
                          Error **errp)
 {
     if (be32_to_cpu(magic) != MAGIC) {
-        error_setg(errp, "Not %s of multifd", what);
+        error_setg(errp, "Bad magic 0x%08x in multifd %s", be32_to_cpu(magic),
+                   what);
         return -EINVAL;
     }
     if (be32_to_cpu(version) != VERSION) {
-        error_setg(errp, "multifd of version %u is not supported",
+        error_setg(errp, "multifd version %u is not supported",
                    be32_to_cpu(version));
         return -ENOTSUP;
     }
@@ -80,7 +81,7 @@ int snap_multifd_decode_init(const uint8_t buf[SNAP_MULTIFD_INIT_SIZE],
     int ret;
 
     memcpy(&init, buf, sizeof(init));
-    ret = check_version(init.magic, init.version, "a channel", errp);
+    ret = check_version(init.magic, init.version, "handshake", errp);
     return ret < 0 ? ret : init.channel;
 }
 
@@ -142,16 +143,15 @@ static int decode_counts(const Head *head, SnapMultifdPacket *packet,
     uint32_t nb_zero = be32_to_cpu(head->nb_zero);
 
     if (nb_normal > max || nb_zero > max - nb_normal) {
-        error_setg(errp, "Packet of %u and %u pages, more than %u, in the "
-                   "migration stream", nb_normal, nb_zero, max);
+        error_setg(errp, "multifd packet has %u normal and %u zero pages, more "
+                   "than %u", nb_normal, nb_zero, max);
         return -EINVAL;
     }
     /* Nothing was sent of what QEMU before 9.0 says here if there is none. */
     if (nb_normal &&
         be32_to_cpu(head->data_size) != nb_normal << layout->page_bits) {
-        error_setg(errp, "Packet of %u pages with %u bytes of data in the "
-                   "migration stream", nb_normal,
-                   be32_to_cpu(head->data_size));
+        error_setg(errp, "multifd packet of %u pages has %u bytes of data",
+                   nb_normal, be32_to_cpu(head->data_size));
         return -EINVAL;
     }
     packet->nb_normal = nb_normal;
@@ -168,18 +168,21 @@ static int decode_pages(const Head *head, SnapMultifdPacket *packet,
     memcpy(name, head->block, BLOCK_NAME_SIZE);
     packet->block = snap_layout_find(layout, name, -1);
     if (packet->block < 0) {
-        error_setg(errp, "Packet of an unknown RAM block in the migration "
-                   "stream");
+        error_setg(errp, "multifd packet of an unknown RAM block");
         return -EINVAL;
     }
     block = &layout->blocks[packet->block];
     for (unsigned i = 0; i < packet->nb_normal + packet->nb_zero; i++) {
         uint64_t offset = be64_to_cpu(head->offsets[i]);
 
-        if (offset >= block->length ||
-            (offset & (snap_layout_page_size(layout) - 1))) {
+        if (offset >= block->length) {
+            error_setg(errp, "Page at offset 0x%" PRIx64 " lies outside RAM "
+                       "block '%s'", offset, block->name);
+            return -EINVAL;
+        }
+        if (offset & (snap_layout_page_size(layout) - 1)) {
             error_setg(errp, "Page at offset 0x%" PRIx64 " of RAM block '%s' "
-                       "in the migration stream", offset, block->name);
+                       "is unaligned", offset, block->name);
             return -EINVAL;
         }
         packet->offsets[i] = offset;
@@ -192,7 +195,7 @@ int snap_multifd_decode(const uint8_t *buf, SnapMultifdPacket *packet,
 {
     const Head *head = (const Head *)buf;
     uint32_t flags = be32_to_cpu(head->flags);
-    int ret = check_version(head->magic, head->version, "a packet", errp);
+    int ret = check_version(head->magic, head->version, "packet", errp);
 
     if (ret < 0) {
         return ret;
@@ -202,10 +205,13 @@ int snap_multifd_decode(const uint8_t *buf, SnapMultifdPacket *packet,
                    "migration parameter 'multifd-compression' to 'none'");
         return -ENOTSUP;
     }
+    if (flags & FLAG_DEVICE_STATE) {
+        error_setg(errp, "Device state over multifd is not supported");
+        return -ENOTSUP;
+    }
     if (flags & ~FLAG_SYNC) {
-        error_setg(errp, flags & FLAG_DEVICE_STATE ?
-                   "Device state over multifd is not supported" :
-                   "Unknown packet of multifd in the migration stream");
+        error_setg(errp, "Unknown flags 0x%x in multifd packet",
+                   flags & ~FLAG_SYNC);
         return -ENOTSUP;
     }
     packet->sync = flags & FLAG_SYNC;

@@ -208,8 +208,8 @@ static uint8_t *extend(SnapStreamReader *r, GByteArray *array, size_t length,
     size_t start = array->len;
 
     if (start > max || length > max - start) {
-        error_setg(errp, "Too many bytes in %s of the migration stream",
-                   r->context);
+        error_setg(errp, "The migration stream has more than %zu bytes in %s",
+                   max, r->context);
         return NULL;
     }
     g_byte_array_set_size(array, start + length);
@@ -343,8 +343,8 @@ static int coroutine_fn parse_machine(SnapStreamReader *r, Error **errp)
     }
     length = ldl_be_p(p + 1);
     if (length > MAX_MACHINE_NAME) {
-        error_setg(errp, "Machine type name of %u bytes in the migration "
-                   "stream", length);
+        error_setg(errp, "Machine type name is too long (%u bytes, at most %d)",
+                   length, MAX_MACHINE_NAME);
         return -EINVAL;
     }
     ret = read_configuration(r, length, &p, errp);
@@ -489,8 +489,8 @@ static int coroutine_fn read_footer(SnapStreamReader *r, uint32_t id,
     int ret = check_input(r, errp);
 
     if (!ret && (type != QEMU_VM_SECTION_FOOTER || footer_id != id)) {
-        error_setg(errp, "Section %u of the migration stream has no footer",
-                   id);
+        error_setg(errp, "Missing or mismatched footer of section %u in the "
+                   "migration stream", id);
         ret = -EINVAL;
     }
     return ret;
@@ -522,8 +522,7 @@ static int coroutine_fn parse_ram_start(SnapStreamReader *r, uint32_t id,
         return ret;
     }
     if ((word & mask) != RAM_SAVE_FLAG_MEM_SIZE) {
-        error_setg(errp, "RAM does not start with its size in the migration "
-                   "stream");
+        error_setg(errp, "RAM's START section does not begin with MEM_SIZE");
         return -EINVAL;
     }
     ret = parse_blocks(r, word & ~mask, errp);
@@ -590,7 +589,8 @@ static int coroutine_fn parse_record_block(SnapStreamReader *r, uint64_t flags,
             return -EINVAL;
         }
     } else if (r->block < 0) {
-        error_setg(errp, "Page without a RAM block in the migration stream");
+        error_setg(errp, "Page record continues a RAM block, but none was "
+                   "named before");
         return -EINVAL;
     }
     if (offset >= r->layout.blocks[r->block].length) {
@@ -874,6 +874,28 @@ static int coroutine_fn parse_iteration(SnapStreamReader *r, uint8_t type,
            copy_section(r, r->deferred, id, errp);
 }
 
+/* Names as in migration/savevm.c:enum qemu_vm_cmd. */
+static int unsupported_command(unsigned command, Error **errp)
+{
+    static const char *const names[] = {
+        [SNAP_CMD_OPEN_RETURN_PATH] = "OPEN_RETURN_PATH",
+        [SNAP_CMD_PING]             = "PING",
+        [SNAP_CMD_POSTCOPY_ADVISE]  = "POSTCOPY_ADVISE",
+        [SNAP_CMD_POSTCOPY_LISTEN]  = "POSTCOPY_LISTEN",
+        [SNAP_CMD_POSTCOPY_RUN]     = "POSTCOPY_RUN",
+        [SNAP_CMD_RAM_DISCARD]      = "POSTCOPY_RAM_DISCARD",
+        [SNAP_CMD_PACKAGED]         = "PACKAGED",
+        [SNAP_CMD_POSTCOPY_RESUME]  = "POSTCOPY_RESUME",
+        [SNAP_CMD_RECV_BITMAP]      = "RECV_BITMAP",
+        [SNAP_CMD_SWITCHOVER_START] = "SWITCHOVER_START",
+    };
+    const char *name = command < ARRAY_SIZE(names) ? names[command] : NULL;
+
+    error_setg(errp, "Command %u (%s) in the migration stream is not supported",
+               command, name ?: "unknown");
+    return -ENOTSUP;
+}
+
 static int coroutine_fn parse_command(SnapStreamReader *r, SnapEvent *event,
                                       Error **errp)
 {
@@ -888,12 +910,7 @@ static int coroutine_fn parse_command(SnapStreamReader *r, SnapEvent *event,
     }
     if (length > sizeof(data)) {
         ret = check_input(r, errp);
-        if (!ret) {
-            error_setg(errp, "Command %u in the migration stream is not "
-                       "supported", command);
-            ret = -ENOTSUP;
-        }
-        return ret;
+        return ret < 0 ? ret : unsupported_command(command, errp);
     }
     snap_input_read(r->input, data, length);
     ret = check_input(r, errp);
@@ -912,9 +929,7 @@ static int coroutine_fn parse_command(SnapStreamReader *r, SnapEvent *event,
                command == SNAP_CMD_SWITCHOVER_START) {
         /* Possibilities of the source that a complete precopy does not use. */
     } else {
-        error_setg(errp, "Command %u in the migration stream is not supported",
-                   command);
-        return -ENOTSUP;
+        return unsupported_command(command, errp);
     }
     return 0;
 }

@@ -139,8 +139,8 @@ static int parse_block(SnapReturnPath *rp, const uint8_t *buf, size_t length,
     if (block < 0) {
         g_autofree char *escaped = g_strescape(name, NULL);
 
-        error_setg(errp, "The destination asks for an unknown RAM block '%s'",
-                   escaped);
+        error_setg(errp, "The destination requests pages of an unknown RAM "
+                   "block '%s'", escaped);
         return -EINVAL;
     }
     return block;
@@ -166,7 +166,8 @@ static int parse_request(SnapReturnPath *rp, unsigned type, const uint8_t *buf,
         rp->last_block = index;
     }
     if (rp->last_block == NO_BLOCK) {
-        error_setg(errp, "The destination asks for a page of no RAM block");
+        error_setg(errp, "Page request continues a RAM block, but none was "
+                   "named before");
         return -EINVAL;
     }
     event->type = SNAP_RP_REQ_PAGES;
@@ -178,14 +179,14 @@ static int parse_request(SnapReturnPath *rp, unsigned type, const uint8_t *buf,
     host_page = snap_host_pages_size(rp->host_pages, event->block);
     if (!event->length || event->offset >= block->length ||
         event->length > block->length - event->offset) {
-        error_setg(errp, "The destination asks for %" PRIu64 " bytes at 0x%"
+        error_setg(errp, "The destination requests %" PRIu64 " bytes at 0x%"
                    PRIx64 ", which are not in RAM block '%s'", event->length,
                    event->offset, block->name);
         return -EINVAL;
     }
     if ((event->offset | event->length) & (host_page - 1)) {
-        error_setg(errp, "The destination asks for %" PRIu64 " bytes at 0x%"
-                   PRIx64 " of RAM block '%s', which are no whole host pages "
+        error_setg(errp, "The destination requests %" PRIu64 " bytes at 0x%"
+                   PRIx64 " of RAM block '%s', which are not whole host pages "
                    "of %" PRIu64 " bytes", event->length, event->offset,
                    block->name, host_page);
         return -EINVAL;
@@ -221,8 +222,8 @@ static int coroutine_fn read_bitmap(SnapReturnPath *rp, SnapReturnEvent *event,
     snap_input_read(rp->input, bitmap, size);
     if (snap_input_get_be64(rp->input) != BITMAP_ENDING &&
         !snap_input_error(rp->input, NULL)) {
-        error_setg(errp, "The bitmap of RAM block '%s' does not end as it "
-                   "should", block->name);
+        error_setg(errp, "The bitmap of RAM block '%s' has a bad end marker",
+                   block->name);
         return -EINVAL;
     }
     ret = check_input(rp, errp);

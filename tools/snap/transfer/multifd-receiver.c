@@ -341,7 +341,7 @@ int coroutine_fn snap_multifd_receiver_sync(SnapMultifdReceiver *r,
     }
     ret = snap_multifd_receiver_status(r, errp);
     if (!ret && r->nb_ended) {
-        error_setg(errp, "A channel of multifd ends too early");
+        error_setg(errp, "A multifd channel ends too early");
         ret = -EIO;
     }
     trace_snap_multifd_receiver_sync(r->nb_waiting);

@@ -277,7 +277,7 @@ static void test_other_version(void)
 
     stl_be_p(data->data + 8, 2);
     seal(data);
-    assert_refused(data, "known");
+    assert_refused(data, "unsupported version");
 }
 
 static void test_other_magic(void)
@@ -286,12 +286,12 @@ static void test_other_magic(void)
 
     memcpy(data->data, "QEMUSNAP", 8);
     seal(data);
-    assert_refused(data, "known");
+    assert_refused(data, "unsupported version");
 }
 
 static void test_no_bytes(void)
 {
-    g_assert_true(is_refused(NULL, 0, "known"));
+    g_assert_true(is_refused(NULL, 0, "unsupported version"));
 }
 
 /* --- files --- */

@@ -342,7 +342,7 @@ static void check_counts(Fixture *f, uint32_t nb_normal, uint32_t nb_zero)
     put_be32(f, AT_NORMAL, nb_normal);
     put_be32(f, AT_DATA_SIZE, nb_normal << f->layout.page_bits);
     put_be32(f, AT_ZERO, nb_zero);
-    assert_refused(f, -EINVAL, "Packet of");
+    assert_refused(f, -EINVAL, "multifd packet has");
 }
 
 static void test_counts(Fixture *f, gconstpointer data)

@@ -451,7 +451,7 @@ static void test_block_name_is_escaped(void)
 
 static void test_no_block_before(void)
 {
-    check_request(NULL, 0, PAGE, "no RAM block");
+    check_request(NULL, 0, PAGE, "none was named");
 }
 
 /* A request with a name of @length bytes, which says that it has @count */

@@ -58,7 +58,7 @@ static const Case cases[] = {
     { "sync-after-nothing-is-refused", { "IS", "ISES" }, 1, 0,
       "multifd channel 1 sent more SYNCs than the main channel" },
     { "end-before-sync-is-refused", { "IPX", "IS" }, 1, 0,
-      "A channel of multifd ends too early" },
+      "A multifd channel ends too early" },
     { "end-after-last-sync", { "ISX", "ISEX" }, 1, 0 },
 };
 

@@ -2,8 +2,8 @@
 /*
  * Pages that the destination waits for, and those around them
  *
- * Takes requests, reads what is asked for with several reads in flight, and
- * has the pages ready for whoever sends them.  All in one AioContext.
+ * Takes requests, reads the requested pages with several reads in flight, and
+ * keeps them ready for whoever sends them.  All in one AioContext.
  */
 
 #ifndef SNAP_POSTCOPY_DEMAND_H
@@ -18,11 +18,11 @@ typedef struct SnapDemand SnapDemand;
 
 /**
  * SnapFetch: pages that are ready to be sent
- * @first, @nb_pages: which; one host page where it was asked for
- * @request_ns: QEMU_CLOCK_REALTIME when it was asked for
- * @piece: the pages; without data and entries where the host page is larger
- *         than SNAP_DEMAND_MAX_READ: the taker has to read it
- * @ret, @err: where they could not be read
+ * @first, @nb_pages: which; one host page if it was requested
+ * @request_ns: QEMU_CLOCK_REALTIME of the request
+ * @piece: the pages; without data and entries if the host page is larger than
+ *         SNAP_DEMAND_MAX_READ: the taker has to read it
+ * @ret, @err: set if they could not be read
  */
 typedef struct SnapFetch {
     uint64_t first;
@@ -49,7 +49,7 @@ typedef struct SnapFetch {
 SnapDemand *snap_demand_new(SnapImage *image, SnapPageMap *map,
                             SnapPostcopyStats *stats,
                             void (*ready)(void *opaque), void *opaque);
-/* Only where snap_demand_is_quiet(). */
+/* Only if snap_demand_is_quiet(). */
 void snap_demand_free(SnapDemand *demand);
 
 /**
@@ -60,41 +60,41 @@ void snap_demand_set_fault_around(SnapDemand *demand, unsigned nb_pages);
 #define SNAP_DEMAND_MAX_FAULT_AROUND 256
 
 /**
- * snap_demand_record: note the pages that are asked for, in this order
+ * snap_demand_record: record the requested pages, in order
  * @pages: array of uint64_t page numbers, not owned
- * @max_pages: what it may grow to
+ * @max_pages: how many it may hold at most
  */
 void snap_demand_record(SnapDemand *demand, GArray *pages, unsigned max_pages);
 
 /**
- * snap_demand_request: pages are asked for
+ * snap_demand_request: take a request for pages
  * @block: index of the RAM block
  * @offset, @length: whole host pages, within the block
  *
- * Returns: 0; -ENOBUFS with @errp set where too many pages are waited for
+ * Returns: 0; -ENOBUFS with @errp set if too many pages are queued
  */
 int coroutine_fn snap_demand_request(SnapDemand *demand, int block,
                                      uint64_t offset, uint64_t length,
                                      Error **errp);
-/* A destination waits for few pages, for each of its threads one at most. */
+/* A destination waits for few pages: at most one for each of its threads. */
 #define SNAP_DEMAND_MAX_WAITING (64 * KiB)
 
 /**
  * snap_demand_take: take something that is ready
  * @reason: SNAP_PUSH_REQUESTED or SNAP_PUSH_FAULT_AROUND
  *
- * Returns: to be given back by snap_demand_put(); NULL where nothing is ready
+ * Returns: to be given back by snap_demand_put(); NULL if nothing is ready
  */
 SnapFetch *snap_demand_take(SnapDemand *demand, SnapPushReason reason);
 void coroutine_fn snap_demand_put(SnapDemand *demand, SnapFetch *fetch);
 
-/* The same where nothing is to be read any more. */
+/* The same, if nothing more is to be read. */
 void snap_demand_drop(SnapDemand *demand, SnapFetch *fetch);
 
-/* Whether nothing is asked for that was not taken and given back. */
+/* Whether all that was requested has been taken and given back. */
 bool snap_demand_is_idle(const SnapDemand *demand);
 
-/* Whether something that is asked for waits to be read, or is being read. */
+/* Whether a requested page waits to be read, or is being read. */
 bool snap_demand_is_queued(const SnapDemand *demand);
 bool snap_demand_is_reading(const SnapDemand *demand);
 

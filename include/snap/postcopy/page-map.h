@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What has become of each page in a load by postcopy
+ * State of each page in a load by postcopy
  *
- * Pure bookkeeping, three bits a page.  A page must not be placed twice: the
+ * Per-page bitmaps, three bits a page.  A page must not be placed twice: the
  * destination takes that for a failure
  * (migration/postcopy-ram.c:qemu_ufd_copy_ioctl).  So whoever sends a page
  * takes it here first, and does not yield in between.
@@ -14,7 +14,7 @@
 #include "snap/ram/host-pages.h"
 
 /**
- * SnapPageMap: the books
+ * SnapPageMap: per-page bitmaps
  * @layout: RAM blocks, not owned
  * @host_pages: not owned
  * @sent: bit per page: the destination has it, or will read it
@@ -30,7 +30,7 @@ typedef struct SnapPageMap {
 } SnapPageMap;
 
 /**
- * snap_page_map_init: nothing is sent, planned or asked for
+ * snap_page_map_init: start with no page sent, planned or requested
  * @layout, @host_pages: must outlive @map
  *
  * Returns: whether there was memory for it; else @errp is set
@@ -57,10 +57,10 @@ void snap_page_map_plan(SnapPageMap *map, uint64_t first, uint64_t nb_pages);
 /* Take @nb_pages pages, which may have been taken before. */
 void snap_page_map_send(SnapPageMap *map, uint64_t first, uint64_t nb_pages);
 
-/* Take pages back that were sent: their places will be emptied. */
+/* Take pages back that were sent: they will be discarded. */
 void snap_page_map_forget(SnapPageMap *map, uint64_t first, uint64_t nb_pages);
 
-/* Note that @page is asked for. Returns: whether it is for the first time */
+/* Note a request for @page. Returns: whether it is the first one */
 bool snap_page_map_request(SnapPageMap *map, uint64_t page);
 
 /**
@@ -73,18 +73,18 @@ bool snap_page_map_request(SnapPageMap *map, uint64_t page);
  *
  * A host page of which any target page was sent or planned counts as a whole.
  *
- * Returns: false where there are no more
+ * Returns: false if there are no more
  */
 bool snap_page_map_next_unsent(const SnapPageMap *map, int block,
                                uint64_t *offset, uint64_t *length);
 
 /**
- * snap_page_map_received: take over what a destination says it has
+ * snap_page_map_received: take the pages that a destination has as sent
  * @bitmap: of @block, a bit per target page, as the protocol has it: in bytes,
  *          the least significant bit first (migration/ram.c:
  *          ramblock_recv_bitmap_send)
  *
- * Returns: pages that are there
+ * Returns: how many pages it has
  */
 uint64_t snap_page_map_received(SnapPageMap *map, int block,
                                 const uint8_t *bitmap);

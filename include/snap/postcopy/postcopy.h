@@ -21,7 +21,7 @@ typedef struct SnapPostcopy SnapPostcopy;
 /**
  * SnapPostcopyOptions: how to load by postcopy
  * @percent: of the pages with data, what is sent before the guest runs
- * @preempt: send what is asked for on a second connection
+ * @preempt: send requested pages on a second connection
  * @resume: go on with a load that was broken off
  * @resumed: UUID of the snapshot that it was of; null if that was not said
  * @load_records: where to note what is loaded, see snap_load_record_store();
@@ -55,7 +55,7 @@ SnapPostcopy *coroutine_fn
 snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
                   const SnapPostcopyOptions *options, SnapProgress *progress,
                   Error **errp);
-/* Only where snap_postcopy_is_idle(). */
+/* Only if snap_postcopy_is_idle(). */
 void snap_postcopy_free(SnapPostcopy *postcopy);
 
 /**

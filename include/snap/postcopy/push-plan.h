@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * In which order pages are pushed that nobody waits for
+ * The order in which pages are pushed that nobody waits for
  *
  * First a recorded working set, then the pages of the save's arrival list, each
- * with up to 255 pages behind it, then the rest of RAM in order; each of them
- * only where it is wanted.
+ * with up to 255 pages after it, then the rest of RAM in order; each of these
+ * lists only if it is wanted.
  */
 
 #ifndef SNAP_POSTCOPY_PUSH_PLAN_H
@@ -16,7 +16,7 @@
 
 typedef struct SnapPushPlan SnapPushPlan;
 
-/* Whether zero pages are sent, too: they are, or were, requested. */
+/* Whether zero pages are sent, too: only if they are, or were, requested. */
 static inline bool snap_push_sends_zero_pages(SnapPushReason reason)
 {
     return reason == SNAP_PUSH_REQUESTED || reason == SNAP_PUSH_WORKING_SET;

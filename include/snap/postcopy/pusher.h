@@ -16,10 +16,10 @@ typedef struct SnapPusher SnapPusher;
 
 /**
  * SnapPusherOptions: how to push
- * @reasons: bit mask of 1 << SnapPushReason: what to push unasked
- * @fault_around: pages after one that is asked for
- * @rate: bytes a second of pages that nobody has asked for, 0 for no limit
- * @backlog: bytes that may wait in the channel while pages are asked for
+ * @reasons: bit mask of 1 << SnapPushReason: what to push unrequested
+ * @fault_around: pages after a requested one
+ * @rate: bytes a second of unrequested pages, 0 for no limit
+ * @backlog: bytes that may wait in the channel while there are requests
  * @record_ns: for this long, only what is requested is sent
  */
 typedef struct SnapPusherOptions {
@@ -34,8 +34,8 @@ typedef struct SnapPusherOptions {
  * snap_pusher_new: push what @map does not have as sent
  * @image, @map, @transport, @stats, @progress: not owned
  * @writer: of the main channel, not owned
- * @preempt: of the channel for pages that are asked for, not owned; NULL to
- *          send them on the main channel
+ * @preempt: of the channel for requested pages, not owned; NULL to send them on
+ *           the main channel
  */
 SnapPusher *snap_pusher_new(SnapImage *image, SnapPageMap *map,
                             SnapTransport *transport, SnapStreamWriter *writer,
@@ -45,14 +45,14 @@ SnapPusher *snap_pusher_new(SnapImage *image, SnapPageMap *map,
 /* Nothing may be in flight: see snap_pusher_is_idle(). */
 void snap_pusher_free(SnapPusher *pusher);
 
-/* Note the pages that are asked for, as snap_demand_record(). */
+/* Record the requested pages: see snap_demand_record(). */
 void snap_pusher_record(SnapPusher *pusher, GArray *pages, unsigned max_pages);
 
 /* Push @pages first: page numbers, not owned; before snap_pusher_run(). */
 void snap_pusher_set_working_set(SnapPusher *pusher, const uint64_t *pages,
                                  size_t nb_pages);
 
-/* Host pages are asked for: as snap_demand_request(). */
+/* Take a request for host pages: see snap_demand_request(). */
 int coroutine_fn snap_pusher_request(SnapPusher *pusher, int block,
                                      uint64_t offset, uint64_t length,
                                      Error **errp);
@@ -60,8 +60,8 @@ int coroutine_fn snap_pusher_request(SnapPusher *pusher, int block,
 /**
  * snap_pusher_run: push until all that is to be pushed was sent
  *
- * Each batch is a section of its own.  Pages that are asked for go on being
- * served on @preempt afterwards, until snap_pusher_stop().
+ * Each batch is a section of its own.  Requests are still served on @preempt
+ * afterwards, until snap_pusher_stop().
  *
  * Returns: 0; -errno with @errp set
  */

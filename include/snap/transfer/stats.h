@@ -24,12 +24,12 @@ typedef enum SnapPushReason {
  * SnapPostcopyStats: numbers of a load by postcopy
  * @active: it was one
  * @run_ns, @complete_ns: QEMU_CLOCK_REALTIME when the destination had loaded
- *                        the devices, and all; 0 where it did not get there
+ *                        the devices, and all; 0 if it did not get there
  * @sent: pages that were sent, for each reason
- * @zero_requested: zero pages among those that were asked for
+ * @zero_requested: zero pages among the requested ones
  * @requests: pages in all requests
  * @already_sent: of these, pages that had been sent before
- * @duplicate: of these, pages that were asked for again while they were queued
+ * @duplicate: of these, pages that were requested again while they were queued
  * @latency: microseconds from when a request was read to when the page was
  *           handed to the channel
  */

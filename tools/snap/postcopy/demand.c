@@ -14,7 +14,7 @@
 #define MAX_REQUESTED    16
 #define MAX_FAULT_AROUND 8
 
-/* What is around older requests than these is given up. */
+/* Fault-around of older requests than these is dropped. */
 #define MAX_FAULT_AROUND_WAITING 32
 
 /* Requests go all over RAM: 8 MiB, for 4 GiB of it. */
@@ -40,7 +40,7 @@ struct SnapDemand {
     void (*ready)(void *opaque);
     void *opaque;
 
-    /* set by the user of it */
+    /* set by the user */
     unsigned fault_around_pages;
     GArray *record;
     unsigned max_record;
@@ -157,7 +157,7 @@ static SnapFetch *fetch_new(SnapDemand *d, int block, uint64_t offset,
     return fetch;
 }
 
-/* The pages behind a host page that is asked for, up to one that was sent. */
+/* Queue the pages after a requested host page, up to one that was sent. */
 static void add_fault_around(SnapDemand *d, const SnapFetch *request)
 {
     const SnapRAMRun *run = &request->run;
@@ -183,7 +183,7 @@ static void add_fault_around(SnapDemand *d, const SnapFetch *request)
     d->fault_around.nb_waiting++;
 }
 
-/* There is no use in pages around requests of long ago. */
+/* Fault-around for old requests is stale: drop it. */
 static void drop_old_fault_around(SnapDemand *d)
 {
     while (d->fault_around.nb_waiting > MAX_FAULT_AROUND_WAITING) {
@@ -243,7 +243,7 @@ static void coroutine_fn worker_entry(void *opaque)
     g_free(worker);
 }
 
-/* Start to read what waits, as far as that is allowed. */
+/* Start to read what waits, up to the limit of the queue. */
 static void coroutine_fn start_reading(SnapDemand *d, Queue *queue)
 {
     while (!QTAILQ_EMPTY(&queue->waiting) &&

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What has become of each page in a load by postcopy
+ * State of each page in a load by postcopy
  */
 
 #include "qemu/osdep.h"
@@ -92,7 +92,7 @@ bool snap_page_map_next_unsent(const SnapPageMap *map, int block,
         taken = find_next_bit(map->planned, end, b->first_page + in_block) -
                 b->first_page;
         if (taken < in_block + targets) {
-            /* some of the host page was */
+            /* some of the host page was sent or planned */
             page = b->first_page + in_block + targets;
             continue;
         }

@@ -17,7 +17,7 @@
 #include "snap/trace.h"
 
 /*
- * What the destination is asked to echo, when it has got there: it has taken
+ * What the destination is asked to echo once it has got there: it has taken
  * the configuration, agreed to postcopy, found its RAM in that of the snapshot,
  * loaded the devices.  QEMU itself uses 3 for the last one
  * (migration/migration.c:postcopy_start).
@@ -36,12 +36,12 @@ enum {
 #define PRECOPY_PIECE_SIZE (2 * MiB)
 
 /*
- * QEMU 7.2 and before wait for the end of the second channel; later ones do
- * not, and may ask for pages up to the end.
+ * QEMU 7.2 and before wait for the end of the preempt channel; later ones do
+ * not, and may request pages up to the end.
  */
 #define PREEMPT_IDLE_NS (1 * NANOSECONDS_PER_SECOND)
 
-/* How long to listen to a destination that takes no more. */
+/* How long to read the return path of a destination that takes no more. */
 #define DRAIN_NS (1 * NANOSECONDS_PER_SECOND)
 
 /*
@@ -63,7 +63,7 @@ struct SnapPostcopy {
     const SnapPostcopyOptions *options;
     SnapProgress *progress;
     SnapStreamWriter *writer;
-    SnapStreamWriter *preempt;      /* NULL without a second channel */
+    SnapStreamWriter *preempt;      /* NULL without a preempt channel */
     SnapResumption *resumption;     /* NULL if nothing is remembered */
     QEMUTimer *confirm_timer;       /* likewise */
     SnapPostcopyStats *stats;
@@ -290,7 +290,7 @@ static int coroutine_fn handle_event(SnapPostcopy *pc, SnapReturnEvent *event,
             return snap_pusher_request(pc->pusher, event->block, event->offset,
                                        event->length, errp);
         }
-        /* Behind the end, QEMU fills what is missing with zeroes. */
+        /* After the end, QEMU fills missing pages with zeroes. */
         note_late_request(pc, event);
         return 0;
     case SNAP_RP_RECV_BITMAP:
@@ -319,14 +319,14 @@ static void coroutine_fn return_path_entry(void *opaque)
             ret = handled < 0 ? handled : ret;
             wake(pc);
             if (++nb_events % MAX_EVENTS_AT_ONCE == 0) {
-                /* Others have work to do, whatever more there is to read. */
+                /* Let others work, however much more there is to read. */
                 snap_task_pause();
             }
         }
     }
     pc->rp_ret = MIN(ret, 0);
     pc->rp_over = true;
-    /* The end of it is a failure, unless it comes at the end of the load. */
+    /* Its end is a failure, unless it comes at the end of the load. */
     snap_pusher_stop(pc->pusher, pc->shut && pc->sent_end ? 0 : ECONNABORTED);
     wake(pc);
 }
@@ -357,7 +357,7 @@ static bool sends_whole(const SnapPostcopy *pc, const SnapRAMPiece *piece)
     return snap_host_pages_targets(&pc->host_pages, piece->block) > 1;
 }
 
-/* Take a piece into the books: what it has must not be sent again. */
+/* Mark the pages of a piece as sent: they must not be sent again. */
 static void note_precopied(SnapPostcopy *pc, const SnapRAMPiece *piece)
 {
     const SnapLayout *layout = pc->map.layout;
@@ -471,8 +471,8 @@ static uint64_t coroutine_fn discard_block(SnapPostcopy *pc, int block)
 }
 
 /*
- * The destination's memory may hold something where no page was sent: stale
- * data, or zeroes of transparent huge pages, which no page could be placed
+ * The destination's memory may hold something for pages not sent: stale data,
+ * or zeroes of transparent huge pages, which no page could be placed
  * over.  QEMU also needs one such command at least
  * (migration/postcopy-ram.c:postcopy_ram_prepare_discard).
  */
@@ -639,7 +639,7 @@ static void start_record(SnapPostcopy *pc)
     }
 }
 
-/* Also of a load that was broken off: what was asked for stays true. */
+/* Also of a load that was broken off: what was requested stays true. */
 static int store_record(SnapPostcopy *pc, int ret, Error **errp)
 {
     Error *err = NULL;
@@ -668,7 +668,7 @@ static int coroutine_fn send_end(SnapPostcopy *pc, Error **errp)
     return snap_stream_flush(pc->writer, errp);
 }
 
-/* End the second channel, when nothing was asked for in a while. */
+/* End the preempt channel once there were no requests for a while. */
 static int coroutine_fn end_preempt(SnapPostcopy *pc, Error **errp)
 {
     uint64_t nb_requests;
@@ -691,7 +691,7 @@ static int coroutine_fn end_preempt(SnapPostcopy *pc, Error **errp)
     return snap_stream_flush(pc->preempt, errp);
 }
 
-/* The destination has all, and says so when it has looked at it. */
+/* The destination has everything, and confirms it once it is processed. */
 static int coroutine_fn wait_for_end(SnapPostcopy *pc, Error **errp)
 {
     int ret = pc->preempt ? end_preempt(pc, errp) : 0;
@@ -727,7 +727,7 @@ static void coroutine_fn work_entry(void *opaque)
     wake(pc);
 }
 
-/* What went wrong, in terms of what the user can do about it. */
+/* Say what went wrong, in terms of what the user can do about it. */
 static void explain(const SnapPostcopy *pc, Error **errp)
 {
     if (pc->options->resume && !pc->resumed) {
@@ -758,19 +758,19 @@ static void explain(const SnapPostcopy *pc, Error **errp)
     }
 }
 
-/* Whether @ret says no more than that the other end has gone. */
+/* Whether @ret says only that the other end has gone. */
 static bool is_disconnect(int ret)
 {
     return ret == -EPIPE || ret == -ECONNABORTED || ret == -ECONNRESET;
 }
 
-/* What a destination has said before it went tells why. */
+/* What a destination said before it left tells why. */
 static void coroutine_fn drain_return_path(SnapPostcopy *pc)
 {
     int64_t end = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + DRAIN_NS;
     int64_t now;
 
-    /* A sleep may end at once, because of what woke nobody before. */
+    /* A pending wakeup may end the sleep early: recheck. */
     while (!pc->rp_over &&
            (now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME)) < end) {
         qemu_co_sleep_ns_wakeable(&pc->run_sleep, QEMU_CLOCK_REALTIME,
@@ -809,8 +809,8 @@ int coroutine_fn snap_postcopy_run(SnapPostcopy *pc, Error **errp)
     qemu_coroutine_enter(qemu_coroutine_create(return_path_entry, pc));
     qemu_coroutine_enter(qemu_coroutine_create(work_entry, pc));
     /*
-     * The sender may be stuck in a channel that nobody reads: where the
-     * destination has gone, do not wait for it.
+     * The sender may be stuck in a channel that nobody reads: do not wait for
+     * it if the destination has gone.
      */
     while (!pc->work_over && !peer_left(pc)) {
         qemu_co_sleep(&pc->run_sleep);

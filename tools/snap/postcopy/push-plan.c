@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * In which order pages are pushed that nobody waits for
+ * The order in which pages are pushed that nobody waits for
  */
 
 #include "qemu/osdep.h"
@@ -10,7 +10,7 @@
 #include "snap/trace.h"
 
 /*
- * How many pages behind one on the arrival list are pushed with it.  When the
+ * How many pages after one on the arrival list are pushed with it.  When the
  * guest writes to a page, QEMU's sweep over RAM goes on from there
  * (migration/ram.c:get_queued_page), and what follows in order is not listed,
  * although the guest may have used it: measured, see docs/devel/qemu-snap.rst.
@@ -20,10 +20,10 @@
 /* Both tables are walked in order. */
 #define TABLE_CHUNKS 1
 
-/* Neighbours on a list are read at once, up to this. */
+/* Neighbours on a list are read at once, up to this many bytes. */
 #define MAX_LIST_RUN (64 * KiB)
 
-/* The linear part looks at what was sent meanwhile after so much. */
+/* After this many bytes, the linear part looks at what was sent meanwhile. */
 #define MAX_LINEAR_RUN (1 * MiB)
 
 struct SnapPushPlan {
@@ -42,7 +42,7 @@ struct SnapPushPlan {
     SnapPushReason reason;
     uint64_t index;
 
-    /* where in RAM the linear part is */
+    /* position of the linear part in RAM */
     int block;
     uint64_t offset;
 };
@@ -157,7 +157,7 @@ static bool is_unsent(const SnapPushPlan *plan, const SnapRAMRun *run)
                                      &length) && offset == run->offset;
 }
 
-/* Add entries of the list that are the next pages behind @run. */
+/* Add entries of the list that are the next pages after @run. */
 static int coroutine_fn extend_run(SnapPushPlan *plan, SnapRAMRun *run,
                                    Error **errp)
 {
@@ -186,7 +186,7 @@ static int coroutine_fn extend_run(SnapPushPlan *plan, SnapRAMRun *run,
     return MIN(ret, 0);
 }
 
-/* Add what the sweep has found behind an arrival, up to what was sent. */
+/* Add the pages that the sweep came to after an arrival, up to a sent one. */
 static void extend_arrival(const SnapPushPlan *plan, SnapRAMRun *run)
 {
     uint64_t wanted = (uint64_t)ARRIVAL_PAGES << plan->map->layout->page_bits;
@@ -199,10 +199,10 @@ static void extend_arrival(const SnapPushPlan *plan, SnapRAMRun *run)
 }
 
 /*
- * Make a run of an arrival.  A host page that is larger than target pages is
+ * Turn an arrival into a run.  A host page that is larger than target pages is
  * pushed as it is, if it has data.
  *
- * Returns: 1; 0 where there is nothing to push; -errno with @errp set
+ * Returns: 1; 0 if there is nothing to push; -errno with @errp set
  */
 static int coroutine_fn plan_arrival(SnapPushPlan *plan, SnapRAMRun *run,
                                      Error **errp)
@@ -285,7 +285,7 @@ static int coroutine_fn next_linear(SnapPushPlan *plan, SnapRAMRun *run,
     return 0;
 }
 
-/* Hints that are damaged are no reason to fail a guest that runs. */
+/* A damaged hint must not fail a running guest. */
 static int coroutine_fn next_hint(SnapPushPlan *plan, SnapRAMRun *run)
 {
     Error *err = NULL;

@@ -20,7 +20,7 @@
 /* How long to keep the channel clear for a page that is being read. */
 #define MAX_CLEAR_NS   (INT64_C(200) * SCALE_US)
 
-/* How long to wait before it is tried again to make a full channel smaller. */
+/* How long to wait before trying again to shrink a full channel. */
 #define RETRY_NS       (INT64_C(50) * SCALE_US)
 
 struct SnapPusher {
@@ -98,7 +98,7 @@ void snap_pusher_free(SnapPusher *p)
     }
     assert(!p->preempt_running);
     if (p->fault_around) {
-        /* Whoever it was sent to went away. */
+        /* The destination left before all of it was sent. */
         snap_demand_drop(p->demand, p->fault_around);
     }
     snap_prefetch_free(p->prefetch);
@@ -164,8 +164,8 @@ static bool coroutine_fn put_page(SnapPusher *p, SnapStreamWriter *writer,
 }
 
 /*
- * Send pages of @piece from *@pos on, @max of them and then what is missing of
- * a host page.  Pages that were sent meanwhile are passed over.
+ * Send pages of @piece from *@pos on: @max of them, and the rest of a host page
+ * that was begun.  Pages that were sent meanwhile are skipped.
  *
  * Returns: how many pages with data were sent
  */
@@ -201,7 +201,7 @@ static unsigned coroutine_fn put_pages(SnapPusher *p, SnapStreamWriter *writer,
     return nb_stored;
 }
 
-/* --- what is asked for --- */
+/* --- requested pages --- */
 
 static int coroutine_fn plan_once(void *opaque, SnapRAMRun *run, Error **errp)
 {
@@ -268,9 +268,9 @@ static void coroutine_fn fetch_done(SnapPusher *p, SnapFetch *fetch,
 }
 
 /*
- * Answer together what is ready; at most @nb fetches, into @done.
+ * Answer what is ready, together; at most @nb fetches, into @done.
  *
- * Returns: how many were taken, also those that need no answer any more;
+ * Returns: how many were taken, including those that need no answer any more;
  * -errno with @errp set
  */
 static int coroutine_fn put_ready(SnapPusher *p, SnapStreamWriter *writer,
@@ -345,7 +345,7 @@ static void coroutine_fn preempt_entry(void *opaque)
             p->preempt_ret = ret;
             break;
         }
-        /* It may have been the last thing that was waited for. */
+        /* The main loop may have waited for this one only. */
         qemu_co_sleep_wake(&p->sleep);
         if (!ret) {
             qemu_co_sleep(&p->preempt_sleep);
@@ -355,7 +355,7 @@ static void coroutine_fn preempt_entry(void *opaque)
     wake(p);
 }
 
-/* --- what nobody waits for --- */
+/* --- pages that nobody waits for --- */
 
 /* Send a batch of @piece. Returns: 0, or -errno with @errp set */
 static int coroutine_fn send_batch(SnapPusher *p, const SnapRAMPiece *piece,
@@ -439,8 +439,8 @@ static void end_recording(SnapPusher *p, int64_t now_ns)
 }
 
 /*
- * Whether nothing may be put in the way of what is asked for and not ready yet.
- * Slow storage shall not stop everything, though.
+ * Whether the channel must be kept clear for requested pages that are not ready
+ * yet.  Slow storage must not stop everything, though.
  */
 static bool must_keep_clear(const SnapPusher *p, int64_t now_ns)
 {
@@ -480,7 +480,7 @@ static int coroutine_fn push_unrequested(SnapPusher *p, Error **errp)
                     send_prefetched(p, next, now_ns, errp);
 }
 
-/* Do the most urgent thing that there is to do, or wait. */
+/* Do the most urgent thing, or wait. */
 static int coroutine_fn push_once(SnapPusher *p, Error **errp)
 {
     int ret = snap_prefetch_status(p->prefetch, errp);

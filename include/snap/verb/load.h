@@ -74,9 +74,9 @@ bool snap_load_is_idle(const SnapLoad *load);
  * @transport: nothing was sent through it yet
  *
  * A destination does not notice the end of a pipe from which nothing has come,
- * and would wait indefinitely; a few bytes that are no stream make its migration
- * fail.  Not for a load that is resumed: there, they would be a valid end.  May
- * be called as what snap_interrupt_add() adds.
+ * and would wait indefinitely; a few bytes that are no stream make its
+ * migration fail.  Not for a load that is resumed: there, they would be a valid
+ * end.  May be called as what snap_interrupt_add() adds.
  */
 void snap_load_refuse(SnapTransport *transport);
 

@@ -597,9 +597,9 @@ static bool reads_from(int process, const Syscall *call, const char *target)
 }
 
 /*
- * Whether @join waits for a word of @thread's descriptor, as pthread_join() does:
- * the C library has that at the upper end of the thread's stack.  (What the word
- * is differs from version to version.)
+ * Whether @join waits for a word of @thread's descriptor, as pthread_join()
+ * does: the C library has that at the upper end of the thread's stack.  (What
+ * the word is differs from version to version.)
  */
 static bool joins(const Syscall *join, const Syscall *thread)
 {

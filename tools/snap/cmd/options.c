@@ -287,8 +287,8 @@ static void opt_push(SnapCmdOptions *options, const Option *option,
 static void opt_fault_around(SnapCmdOptions *options, const Option *option,
                              const char *arg)
 {
-    options->postcopy.push.fault_around = parse_number("number of pages", arg, 0,
-                                                 SNAP_DEMAND_MAX_FAULT_AROUND);
+    options->postcopy.push.fault_around =
+        parse_number("number of pages", arg, 0, SNAP_DEMAND_MAX_FAULT_AROUND);
 }
 
 static void opt_rate_limit(SnapCmdOptions *options, const Option *option,

@@ -8,7 +8,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "qemu/units.h"
-#include "snap/channel/pace.h"
+#include "snap/channel/backpressure.h"
 #include "snap-coroutine.h"
 
 #define WIDEST (1 * MiB)
@@ -24,7 +24,7 @@ typedef struct Fixture {
     int fds[2];
     SnapTransport *transport;
     SnapInput *input;
-    SnapPace pace;
+    SnapBackpressure bp;
 } Fixture;
 
 static void fixture_open(Fixture *f)
@@ -33,7 +33,7 @@ static void fixture_open(Fixture *f)
 
     f->transport = snap_transport_open(uri, false, NULL, &error_abort);
     f->input = snap_transport_input(f->transport);
-    snap_pace_init(&f->pace, f->transport);
+    snap_backpressure_init(&f->bp, f->transport);
 }
 
 static void fixture_set_up(Fixture *f, gconstpointer data)
@@ -94,11 +94,11 @@ static void take_all(Fixture *f)
     }
 }
 
-/* What the system says, and the pace knows */
+/* What the system says, and what is known of it */
 static void assert_holds(Fixture *f, int size)
 {
     g_assert_cmpint(fcntl(f->fds[0], F_GETPIPE_SZ), ==, size);
-    g_assert_cmpint(f->pace.size, ==, size);
+    g_assert_cmpint(f->bp.size, ==, size);
 }
 
 static void test_pipe_is_wide_at_first(Fixture *f, gconstpointer data)
@@ -109,8 +109,8 @@ static void test_pipe_is_wide_at_first(Fixture *f, gconstpointer data)
 static void test_pipe_stays_wide_while_much_is_to_come(Fixture *f,
                                                        gconstpointer data)
 {
-    snap_pace_pages(&f->pace, UINT32_MAX);
-    snap_pace_pages(&f->pace, WIDEST / RECORD + 1);
+    snap_backpressure_update(&f->bp, UINT32_MAX);
+    snap_backpressure_update(&f->bp, WIDEST / RECORD + 1);
     assert_holds(f, WIDEST);
 }
 
@@ -123,21 +123,21 @@ static void test_pipe_holds_less_than_is_to_come(Fixture *f,
     for (uint64_t missing = WIDEST; missing; missing -= missing / 10 + 1) {
         int size;
 
-        snap_pace_pages(&f->pace, missing);
-        size = f->pace.size;
+        snap_backpressure_update(&f->bp, missing);
+        size = f->bp.size;
         assert_holds(f, size);
         g_assert_true(size < missing * RECORD || size == least);
         g_assert_true(2 * (uint64_t)size >= MIN(missing * RECORD, WIDEST));
     }
-    snap_pace_pages(&f->pace, 0);
+    snap_backpressure_update(&f->bp, 0);
     assert_holds(f, least);
 }
 
 static void test_pipe_is_never_widened_again(Fixture *f, gconstpointer data)
 {
-    snap_pace_pages(&f->pace, 64 * KiB / RECORD);
+    snap_backpressure_update(&f->bp, 64 * KiB / RECORD);
     assert_holds(f, 32 * KiB);
-    snap_pace_pages(&f->pace, WIDEST);
+    snap_backpressure_update(&f->bp, WIDEST);
     assert_holds(f, 32 * KiB);
 }
 
@@ -149,9 +149,9 @@ static void test_bytes_read_ahead_count(Fixture *f, gconstpointer data)
     write_bytes(f, 4 * KiB);
     ahead = read_ahead(f);
     g_assert_cmpuint(ahead, ==, 4 * KiB - 1);
-    snap_pace_pages(&f->pace, (WIDEST + ahead) / RECORD + 1);
+    snap_backpressure_update(&f->bp, (WIDEST + ahead) / RECORD + 1);
     assert_holds(f, WIDEST);
-    snap_pace_pages(&f->pace, (WIDEST + ahead) / RECORD);
+    snap_backpressure_update(&f->bp, (WIDEST + ahead) / RECORD);
     assert_holds(f, WIDEST / 2);
 }
 
@@ -159,14 +159,14 @@ static void test_busy_pipe_is_tried_again_later(Fixture *f,
                                                 gconstpointer data)
 {
     write_bytes(f, WIDEST);
-    snap_pace_pages(&f->pace, 0);
+    snap_backpressure_update(&f->bp, 0);
     assert_holds(f, WIDEST);
     drain(f, WIDEST);
     for (int i = 0; i < RETRY_CALLS; i++) {
-        snap_pace_pages(&f->pace, 0);
+        snap_backpressure_update(&f->bp, 0);
         assert_holds(f, WIDEST);
     }
-    snap_pace_pages(&f->pace, 0);
+    snap_backpressure_update(&f->bp, 0);
     assert_holds(f, qemu_real_host_page_size());
 }
 
@@ -174,25 +174,25 @@ static void test_pipe_is_narrowed_as_far_as_its_content_lets(Fixture *f,
                                                              gconstpointer data)
 {
     write_bytes(f, 100 * KiB);
-    snap_pace_pages(&f->pace, 0);
+    snap_backpressure_update(&f->bp, 0);
     assert_holds(f, 128 * KiB);
 }
 
 static void test_blind_source_has_a_narrow_pipe(Fixture *f,
                                                 gconstpointer data)
 {
-    snap_pace_blind(&f->pace);
+    snap_backpressure_end_unpredictable(&f->bp);
     assert_holds(f, 16 * KiB);
-    snap_pace_pages(&f->pace, 0);
+    snap_backpressure_update(&f->bp, 0);
     assert_holds(f, 16 * KiB);
-    snap_pace_final(&f->pace);
+    snap_backpressure_ram_end(&f->bp);
     assert_holds(f, 8 * KiB);
 }
 
 static void test_final_section_is_nothing_new_if_pages_tell(Fixture *f,
                                                             gconstpointer data)
 {
-    snap_pace_final(&f->pace);
+    snap_backpressure_ram_end(&f->bp);
     assert_holds(f, WIDEST);
 }
 
@@ -201,11 +201,11 @@ static void test_blind_source_is_tried_again_with_all_pages(Fixture *f,
                                                             gconstpointer data)
 {
     write_bytes(f, WIDEST);
-    snap_pace_blind(&f->pace);
+    snap_backpressure_end_unpredictable(&f->bp);
     assert_holds(f, WIDEST);
     drain(f, WIDEST);
     for (int i = 0; i <= RETRY_CALLS; i++) {
-        snap_pace_pages(&f->pace, UINT32_MAX);
+        snap_backpressure_update(&f->bp, UINT32_MAX);
     }
     assert_holds(f, 16 * KiB);
 }
@@ -214,9 +214,9 @@ static void test_blind_source_is_tried_again_with_all_pages(Fixture *f,
 static void test_new_limit_is_tried_at_once(Fixture *f, gconstpointer data)
 {
     write_bytes(f, WIDEST);
-    snap_pace_pages(&f->pace, 0);
+    snap_backpressure_update(&f->bp, 0);
     drain(f, WIDEST);
-    snap_pace_blind(&f->pace);
+    snap_backpressure_end_unpredictable(&f->bp);
     assert_holds(f, 16 * KiB);
 }
 
@@ -228,14 +228,14 @@ static void test_narrow_pipe_is_read_in_small_pieces(Fixture *f,
     g_assert_cmpuint(read_ahead(f), ==, 16 * KiB - 1);
     take_all(f);
 
-    snap_pace_pages(&f->pace, 128 * KiB / RECORD);
+    snap_backpressure_update(&f->bp, 128 * KiB / RECORD);
     assert_holds(f, 64 * KiB);
     write_bytes(f, 16 * KiB);
     g_assert_cmpuint(read_ahead(f), ==, 8 * KiB - 1);
     take_all(f);
     drain(f, 8 * KiB);
 
-    snap_pace_blind(&f->pace);
+    snap_backpressure_end_unpredictable(&f->bp);
     write_bytes(f, 16 * KiB);
     g_assert_cmpuint(read_ahead(f), ==, 4 * KiB - 1);
 }
@@ -247,11 +247,11 @@ static void test_socket_is_left_alone(void)
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, f.fds),
                     ==, 0);
     fixture_open(&f);
-    g_assert_cmpint(f.pace.size, ==, 0);
-    snap_pace_pages(&f.pace, 0);
-    snap_pace_blind(&f.pace);
-    snap_pace_final(&f.pace);
-    g_assert_cmpint(f.pace.size, ==, 0);
+    g_assert_cmpint(f.bp.size, ==, 0);
+    snap_backpressure_update(&f.bp, 0);
+    snap_backpressure_end_unpredictable(&f.bp);
+    snap_backpressure_ram_end(&f.bp);
+    g_assert_cmpint(f.bp.size, ==, 0);
     fixture_tear_down(&f, NULL);
 }
 
@@ -296,7 +296,7 @@ static bool may_have_wide_pipe(void)
 static void add_pipe_tests(void)
 {
     for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
-        g_autofree char *path = g_strdup_printf("/snap/pace/%s",
+        g_autofree char *path = g_strdup_printf("/snap/backpressure/%s",
                                                 tests[i].path);
 
         g_test_add(path, Fixture, NULL, fixture_set_up, tests[i].fn,
@@ -312,8 +312,8 @@ int main(int argc, char **argv)
     if (may_have_wide_pipe()) {
         add_pipe_tests();
     } else {
-        g_test_add_func("/snap/pace/pipe", test_no_wide_pipe);
+        g_test_add_func("/snap/backpressure/pipe", test_no_wide_pipe);
     }
-    g_test_add_func("/snap/pace/socket", test_socket_is_left_alone);
+    g_test_add_func("/snap/backpressure/socket", test_socket_is_left_alone);
     return g_test_run();
 }

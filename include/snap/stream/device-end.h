@@ -2,11 +2,11 @@
 /*
  * Where the device state ends
  *
- * Nothing announces the end: behind the last section's footer comes the EOF
+ * Nothing announces the end: after the last section's footer comes the EOF
  * byte, and with it, as a rule, a description of the sections in JSON with its
  * length ahead (migration/savevm.c:
  * qemu_savevm_state_complete_precopy_non_iterable).  The bytes of a device can
- * look the same, so whatever is found here is to be confirmed by what follows.
+ * look the same, so a match must be confirmed by what follows.
  * Pure functions.
  */
 
@@ -15,7 +15,7 @@
 
 /*
  * EOF, VMDESCRIPTION, be32 length, and the two bytes that every description
- * begins with: so many bytes were taken when one is found.
+ * begins with: this many bytes were taken when one is found.
  */
 #define SNAP_DESCRIPTION_HEAD 8
 
@@ -42,7 +42,7 @@ static inline void snap_device_end_feed(SnapDeviceEnd *end, uint8_t byte)
 /**
  * snap_device_end_description: whether a description seems to begin
  *
- * Returns: its length in bytes, 0 where the last bytes do not look like that
+ * Returns: its length in bytes, 0 if the last bytes do not look like that
  */
 uint32_t snap_device_end_description(const SnapDeviceEnd *end);
 

@@ -3,8 +3,8 @@
  * Sections of device state
  *
  * Device sections carry no length.  They are told apart by their footers: a
- * section ends where a footer with its own id is followed by something that
- * can be the head of another section, or by the end.  Pure functions.
+ * section ends at a footer with its own id that is followed by a possible head
+ * of another section, or by the end.  Pure functions.
  */
 
 #ifndef SNAP_STREAM_DEVICE_SECTIONS_H
@@ -36,10 +36,9 @@ typedef struct SnapDeviceSection {
  * @size: bytes up to the end of the device state (without the EOF byte)
  * @section: filled in on success
  *
- * Only streams with section footers can be told apart.  Commands are no
- * sections.
+ * Only works for streams with section footers.  Commands are not sections.
  *
- * Returns: bytes of the whole section with header and footer; 0 where @data
+ * Returns: bytes of the whole section with header and footer; 0 if @data
  * does not hold a complete section
  */
 size_t snap_device_section_parse(const uint8_t *data, size_t size,
@@ -64,7 +63,7 @@ int snap_device_section_head_plausible(const uint8_t *data, size_t size);
  * (migration/global_state.c)
  * @data, @size: the whole device state
  *
- * Returns: newly allocated string such as "running" or "paused", NULL where
+ * Returns: newly allocated string such as "running" or "paused", NULL if
  * there is none
  */
 char *snap_device_run_state(const uint8_t *data, size_t size);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What goes over the channels of a migration with multifd
+ * Messages on the channels of a migration with multifd
  *
  * Each channel begins with one init message.  Packets follow: a head of a fixed
- * size, which names pages, and behind it the data of those that are not zero.
+ * size, which names pages, followed by the data of those that are not zero.
  * (migration/multifd.h:MultiFDInit_t, MultiFDPacket_t)
  */
 
@@ -19,7 +19,7 @@
 /* As many channels as QEMU can have: their number is a byte. */
 #define SNAP_MULTIFD_MAX_CHANNELS 255
 
-/* The pages of a packet have so many bytes (multifd.h:MULTIFD_PACKET_SIZE). */
+/* Bytes of a packet's pages (migration/multifd.h:MULTIFD_PACKET_SIZE). */
 #define SNAP_MULTIFD_DATA_SIZE (512 * KiB)
 #define SNAP_MULTIFD_MAX_PAGES (SNAP_MULTIFD_DATA_SIZE >> SNAP_MIN_PAGE_BITS)
 
@@ -50,7 +50,7 @@ bool snap_multifd_flushes_each_section(const char *machine);
  * @sync: the last packet ahead of a point where all channels wait for each
  *        other
  * @number: counts packets, for debugging
- * @block: index in the layout, -1 where there are no pages
+ * @block: index in the layout, -1 if there are no pages
  * @nb_normal: pages whose data follows the head
  * @nb_zero: pages that are zero
  * @offsets: of the pages within the block, in bytes; normal ones first
@@ -69,14 +69,14 @@ unsigned snap_multifd_packet_pages(const SnapLayout *layout);
 size_t snap_multifd_head_size(const SnapLayout *layout);
 
 /**
- * snap_multifd_encode: the head of a packet
+ * snap_multifd_encode: encode the head of a packet
  * @buf: room for snap_multifd_head_size()
  */
 void snap_multifd_encode(uint8_t *buf, const SnapMultifdPacket *packet,
                          const SnapLayout *layout);
 
 /**
- * snap_multifd_decode: understand the head of a packet
+ * snap_multifd_decode: decode the head of a packet
  * @buf: snap_multifd_head_size() bytes
  * @packet: returns what it says, all of it within the bounds of @layout
  *

@@ -16,7 +16,7 @@
 typedef struct SnapStreamReader SnapStreamReader;
 
 /**
- * SnapEventType: what the stream said
+ * SnapEventType: what came in the stream
  *
  * @SNAP_EVENT_NONE: none yet; never returned
  * @SNAP_EVENT_RAM_SETUP: RAM's START section has told its blocks; layout and
@@ -25,21 +25,21 @@ typedef struct SnapStreamReader SnapStreamReader;
  * @SNAP_EVENT_PAGE: a page with data, to be taken with
  *                   snap_stream_read_pages() before the next event
  * @SNAP_EVENT_ZERO_PAGE: a page that is zero
- * @SNAP_EVENT_RAM_FINAL: RAM's END section begins: what comes is the last of
- *                        RAM (never in a background snapshot)
+ * @SNAP_EVENT_RAM_FINAL: RAM's END section begins: the last pages of RAM
+ *                        follow (never in a background snapshot)
  * @SNAP_EVENT_MULTIFD_FLUSH: a point where the channels of multifd wait for
  *                            each other
- * @SNAP_EVENT_RAM_EOS: a section of RAM is over, but for its footer
- * @SNAP_EVENT_OPEN_RETURN_PATH: the source wants an answer when all is done
+ * @SNAP_EVENT_RAM_EOS: a section of RAM is over, except for its footer
+ * @SNAP_EVENT_OPEN_RETURN_PATH: the source wants an answer in the end
  * @SNAP_EVENT_PING: the source wants a PONG with @value
  * @SNAP_EVENT_DEVICES: device state begins; RAM is over
  * @SNAP_EVENT_DEVICE_DATA: @length bytes of device state at @data; sections
  *                          of other iterable devices are part of it
  * @SNAP_EVENT_DEVICE_END: the device state seems to be complete; a description
- *                         of @length bytes follows where that is not 0.  The
+ *                         of @length bytes follows, unless that is 0.  The
  *                         source still has bytes to write
- * @SNAP_EVENT_DEVICE_RESUMED: the end announced before was none, device state
- *                             goes on (bytes that looked like an end)
+ * @SNAP_EVENT_DEVICE_RESUMED: the announced end was not one (bytes that looked
+ *                             like it), device state goes on
  * @SNAP_EVENT_END: end of the stream; @length bytes of description at @data
  */
 typedef enum SnapEventType {
@@ -83,18 +83,17 @@ typedef struct SnapEvent {
  * @page_bits: log2 of the target page size for streams that do not say it
  *
  * A source that opened the return path keeps the channel open while it waits
- * for the answer, so the end of the file cannot be waited for.  What looks like
- * the end is taken for it when the source is silent behind it: 100 ms behind a
- * whole description, 1 s behind an EOF byte that follows a footer.  Any byte
- * that comes in that time shows that it was none.  This needs an @input that
- * knows its descriptor; without one, and without return path, the end of the
- * file is waited for.
+ * for the answer, so there is no end of the file to wait for.  What looks like
+ * the end is taken for it if the source is silent after it: for 100 ms after a
+ * whole description, for 1 s after an EOF byte that follows a footer.  Any byte
+ * that comes in that time shows that it was not the end.  Without return path,
+ * the reader waits for the end of the file.
  *
- * What remains is a source whose device state holds bytes that look like the
- * end, and that halts for that long right behind them: the stream is then cut
- * there.  The source goes on writing, into a closed channel, as a rule, and its
- * migration fails.  Without section footers an EOF byte tells too little, and a
- * stream with return path that ends without description is waited for in vain.
+ * One case remains: device state that holds bytes that look like the end, from
+ * a source that halts for that long right after them.  The stream is then cut
+ * there; as a rule, the source goes on writing into a closed channel, and its
+ * migration fails.  Without section footers an EOF byte tells too little: the
+ * end of a stream with return path and without description is never noticed.
  */
 SnapStreamReader *snap_stream_reader_new(SnapInput *input, unsigned page_bits);
 void snap_stream_reader_free(SnapStreamReader *reader);
@@ -104,7 +103,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapStreamReader, snap_stream_reader_free)
  * snap_stream_next: parse up to the next event
  *
  * Returns: 0, or -errno with @errp set: the stream is malformed, ends too
- * early, or uses a feature that cannot be taken (which the error names)
+ * early, or uses a feature that is not supported (which the error names)
  */
 int coroutine_fn snap_stream_next(SnapStreamReader *reader, SnapEvent *event,
                                   Error **errp);
@@ -112,12 +111,12 @@ int coroutine_fn snap_stream_next(SnapStreamReader *reader, SnapEvent *event,
 /**
  * snap_stream_read_pages: take the data of the page just announced, and of
  * pages that directly follow it
- * @buf: room for *@nb_pages target pages; what is behind those that have come
+ * @buf: room for *@nb_pages target pages; the room after those that have come
  *       may be written to as well
  * @nb_pages: at least 1; returns how many have come
  *
- * The further pages are not announced, and are taken only as far as the channel
- * has them: one that is read in large pieces costs less.
+ * Further pages are not announced, and are taken only as far as the channel has
+ * them: reading it in large pieces is cheaper.
  *
  * Returns: 0 or -errno with @errp set
  */
@@ -136,11 +135,11 @@ SnapLayout *snap_stream_layout(SnapStreamReader *reader);
 const SnapRAMSection *snap_stream_ram_section(const SnapStreamReader *reader);
 
 /**
- * snap_stream_multifd_flush: whether RAM's START section has such a point
+ * snap_stream_multifd_flush: whether RAM's START section has a MULTIFD_FLUSH
  *
- * Valid after SNAP_EVENT_RAM_SETUP, and true for all sources with multifd but
- * those with the migration property multifd-flush-after-each-section, as
- * machine types before 8.2 have it: there each SNAP_EVENT_RAM_EOS is one, and
+ * Valid after SNAP_EVENT_RAM_SETUP, and true for all sources with multifd
+ * except those with the migration property multifd-flush-after-each-section, as
+ * in machine types before 8.2: there, each SNAP_EVENT_RAM_EOS is one, and so is
  * the end of START.
  */
 bool snap_stream_multifd_flush(const SnapStreamReader *reader);

@@ -41,9 +41,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapReturnPath, snap_return_path_free)
 
 /**
  * snap_return_path_next: wait for the next message
- * @event: filled in where 1 is returned
+ * @event: filled in if 1 is returned
  *
- * Returns: 1; 0 at the end of the file; -errno with @errp set where it cannot
+ * Returns: 1; 0 at the end of the file; -errno with @errp set if it cannot
  * be read or is no message that a destination may send
  */
 int coroutine_fn snap_return_path_next(SnapReturnPath *rp,

@@ -3,8 +3,8 @@
  * Writer of QEMU's migration stream
  *
  * Thin functions over an output QEMUFile, which keeps the first error: check
- * it with snap_stream_flush() now and then.  All of them may yield, and so
- * belong into a coroutine.
+ * it with snap_stream_flush() now and then.  All of them may yield, so call
+ * them in a coroutine.
  */
 
 #ifndef SNAP_STREAM_WRITER_H
@@ -14,7 +14,7 @@
 #include "snap/ram/host-pages.h"
 #include "snap/stream/stream.h"
 
-/* As many ranges fit a RAM_DISCARD command, whatever the block's name. */
+/* Ranges that fit in one RAM_DISCARD for any block name. */
 #define SNAP_MAX_DISCARD_RANGES 4000
 
 /* Bytes that a command without data takes, and one with a PING's value. */
@@ -56,8 +56,7 @@ void coroutine_fn snap_stream_put(SnapStreamWriter *writer, const void *data,
 /**
  * snap_stream_put_ram_start: RAM's START section with its blocks
  * (migration/ram.c:ram_save_setup)
- * @advised: host pages of the destination where postcopy was advised, NULL
- *           where it was not
+ * @advised: host pages of the destination if postcopy was advised, else NULL
  */
 void coroutine_fn snap_stream_put_ram_start(SnapStreamWriter *writer,
                                             const SnapHostPages *advised);
@@ -129,7 +128,7 @@ void coroutine_fn snap_stream_put_page(SnapStreamWriter *writer, int block,
 void coroutine_fn snap_stream_put_zero_page(SnapStreamWriter *writer, int block,
                                             uint64_t offset);
 
-/* End of the stream's sections, with an optional description behind it. */
+/* End the stream's sections, with an optional description. */
 void coroutine_fn snap_stream_put_eof(SnapStreamWriter *writer,
                                       const void *vmdesc, uint32_t length);
 

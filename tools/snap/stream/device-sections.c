@@ -14,7 +14,7 @@
 #define SHORT_HEAD_SIZE     5
 /* u8 type, be32 id, u8 length of the name */
 #define NAME_OFFSET         6
-/* be32 instance, be32 version behind the name */
+/* be32 instance, be32 version after the name */
 #define IDENTITY_SIZE       8
 /* u8 type, be16 command, be16 length of its data */
 #define COMMAND_HEAD_SIZE   5
@@ -74,14 +74,14 @@ int snap_device_section_head_plausible(const uint8_t *data, size_t size)
     case QEMU_VM_COMMAND:
         return command_plausible(data, size);
     case QEMU_VM_EOF:
-        /* Nothing but the description can come behind the end. */
+        /* Only the description can follow the end. */
         return size == 1 ? -1 : data[1] == QEMU_VM_VMDESCRIPTION;
     default:
         return 0;
     }
 }
 
-/* Returns: bytes of the head, 0 where @data does not hold a whole one */
+/* Returns: bytes of the head, 0 if @data does not hold a whole one */
 static size_t parse_head(const uint8_t *data, size_t size,
                          SnapDeviceSection *section)
 {
@@ -149,7 +149,7 @@ size_t snap_device_section_parse(const uint8_t *data, size_t size,
     return 0;
 }
 
-/* Returns: bytes of the command at @data, 0 where there is none */
+/* Returns: bytes of the command at @data, 0 if there is none */
 static size_t command_size(const uint8_t *data, size_t size)
 {
     size_t length;

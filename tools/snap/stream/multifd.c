@@ -147,7 +147,7 @@ static int decode_counts(const Head *head, SnapMultifdPacket *packet,
                    "than %u", nb_normal, nb_zero, max);
         return -EINVAL;
     }
-    /* Nothing was sent of what QEMU before 9.0 says here if there is none. */
+    /* QEMU before 9.0 fills this in even if there is no data. */
     if (nb_normal &&
         be32_to_cpu(head->data_size) != nb_normal << layout->page_bits) {
         error_setg(errp, "multifd packet of %u pages has %u bytes of data",

@@ -21,13 +21,13 @@
 /* Flags fit below the smallest target page (migration/ram.h). */
 #define ALL_FLAGS ((1 << SNAP_MIN_PAGE_BITS) - 1)
 
-/* Device state is handed on in pieces of this size. */
+/* Device state is emitted in pieces of this size. */
 #define DEVICE_CHUNK (64 * KiB)
 
 /*
- * How long a source that waits for an answer is silent, in milliseconds, until
- * that counts as the end of the stream: behind a whole description, and behind
- * an EOF byte without one.
+ * Silence of a source that waits for an answer, in milliseconds, that counts as
+ * the end of the stream: after a whole description, and after an EOF byte
+ * without one.
  */
 #define DESCRIPTION_SILENCE 100
 #define EOF_SILENCE         1000
@@ -36,15 +36,15 @@
 #define RECORD_HEAD_SIZE 8
 
 /*
- * Pages that are read at a time, where they are the smallest ones; 128 KiB in
- * any case.
+ * Pages that are read at a time if they are the smallest ones; 128 KiB in any
+ * case.
  */
 #define MAX_PAGES_AHEAD 128
 
 /* Machine type names are far shorter (migration/savevm.c bounds nothing). */
 #define MAX_MACHINE_NAME 255
 
-/* A source sends a handful; most are no event that the caller would see. */
+/* A source sends a handful; most are not events that the caller sees. */
 #define MAX_COMMANDS 1024
 
 typedef enum Phase {
@@ -71,17 +71,17 @@ struct SnapStreamReader {
     bool multifd_flush;
     unsigned nb_commands;
 
-    /* where the parser stands */
+    /* position of the parser */
     Phase phase;
     const char *context;    /* part of the stream, for messages */
     bool ram_started;       /* RAM's START section has told all of RAM */
-    bool section_open;      /* a section of RAM is over but for its footer */
+    bool section_open;      /* a section of RAM is over except its footer */
     bool footers_known;     /* whether there are footers */
     bool ram_paged;         /* the first PART or END of RAM has begun */
     int block;              /* block of the last record, -1 for none */
     uint64_t offset;        /* and offset of its page, the last of a run */
     bool after_page;        /* it had data */
-    bool in_order;          /* its page is behind another one with data */
+    bool in_order;          /* its page follows another one with data */
 
     /* sections other than RAM, as they came */
     GByteArray *setup;
@@ -163,8 +163,8 @@ const GByteArray *snap_stream_setup(const SnapStreamReader *r,
 }
 
 /*
- * From now on, let the end of the stream be silence of @ms milliseconds, where
- * the source waits for an answer and so does not close the channel; negative
+ * From now on, take silence of @ms milliseconds for the end of the stream if
+ * the source waits for an answer, and so does not close the channel; negative
  * for no such limit.
  */
 static void limit_silence(SnapStreamReader *r, int ms)
@@ -175,8 +175,7 @@ static void limit_silence(SnapStreamReader *r, int ms)
 }
 
 /*
- * Behind an error or the end everything is zero, so every value has to be
- * followed by this before it is believed.
+ * After an error or the end, reads return zeroes: check before using a value.
  */
 static int check_input(SnapStreamReader *r, Error **errp)
 {
@@ -414,8 +413,8 @@ static int coroutine_fn read_name(SnapStreamReader *r, char name[256],
 /*
  * A block's page size follows its length only in some configurations
  * (migration/ram.c:ram_save_setup), which the stream does not tell. It is a
- * be64 and so begins with a zero byte, which no length of a name does; behind
- * the last block it has no flags, which every record has.
+ * be64 and so begins with a zero byte, which no length of a name does; after
+ * the last block, it has no flags, while every record has some.
  */
 static uint64_t coroutine_fn read_block_page_size(SnapStreamReader *r,
                                                   bool last)
@@ -555,8 +554,8 @@ static int coroutine_fn parse_ram_start(SnapStreamReader *r, uint32_t id,
 }
 
 /*
- * What is behind the last record of a section of RAM.  A source with multifd
- * may not send it before its channels are read from.
+ * Read what follows the last record of a section of RAM.  A source with multifd
+ * may send it only once its channels are read from.
  */
 static int coroutine_fn finish_ram_section(SnapStreamReader *r, Error **errp)
 {
@@ -650,9 +649,9 @@ static int coroutine_fn parse_record(SnapStreamReader *r, SnapEvent *event,
 }
 
 /*
- * Pages that follow each other come as records that only differ in the offset.
- * So the channel is read to where such pages belong, and to @heads in between,
- * as far as these turn out to be right.
+ * Consecutive pages come as records that differ only in the offset.  So read
+ * the channel straight to the places of such pages, and to @heads in between;
+ * they count as far as these heads turn out to be right.
  *
  * Returns: elements of @iov
  */
@@ -707,7 +706,7 @@ int coroutine_fn snap_stream_read_pages(SnapStreamReader *r, void *buf,
     size_t bytes, used;
     int ret;
 
-    /* One that stands alone says nothing of the next. */
+    /* Only read ahead once two consecutive pages were seen. */
     max = r->in_order ? MAX(max, 1) : 1;
     niov = expect_pages(r, buf, max, heads, iov);
     bytes = snap_input_read_ahead(r->input, iov, niov);
@@ -752,8 +751,8 @@ static bool coroutine_fn next_head_plausible(SnapStreamReader *r)
 }
 
 /*
- * Take over the rest of section @id, whose length is not known: it goes up to
- * a footer of its own that is followed by the head of another section.
+ * Copy the rest of section @id, whose length is not known: it ends with a
+ * footer of its own that is followed by the head of another section.
  */
 static int coroutine_fn copy_section(SnapStreamReader *r, GByteArray *array,
                                      uint32_t id, Error **errp)
@@ -808,7 +807,7 @@ static int append_head(SnapStreamReader *r, GByteArray *array, uint8_t type,
 
 /*
  * Devices whose iterations can be told from each other by their footers, and
- * sent again behind RAM: what they send does not depend on RAM.
+ * sent again after RAM: what they send does not depend on RAM.
  */
 static bool is_known_iterable(const char *name)
 {
@@ -927,7 +926,7 @@ static int coroutine_fn parse_command(SnapStreamReader *r, SnapEvent *event,
         event->value = ldl_be_p(data);
     } else if (command == SNAP_CMD_POSTCOPY_ADVISE ||
                command == SNAP_CMD_SWITCHOVER_START) {
-        /* Possibilities of the source that a complete precopy does not use. */
+        /* Offered by the source; a complete precopy does not use them. */
     } else {
         return unsupported_command(command, errp);
     }
@@ -1008,8 +1007,8 @@ static int coroutine_fn next_byte(SnapStreamReader *r)
 }
 
 /*
- * Next byte where the one before may have been EOF.  Without footers any zero
- * byte may be, which is too little to take silence for the end.
+ * Next byte, after one that may have been EOF.  Without footers any zero byte
+ * may be, which is too little to take silence for the end.
  */
 static int coroutine_fn next_byte_or_silence(SnapStreamReader *r)
 {
@@ -1035,7 +1034,7 @@ static void emit_device_data(SnapStreamReader *r, SnapEvent *event,
 }
 
 /*
- * Bytes are taken one at a time, so that no byte behind the possible end is
+ * Bytes are taken one at a time, so that no byte after the possible end is
  * consumed: what the source still has to write is what holds it back.
  */
 static int coroutine_fn parse_devices(SnapStreamReader *r, SnapEvent *event,
@@ -1097,8 +1096,8 @@ static void coroutine_fn parse_description(SnapStreamReader *r,
         g_byte_array_append(array, begin, sizeof(begin));
     }
     /*
-     * QEMU writes ASCII.  To stop at anything else keeps the work linear where
-     * a guest fills its devices with what looks like ends.
+     * The description is ASCII: stop at the first other byte, so that a hostile
+     * guest cannot make parsing quadratic.
      */
     while (array->len < r->description_length && printable &&
            (byte = next_byte(r)) >= 0) {

@@ -16,7 +16,7 @@
 #define REQUEST_LENGTH 12
 #define MAX_MESSAGE (REQUEST_LENGTH + 1 + SNAP_BLOCK_NAME_MAX)
 
-/* Behind a bitmap (migration/ram.c). */
+/* After a bitmap (migration/ram.c). */
 #define BITMAP_ENDING UINT64_C(0x0123456789abcdef)
 
 struct SnapReturnPath {
@@ -48,7 +48,7 @@ void snap_return_path_free(SnapReturnPath *rp)
     g_free(rp);
 }
 
-/* Behind an error everything is zero: to be called before use. */
+/* After an error, reads return zeroes: check before using a value. */
 static int check_input(SnapReturnPath *rp, Error **errp)
 {
     Error *err = NULL;
@@ -74,7 +74,7 @@ static bool coroutine_fn at_end(SnapReturnPath *rp)
 }
 
 /*
- * Returns: the length that a message must have, -1 where it varies, -2 where
+ * Returns: the length that a message must have, -1 if it varies, -2 if
  * there is no such message
  */
 static int message_length(unsigned type)

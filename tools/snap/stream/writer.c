@@ -81,7 +81,7 @@ static void coroutine_fn put_section_head(SnapStreamWriter *writer,
 
     /*
      * QEMU lets a record go on with the block of the section before
-     * (migration/ram.c:ram_block_from_stream).  Name it anew all the same: a
+     * (migration/ram.c:ram_block_from_stream).  Name it again anyway: a
      * section can then be understood without those before it, and the name
      * costs nothing at one record a section.
      */
@@ -107,7 +107,7 @@ void coroutine_fn snap_stream_put_ram_start(SnapStreamWriter *writer,
         put_counted_string(file, layout->blocks[i].name);
         qemu_put_be64(file, layout->blocks[i].length);
         /*
-         * migration/ram.c:parse_ramblock expects a page size only where
+         * migration/ram.c:parse_ramblock expects a page size only if
          * postcopy was advised in this stream, and then only for blocks whose
          * pages are not those that the *destination's* host has by default.
          */

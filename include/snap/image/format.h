@@ -16,13 +16,13 @@
 #define SNAP_HEADER_SIZE    512
 #define SNAP_VERSION        1
 
-/* Everything behind RAM starts at multiples of this. */
+/* Everything after RAM starts at multiples of this. */
 #define SNAP_PART_ALIGN     (64 * KiB)
 /* Room that a new image has for device state and description. */
 #define SNAP_DEVICE_RESERVE (64 * MiB)
-/* Bytes behind the description: its checksum. */
+/* Bytes after the description: its checksum. */
 #define SNAP_VMDESC_TRAILER 8
-/* At most so many entries are in the arrival list. */
+/* Maximum number of entries in the arrival list. */
 #define SNAP_MAX_ARRIVALS   (256 * KiB)
 #define SNAP_MAX_METADATA   (64 * KiB)
 /* What a working set may have of pages, and of bytes. */
@@ -56,9 +56,9 @@ typedef enum SnapPart {
 } SnapPart;
 
 /**
- * SnapPartInfo: where a part lies
+ * SnapPartInfo: location of a part
  * @offset: in bytes
- * @length: in bytes; 0 where there is no such part
+ * @length: in bytes; 0 if there is no such part
  * @checksum: XXH3-64 of the bytes; 0 for parts that check themselves
  */
 typedef struct SnapPartInfo {
@@ -144,7 +144,7 @@ void snap_block_table_encode(const SnapLayout *layout, GByteArray *array);
  * snap_block_table_decode: make a layout of a block table
  * @layout: uninitialised; to be destroyed by the caller on success only
  *
- * Returns: 0 or -EBADMSG with @errp set where table and header do not agree
+ * Returns: 0 or -EBADMSG with @errp set if table and header do not agree
  */
 int snap_block_table_decode(SnapLayout *layout, const SnapHeader *header,
                             const uint8_t *data, size_t length, Error **errp);

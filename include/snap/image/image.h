@@ -42,7 +42,7 @@ typedef struct SnapImage {
  * snap_image_open: read header and block table
  * @blk: open for reading, must outlive the image
  *
- * Returns: NULL with @errp set where there is no complete snapshot
+ * Returns: NULL with @errp set if there is no complete snapshot
  */
 SnapImage *coroutine_fn snap_image_open(BlockBackend *blk, Error **errp);
 void snap_image_close(SnapImage *image);
@@ -56,7 +56,7 @@ bool snap_image_is_present(BlockBackend *blk);
  *
  * Not for the tables. For SNAP_PART_VMDESC, the bytes without the trailer.
  *
- * Returns: the bytes, none where there is no such part; NULL with @errp set
+ * Returns: the bytes, none if there is no such part; NULL with @errp set
  */
 GByteArray *coroutine_fn snap_image_read_part(SnapImage *image, SnapPart part,
                                               Error **errp);
@@ -90,8 +90,8 @@ SnapTable *snap_image_arrivals(SnapImage *image, unsigned cached_chunks);
 /**
  * snap_image_metadata: the metadata record
  *
- * Returns: newly referenced dictionary, empty where the image has none; NULL
- * with @errp set where it is damaged
+ * Returns: newly referenced dictionary, empty if the image has none; NULL
+ * with @errp set if it is damaged
  */
 QDict *coroutine_fn snap_image_metadata(SnapImage *image, Error **errp);
 
@@ -108,7 +108,7 @@ int coroutine_fn snap_image_working_set(SnapImage *image, GArray **pages,
  * snap_image_sound_arrivals: check the arrival list
  * @nb: filled in with the number of entries before the first damage
  *
- * Returns: 0 where there is no damage; -errno with @errp set, -EBADMSG where
+ * Returns: 0 if there is no damage; -errno with @errp set, -EBADMSG if
  * the list is damaged
  */
 int coroutine_fn snap_image_sound_arrivals(SnapImage *image, uint64_t *nb,

@@ -30,11 +30,11 @@ typedef struct SnapRAMSource {
 void snap_ram_source_init(SnapRAMSource *source, SnapImage *image,
                           unsigned table_chunks, unsigned nb_buffers,
                           size_t buffer_size);
-/* Nothing must be in flight. */
+/* Nothing may be in flight. */
 void snap_ram_source_destroy(SnapRAMSource *source);
 
 /**
- * SnapRAMRun: consecutive pages that are to be read
+ * SnapRAMRun: consecutive pages to be read
  * @block: index of the RAM block
  * @offset: offset of the first one within the block, in bytes
  * @length: in bytes, whole pages
@@ -54,7 +54,7 @@ typedef struct SnapRAMRun {
  * @nb_pages: how many pages
  * @reason: of the run that they are from
  * @entries: their entries of the page table
- * @data: their data, where an entry is that of a stored page
+ * @data: their data, valid for entries of stored pages
  */
 typedef struct SnapRAMPiece {
     int block;
@@ -71,7 +71,7 @@ typedef struct SnapRAMPiece {
  * @nb_pages: pages of it
  * @entries: their entries of the page table, owned
  * @first_stored: the page that the buffer begins with
- * @buffer: NULL where no page is stored
+ * @buffer: NULL if no page is stored
  */
 typedef struct SnapRAMRead {
     SnapRAMRun run;
@@ -86,9 +86,9 @@ typedef struct SnapRAMRead {
  * @read: unused, or zero at first
  * @run: not longer than a buffer
  *
- * Waits for a buffer where none is free.
+ * Waits for a buffer if none is free.
  *
- * Returns: 0; -errno with @errp set where the table cannot be read
+ * Returns: 0; -errno with @errp set if the table cannot be read
  */
 int coroutine_fn snap_ram_read_start(SnapRAMSource *source, SnapRAMRead *read,
                                      const SnapRAMRun *run, Error **errp);
@@ -99,8 +99,7 @@ int coroutine_fn snap_ram_read_start(SnapRAMSource *source, SnapRAMRead *read,
  * @nb_corrupt: filled in with the number of pages that are damaged or could
  *              not be read; may be NULL
  *
- * Returns: 0; -errno with @errp set: -EBADMSG where a page is not what its
- * hash says
+ * Returns: 0; -errno with @errp set: -EBADMSG if a page does not match its hash
  */
 int coroutine_fn snap_ram_read_wait(SnapRAMSource *source, SnapRAMRead *read,
                                     SnapRAMPiece *piece, unsigned *nb_corrupt,

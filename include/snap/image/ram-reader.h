@@ -12,7 +12,7 @@ typedef struct SnapRAMReader SnapRAMReader;
 
 /**
  * SnapRAMPlanFunc: what to read next
- * @run: filled in where 1 is returned; of any length
+ * @run: filled in if 1 is returned; of any length
  *
  * Returns: 1; 0 at the end; -errno with @errp set
  */
@@ -30,7 +30,7 @@ typedef int coroutine_fn SnapRAMPlanFunc(void *opaque, SnapRAMRun *run,
 SnapRAMReader *snap_ram_reader_new(SnapImage *image, size_t piece_size,
                                    SnapRAMPlanFunc *plan, void *opaque);
 
-/* snap_ram_reader_abort() comes before, unless the end was reached. */
+/* Only after snap_ram_reader_abort(), unless the end was reached. */
 void snap_ram_reader_free(SnapRAMReader *reader);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapRAMReader, snap_ram_reader_free)
 
@@ -38,8 +38,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapRAMReader, snap_ram_reader_free)
  * snap_ram_reader_next: the next piece of RAM
  * @piece: valid until the next call
  *
- * Returns: 1; 0 at the end; -errno with @errp set where something cannot be
- * read, or a page is not what its hash says (-EBADMSG)
+ * Returns: 1; 0 at the end; -errno with @errp set if something cannot be
+ * read, or a page does not match its hash (-EBADMSG)
  *
  * After an error in the data of pages, and only then, the walk can go on with
  * the next piece: see snap_ram_reader_corrupt_pages().
@@ -51,7 +51,7 @@ int coroutine_fn snap_ram_reader_next(SnapRAMReader *reader,
  * snap_ram_reader_corrupt_pages: pages that the last error was about
  *
  * Returns: how many pages of the piece are damaged or could not be read; 0
- * where it was not about pages
+ * if it was not about pages
  */
 unsigned snap_ram_reader_corrupt_pages(const SnapRAMReader *reader);
 

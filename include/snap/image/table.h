@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Tables of 64-bit entries in chunks that check themselves
+ * Checksummed, cached tables of 64-bit entries
  *
  * The page table and the arrival list of a snapshot image.  A table grows with
  * RAM, so only a bounded number of chunks is held in memory; it reaches its
@@ -65,7 +65,7 @@ typedef struct SnapTable SnapTable;
  * snap_table_new: a table of @nb_entries
  * @name: what to call it in messages
  * @seed: seed of the checksums, which binds the chunks to one image
- * @fresh: there is nothing in storage yet, all entries are 0
+ * @fresh: nothing is in storage yet, all entries are 0
  * @cached_chunks: how many chunks to hold in memory
  * @io: copied; its functions are called in the coroutine of the caller
  */
@@ -78,8 +78,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapTable, snap_table_free)
 /**
  * snap_table_get: read entry @index, which is below @nb_entries
  *
- * Returns: 0; -errno with @errp set where storage fails (-EIO) or the chunk
- * does not have the checksum that it should have (-EBADMSG)
+ * Returns: 0; -errno with @errp set if storage fails (-EIO) or the chunk
+ * has a wrong checksum (-EBADMSG)
  */
 int coroutine_fn snap_table_get(SnapTable *table, uint64_t index,
                                 uint64_t *entry, Error **errp);

@@ -4,8 +4,7 @@
  *
  * Each channel has a coroutine that takes its packets to the image.  At a
  * synchronization point they all wait for each other, and for the main channel:
- * a page that comes again comes behind such a point, possibly on another
- * channel.
+ * a page is sent again only after such a point, possibly on another channel.
  */
 
 #ifndef SNAP_TRANSFER_MULTIFD_RECEIVER_H
@@ -18,8 +17,8 @@ typedef struct SnapMultifdReceiver SnapMultifdReceiver;
 
 /**
  * snap_multifd_receiver_new: receive pages from @channels
- * @transport: not owned; its input is shut down when a channel has failed, so
- *             that whoever waits for it gets to know
+ * @transport: not owned; its input is shut down when a channel fails, to wake
+ *             whoever waits for it
  * @channels: not owned, as snap_transport_accept_channels() gives them
  * @layout: RAM blocks, not owned
  * @ram: where the pages go, not owned
@@ -29,7 +28,7 @@ SnapMultifdReceiver *snap_multifd_receiver_new(SnapTransport *transport,
                                                const SnapLayout *layout,
                                                SnapRAMWriter *ram);
 
-/* snap_multifd_receiver_end() comes before. */
+/* Only after snap_multifd_receiver_end(). */
 void snap_multifd_receiver_free(SnapMultifdReceiver *receiver);
 
 /* Begin to receive. */
@@ -38,7 +37,7 @@ void coroutine_fn snap_multifd_receiver_start(SnapMultifdReceiver *receiver);
 /**
  * snap_multifd_receiver_sync: a synchronization point of the main channel
  *
- * Waits until every channel has come to it, and lets them go on.
+ * Waits until every channel has reached it, and lets them go on.
  *
  * Returns: 0 or -errno with @errp set
  */
@@ -56,8 +55,8 @@ int snap_multifd_receiver_status(const SnapMultifdReceiver *receiver,
 /**
  * snap_multifd_receiver_pages_end: no page is expected any more
  *
- * Reads what has arrived.  Pages that come later fail the channel as well, as
- * snap_multifd_receiver_status() tells.
+ * Reads what has arrived.  Pages that come later fail the channel as well: see
+ * snap_multifd_receiver_status().
  *
  * Returns: 0 or -errno with @errp set: a channel has failed, or has sent pages
  * after the last synchronization point
@@ -70,7 +69,7 @@ int coroutine_fn snap_multifd_receiver_pages_end(SnapMultifdReceiver *receiver,
  * @timeout_ns: how long to wait for the source to close them first; 0 to fail
  *              what it is about to send
  *
- * Waits until nothing is under way.
+ * Waits until nothing is in flight.
  */
 void coroutine_fn snap_multifd_receiver_end(SnapMultifdReceiver *receiver,
                                             int64_t timeout_ns);

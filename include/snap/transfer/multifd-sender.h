@@ -14,9 +14,9 @@
 #include "snap/channel/transport.h"
 
 /**
- * SnapMultifdOptions: as the destination has it
+ * SnapMultifdOptions: what the destination expects
  * @nb_channels: how many, up to SNAP_MULTIFD_MAX_CHANNELS
- * @uuid: of the virtual machine, zeroes where it was given none
+ * @uuid: of the virtual machine, zeroes if it has none
  */
 typedef struct SnapMultifdOptions {
     unsigned nb_channels;
@@ -40,23 +40,23 @@ SnapMultifdSender *snap_multifd_sender_new(SnapSender *sender,
                                            const SnapMultifdOptions *options,
                                            Error **errp);
 
-/* snap_multifd_sender_wait() or snap_multifd_sender_abort() comes before. */
+/* Only after snap_multifd_sender_wait() or snap_multifd_sender_abort(). */
 void snap_multifd_sender_free(SnapMultifdSender *multifd);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapMultifdSender, snap_multifd_sender_free)
 
 /**
  * snap_multifd_sender_start: begin to send
  *
- * On each channel there are two synchronization points, ahead of all pages and
- * behind them: one for RAM's START section, one for its END.
+ * Each channel has two synchronization points, ahead of all pages and
+ * after them: one for RAM's START section, one for its END.
  */
 void coroutine_fn snap_multifd_sender_start(SnapMultifdSender *multifd);
 
 /**
  * snap_multifd_sender_wait: wait until all pages are sent, or a channel failed
  *
- * Nothing is under way then.  When a channel fails, all channels are shut down,
- * the main one as well, so that whoever waits for one of them gets to know.
+ * Nothing is in flight then.  When a channel fails, all channels are shut down,
+ * including the main one, to wake whoever waits for one of them.
  *
  * Returns: 0 or -errno with @errp set
  */
@@ -70,7 +70,7 @@ int coroutine_fn snap_multifd_sender_wait(SnapMultifdSender *multifd,
  */
 int snap_multifd_sender_status(const SnapMultifdSender *multifd, Error **errp);
 
-/* Give up, and wait until nothing is under way. */
+/* Give up, and wait until nothing is in flight. */
 void coroutine_fn snap_multifd_sender_abort(SnapMultifdSender *multifd);
 
 #endif /* SNAP_TRANSFER_MULTIFD_SENDER_H */

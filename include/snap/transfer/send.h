@@ -16,7 +16,7 @@
 #include "snap/stream/writer.h"
 
 /**
- * SnapSender: from where to where
+ * SnapSender: source and destination of a load
  * @image, @writer: not owned
  * @stats: what was sent is added to it, not owned
  */
@@ -27,15 +27,15 @@ typedef struct SnapSender {
 } SnapSender;
 
 /**
- * snap_send_configuration: the stream's first bytes
+ * snap_send_configuration: send the stream's first bytes
  *
  * Returns: 0 or -errno with @errp set
  */
 int coroutine_fn snap_send_configuration(SnapSender *sender, Error **errp);
 
 /**
- * snap_send_setup: RAM's START section, and what surrounds it
- * @advised: as of snap_stream_put_ram_start()
+ * snap_send_setup: send RAM's START section, and what surrounds it
+ * @advised: see snap_stream_put_ram_start()
  *
  * Returns: 0 or -errno with @errp set
  */
@@ -43,7 +43,7 @@ int coroutine_fn snap_send_setup(SnapSender *sender,
                                  const SnapHostPages *advised, Error **errp);
 
 /**
- * snap_send_page: one page, as a record of an open section
+ * snap_send_page: send one page, as a record of an open section
  * @i: index of the page in @piece
  *
  * Any page without data is sent as a zero page.
@@ -54,9 +54,9 @@ bool coroutine_fn snap_send_page(SnapSender *sender, const SnapRAMPiece *piece,
                                  unsigned i);
 
 /**
- * snap_send_piece: the pages of a piece, as a section of RAM
- * @whole: send pages that were never sent as zero pages, where the destination
- *         needs whole host pages; else not at all
+ * snap_send_piece: send the pages of a piece, as a section of RAM
+ * @whole: send never-sent pages as zero pages, because the destination needs
+ *         whole host pages; else skip them
  *
  * Zero pages are sent as such: a destination may hold stale data.
  *
@@ -66,7 +66,7 @@ int coroutine_fn snap_send_piece(SnapSender *sender, const SnapRAMPiece *piece,
                                  bool whole, Error **errp);
 
 /**
- * snap_send_zero_pages: the zero pages of all of RAM, and nothing else
+ * snap_send_zero_pages: send the zero pages of all of RAM, and nothing else
  * @in_section: a section of RAM is open, and stays so; else they get sections
  *
  * Returns: 0 or -errno with @errp set
@@ -75,9 +75,9 @@ int coroutine_fn snap_send_zero_pages(SnapSender *sender, bool in_section,
                                       Error **errp);
 
 /**
- * snap_send_devices: the device state, as it is
+ * snap_send_devices: send the device state, as it is
  *
- * Its checksum is known at the end only: check it before.
+ * The checksum is known only at the end, so verify the device state before.
  *
  * Returns: 0 or -errno with @errp set
  */

@@ -7,7 +7,7 @@
 #include "qemu/units.h"
 #include "snap/image/blk-table.h"
 
-/* Satisfies every device that direct I/O is done to. */
+/* Large enough for O_DIRECT on any device. */
 #define ALIGNMENT 4096
 
 static int coroutine_fn blk_table_read(void *opaque, uint64_t offset,

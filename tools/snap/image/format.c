@@ -39,7 +39,7 @@ enum {
 
 #define PART_SIZE 24
 
-/* What the header counts: parts of features have places behind these. */
+/* What the header counts: parts of features have places after these. */
 #define NB_PARTS SNAP_PART_WORKING_SET
 
 QEMU_BUILD_BUG_ON(H_PARTS + SNAP_PART__MAX * PART_SIZE > H_CHECKSUM);
@@ -47,7 +47,7 @@ QEMU_BUILD_BUG_ON(H_PARTS + SNAP_PART__MAX * PART_SIZE > H_CHECKSUM);
 /* Magic and version of the stream, which the configuration begins with. */
 #define STREAM_HEADER 8
 
-/* Behind each block's name in the block table. */
+/* After each block's name in the block table. */
 #define BLOCK_NUMBERS 4
 
 const char *snap_part_name(SnapPart part)
@@ -293,7 +293,7 @@ void snap_block_table_encode(const SnapLayout *layout, GByteArray *array)
     }
 }
 
-/* Returns: bytes of the entry at @data, 0 where it is invalid */
+/* Returns: bytes of the entry at @data, 0 if it is invalid */
 static size_t decode_block(SnapLayout *layout, const uint8_t *data,
                            size_t length)
 {

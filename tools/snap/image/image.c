@@ -115,7 +115,7 @@ static int coroutine_fn read_at(SnapImage *image, SnapPart part,
     return ret;
 }
 
-/* Check the description, which carries its checksum behind it, and cut it. */
+/* Check the description, which its checksum follows, and cut that off. */
 static bool check_vmdesc(GByteArray *array)
 {
     size_t length = array->len - SNAP_VMDESC_TRAILER;

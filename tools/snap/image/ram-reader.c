@@ -7,9 +7,9 @@
 #include "qemu/units.h"
 #include "snap/image/ram-reader.h"
 
-/* So many pieces are read ahead, */
+/* Maximum reads in flight. */
 #define PIECES_AHEAD 16
-/* and so many reads started before one is waited for: the first is urgent. */
+/* Reads to start per call, so that the first result is not delayed. */
 #define READS_AT_ONCE 2
 
 /* The table is walked in order, for the most part. */
@@ -32,10 +32,10 @@ struct SnapRAMReader {
     /* what to start next */
     SnapRAMRun run;
     bool at_end;
-    int next_block;             /* where there is no plan */
+    int next_block;             /* if there is no plan */
 };
 
-/* The plan where there is none: one block after another. */
+/* The default plan: one block after another. */
 static int coroutine_fn plan_all(void *opaque, SnapRAMRun *run, Error **errp)
 {
     SnapRAMReader *r = opaque;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Tables of 64-bit entries in chunks that check themselves
+ * Checksummed, cached tables of 64-bit entries
  */
 
 #include "qemu/osdep.h"
@@ -20,7 +20,7 @@ typedef struct Chunk {
     uint64_t number;
     uint64_t last_use;
     bool dirty;
-    uint64_t *entries;      /* big-endian, the checksum behind them */
+    uint64_t *entries;      /* big-endian, then the checksum */
 } Chunk;
 
 struct SnapTable {
@@ -49,7 +49,7 @@ uint64_t snap_page_entry(const void *page, size_t size)
 {
     uint64_t hash = XXH3_64bits(page, size);
 
-    /* 0 and 1 say something else. */
+    /* 0 and 1 are reserved (UNSENT, ZERO). */
     return hash > SNAP_PAGE_ZERO ? hash : hash + 2;
 }
 
@@ -97,7 +97,7 @@ void snap_table_free(SnapTable *t)
     g_free(t);
 }
 
-/* The number is part of it: a chunk in the place of another is found out. */
+/* Seeding with the chunk number detects misplaced chunks. */
 static uint64_t chunk_checksum(const SnapTable *t, const Chunk *chunk)
 {
     return XXH3_64bits_withSeed(chunk->entries, SNAP_CHUNK_ENTRIES * 8,

@@ -10,7 +10,7 @@
 #include "snap/image/update.h"
 #include "snap/trace.h"
 
-/* Lowest place behind RAM that @length bytes fit without touching a part. */
+/* Lowest offset after RAM where @length bytes fit without touching a part. */
 static uint64_t find_place(const SnapImage *image, uint64_t length)
 {
     uint64_t place = image->layout.ram_end;
@@ -116,7 +116,10 @@ int coroutine_fn snap_image_embed(SnapImage *image, const GByteArray *data,
     return write_header(image, &header, errp);
 }
 
-/* Whether storage gives a part, whatever is in it: if not, it may tomorrow. */
+/*
+ * Whether the part can be read at all: an I/O error may be transient, so do not
+ * drop it.
+ */
 static bool coroutine_fn is_readable(SnapImage *image, SnapPart part,
                                      Error **errp)
 {

@@ -20,7 +20,7 @@
 #define PAGE_TABLE_CHUNKS 128
 #define ARRIVAL_CHUNKS 16
 
-/* The header is written as one block of this size, zeroes behind it. */
+/* The header is written as one block of this size, zeroes after it. */
 #define HEADER_BLOCK 4096
 
 struct SnapImageWriter {
@@ -30,7 +30,7 @@ struct SnapImageWriter {
     const SnapRAMSection *section;
     SnapTable *page_table;
     SnapTable *arrivals;
-    SnapSyncFunc *sync;         /* NULL where a flush is enough */
+    SnapSyncFunc *sync;         /* NULL if a flush is enough */
     void *sync_opaque;
 
     bool claimed;               /* others may write to the image, too */
@@ -146,7 +146,7 @@ static int coroutine_fn flush(SnapImageWriter *w, Error **errp)
     return ret;
 }
 
-/* Write at @offset, and let the image grow where it has to. */
+/* Write at @offset, and let the image grow if it has to. */
 static int coroutine_fn write_at(SnapImageWriter *w, uint64_t offset,
                                  const void *buf, size_t length, Error **errp)
 {
@@ -198,8 +198,8 @@ static int coroutine_fn write_claim(SnapImageWriter *w, Error **errp)
 }
 
 /*
- * See that nobody else has begun to write to the image.  Storage without locks
- * lets them, and then only the last one may believe in its snapshot.
+ * Check that nobody else has begun to write to the image.  Storage without
+ * locks lets them, and then only the last one may report a good snapshot.
  */
 static int coroutine_fn check_claim(SnapImageWriter *w, Error **errp)
 {
@@ -228,7 +228,7 @@ int coroutine_fn snap_image_writer_invalidate(SnapImageWriter *w, Error **errp)
     return ret < 0 ? ret : flush(w, errp);
 }
 
-/* Write what is not yet on disk of the tables. */
+/* Write the chunks of the tables that are not on disk yet. */
 static int coroutine_fn write_tables(SnapImageWriter *w, Error **errp)
 {
     int ret = w->claimed ? check_claim(w, errp) : 0;
@@ -291,7 +291,7 @@ static int coroutine_fn write_devices_rest(SnapImageWriter *w, Error **errp)
                         w->chunk, rest, errp);
 }
 
-/* Write a part at *@offset and move that behind it. */
+/* Write a part at *@offset, and advance that past it. */
 static int coroutine_fn write_part(SnapImageWriter *w, SnapPart part,
                                    const void *data, size_t length,
                                    uint64_t *offset, Error **errp)
@@ -393,8 +393,8 @@ int coroutine_fn snap_image_writer_commit(SnapImageWriter *w,
     }
     if (!ret && !w->claimed) {
         /*
-         * So that the block layer has nothing to allocate when the header
-         * comes, which makes all that has been allocated count.
+         * Allocate the header's cluster now, so that writing the header itself
+         * needs no metadata update.
          */
         ret = write_claim(w, errp);
     }

@@ -105,7 +105,7 @@ void snap_multifd_receiver_free(SnapMultifdReceiver *r)
     g_free(r);
 }
 
-/* The pages of a packet with data, to where the image is made of them. */
+/* Read the pages of a packet with data into the image's buffers. */
 static int coroutine_fn receive_pages(Channel *c, Error **errp)
 {
     SnapRAMWriter *ram = c->receiver->ram;

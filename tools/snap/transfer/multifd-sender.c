@@ -13,7 +13,7 @@
 #include "snap/util/task.h"
 #include "snap/trace.h"
 
-/* A channel takes so much of RAM at a time. */
+/* RAM that a channel takes at a time. */
 #define RUN_SIZE (4 * MiB)
 
 /* Each channel has 16 pieces in memory, all channels together this much. */
@@ -126,7 +126,7 @@ void snap_multifd_sender_free(SnapMultifdSender *m)
     g_free(m);
 }
 
-/* Send the packet, with the data that is behind its head in the vector. */
+/* Send the packet: its head, and the data that follows it in the vector. */
 static int coroutine_fn send_packet(Channel *c, Error **errp)
 {
     const SnapLayout *layout = &c->multifd->sender->image->layout;
@@ -248,7 +248,7 @@ static void coroutine_fn channel_entry(void *opaque)
     if (ret < 0 && !m->ret) {
         m->ret = ret;
         error_propagate(&m->err, err);
-        /* Nobody should wait for what will not come. */
+        /* Wake whoever waits for what will not come. */
         snap_transport_shutdown_channels(m->transport);
         snap_transport_shutdown_output(m->transport);
     } else {

@@ -73,7 +73,7 @@ int coroutine_fn snap_send_piece(SnapSender *s, const SnapRAMPiece *piece,
     return snap_stream_flush(s->writer, errp);
 }
 
-/* Send those of @nb_pages pages that are zero, from @first of @block on. */
+/* Send the zero pages among @nb_pages pages, from @first of @block on. */
 static int coroutine_fn send_zeroes(SnapSender *s, SnapTable *table, int block,
                                     uint64_t first, unsigned nb_pages,
                                     bool in_section, Error **errp)

@@ -46,7 +46,7 @@ void coroutine_fn snap_input_read(SnapInput *input, void *buf, size_t length);
  * @iov: the first element is filled whatever it takes, the others only with
  *       what can be had at the same time
  *
- * Returns: bytes read, less than the first element only behind an error or the
+ * Returns: bytes read, less than the first element only after an error or the
  * end
  */
 size_t coroutine_fn snap_input_read_ahead(SnapInput *input,
@@ -68,13 +68,13 @@ void snap_input_unread(SnapInput *input, const struct iovec *iov,
  * @data: returns the bytes, valid until the next call
  * @length: how many are wanted, SNAP_INPUT_MAX_BACK at most
  *
- * Returns: how many there are, less than @length only behind an error or the
+ * Returns: how many there are, less than @length only after an error or the
  * end
  */
 size_t coroutine_fn snap_input_peek(SnapInput *input, const uint8_t **data,
                                     size_t length);
 
-/* The next byte, 0 where there is none. */
+/* The next byte, 0 if there is none. */
 uint8_t coroutine_fn snap_input_peek_byte(SnapInput *input);
 
 /* Take @length bytes that were peeked at. */

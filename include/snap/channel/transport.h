@@ -28,7 +28,7 @@ typedef struct SnapTransport SnapTransport;
  *             end the process, snap_transport_abandon() is called
  *
  * Descriptors that were given stay open and the caller's: the transport works
- * on duplicates.  A direction is made non-blocking when it is asked for first,
+ * on duplicates.  A direction is made non-blocking when first requested,
  * and snap_transport_close() puts back what was there, since descriptors that
  * were inherited share the flag with their other holders (stdout may be the
  * same pipe as stderr).  Call outside a coroutine, with SIGPIPE ignored.
@@ -78,7 +78,7 @@ const char *snap_transport_name(const SnapTransport *transport);
  *
  * The same at each call, owned by the transport.
  *
- * Returns: NULL where the channel has no such direction (a descriptor opened
+ * Returns: NULL if the channel has no such direction (a descriptor opened
  * for one direction only, or stdin or stdout that is closed or a terminal)
  */
 SnapInput *snap_transport_input(SnapTransport *transport);
@@ -144,7 +144,7 @@ GPtrArray *snap_transport_accept_channels(SnapTransport *transport,
  * Once a transport; waits for the connections.
  *
  * Returns: the channels, not blocking, each a QIOChannel; owned by the
- * transport.  NULL with @errp set, also where the transport is no unix socket
+ * transport.  NULL with @errp set, also if the transport is not a unix socket
  * that was connected to
  */
 GPtrArray *snap_transport_open_channels(SnapTransport *transport, unsigned nb,
@@ -163,14 +163,14 @@ void snap_transport_shutdown_output(SnapTransport *transport);
  * capacity of a pipe; of an output that is a socket, what may be in flight
  * @bytes: capacity
  *
- * Returns: the new capacity in bytes, which may be more; -EBUSY where the pipe
- * holds more than @bytes at the moment; -EPERM where the user may not have
- * that much; -ENOTSUP where that direction is neither
+ * Returns: the new capacity in bytes, which may be more; -EBUSY if the pipe
+ * holds more than @bytes at the moment; -EPERM if the user may not have
+ * that much; -ENOTSUP if that direction is neither
  */
 int snap_transport_resize_input(SnapTransport *transport, int bytes);
 int snap_transport_resize_output(SnapTransport *transport, int bytes);
 
-/* Capacity in bytes of the input, 0 where that is no pipe. */
+/* Capacity in bytes of the input, 0 if that is not a pipe. */
 int snap_transport_input_size(const SnapTransport *transport);
 
 #endif /* SNAP_CHANNEL_TRANSPORT_H */

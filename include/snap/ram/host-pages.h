@@ -2,7 +2,7 @@
 /*
  * The host pages of a destination
  *
- * Postcopy places whole host pages, which are larger than target pages where
+ * Postcopy places whole host pages, which are larger than target pages if
  * RAM is backed by hugetlbfs.  The snapshot does not know what a destination
  * has; QEMU compares what it is told with what it has, and refuses a mismatch
  * (migration/savevm.c:loadvm_postcopy_handle_advise,
@@ -36,9 +36,9 @@ typedef struct SnapHostPages {
  *           name, the size is for the largest block
  *
  * A block that is not named has the page size that was announced when it was
- * saved, and this host's page size where none was.
+ * saved, and this host's page size if none was.
  *
- * Returns: false with @errp set where a size does not fit its block
+ * Returns: false with @errp set if a size does not fit its block
  */
 bool snap_host_pages_init(SnapHostPages *pages, const SnapLayout *layout,
                           char *const *options, Error **errp);

@@ -15,7 +15,7 @@
 
 #include "qemu/units.h"
 
-/* RAM blocks start at multiples of this, the first one behind the header. */
+/* RAM blocks start at multiples of this, the first one after the header. */
 #define SNAP_BLOCK_ALIGN    (2 * MiB)
 /* Bounds of what a stream or an image may claim. */
 #define SNAP_MAX_BLOCKS     4096
@@ -30,7 +30,7 @@
  * @name: its idstr
  * @length: used length in bytes, a multiple of the target page size
  * @page_size: the page size in bytes that the stream announced for the block,
- *             0 where it announced none (migration/ram.c:ram_save_setup)
+ *             0 if it announced none (migration/ram.c:ram_save_setup)
  * @offset: where the block starts in the image, in bytes
  * @first_page: number of its first page; pages are numbered through all blocks
  * @stored_pages: pages with data in the image
@@ -56,7 +56,7 @@ typedef struct SnapRAMBlock {
  * @blocks: the blocks, owned by the layout
  * @nb_blocks: how many
  * @nb_pages: target pages in all blocks together
- * @ram_end: first byte of the image behind RAM
+ * @ram_end: first byte of the image after RAM
  */
 typedef struct SnapLayout {
     unsigned page_bits;
@@ -82,7 +82,7 @@ bool snap_name_is_printable(const char *name, size_t length);
  * @length: used length in bytes
  * @page_size: announced page size in bytes or 0
  *
- * Returns: the block, valid until the next call; NULL with @errp set where a
+ * Returns: the block, valid until the next call; NULL with @errp set if a
  * value is out of bounds
  */
 SnapRAMBlock *snap_layout_add(SnapLayout *layout, const char *name,
@@ -93,7 +93,7 @@ SnapRAMBlock *snap_layout_add(SnapLayout *layout, const char *name,
  * snap_layout_find: look a block up by idstr
  * @hint: index to try first
  *
- * Returns: index of the block, -1 where there is none
+ * Returns: index of the block, -1 if there is none
  */
 int snap_layout_find(const SnapLayout *layout, const char *name, int hint);
 

@@ -121,7 +121,7 @@ static size_t coroutine_fn read_channel(SnapInput *in, struct iovec *iov,
     return MAX(ret, 0);
 }
 
-/* Move what is buffered to the front, so that @length bytes fit behind it. */
+/* Move what is buffered to the front, so that @length bytes fit after it. */
 static void make_room(SnapInput *in, size_t length)
 {
     size_t buffered = in->end - in->pos;
@@ -239,7 +239,7 @@ void snap_input_skip(SnapInput *in, size_t length)
     in->pos += length;
 }
 
-/* @length bytes as an integer, 0 where they are not there. */
+/* @length bytes as an integer, 0 if they are not there. */
 static uint64_t coroutine_fn get_be(SnapInput *in, size_t length)
 {
     uint8_t value[8] = { };

@@ -24,8 +24,8 @@
 
 /**
  * SnapDirection: one way through the channel
- * @ioc: NULL where there is no such direction
- * @file, @input: of an output, an input; NULL until somebody asks for it
+ * @ioc: NULL if there is no such direction
+ * @file, @input: of an output, an input; NULL until first requested
  * @fd: descriptor of @ioc, which owns it
  * @made_nonblocking: O_NONBLOCK was clear before @file or @input
  */
@@ -113,7 +113,7 @@ static void direction_restore(SnapDirection *direction)
 static void direction_destroy(SnapDirection *direction)
 {
     if (direction->file) {
-        /* Flushing could wait for ever: with an error set, nothing is. */
+        /* Flushing could wait indefinitely: with an error set, nothing is. */
         qemu_file_set_error(direction->file, -ECANCELED);
         qemu_fclose(direction->file);
     }
@@ -123,7 +123,7 @@ static void direction_destroy(SnapDirection *direction)
     }
 }
 
-/* Returns: 0 where @direction is no pipe */
+/* Returns: 0 if @direction is not a pipe */
 static int direction_pipe_size(const SnapDirection *direction)
 {
     int size = direction->ioc ? fcntl(direction->fd, F_GETPIPE_SZ) : -1;
@@ -181,7 +181,7 @@ static bool can_transfer(int fd, int refused)
 }
 
 /*
- * Two channels even where both descriptors are the same: event handlers are
+ * Two channels even if both descriptors are the same: event handlers are
  * set by descriptor, and each channel has one of its own.
  */
 static bool transport_init_files(SnapTransport *transport, int in, int out,

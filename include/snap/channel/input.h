@@ -54,11 +54,11 @@ size_t coroutine_fn snap_input_read_ahead(SnapInput *input,
                                           unsigned niov);
 
 /**
- * snap_input_unread: hand bytes back, to be read again
+ * snap_input_unread: push bytes back, to be read again
  * @iov: the bytes
  * @skip: bytes of @iov to leave out at the beginning
- * @length: how many to hand back, SNAP_INPUT_MAX_BACK at most; they must be
- *          what was read last
+ * @length: how many to push back, SNAP_INPUT_MAX_BACK at most; they must be the
+ *          last ones that were read
  */
 void snap_input_unread(SnapInput *input, const struct iovec *iov,
                        unsigned niov, size_t skip, size_t length);

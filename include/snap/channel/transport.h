@@ -20,18 +20,18 @@
 typedef struct SnapTransport SnapTransport;
 
 /**
- * snap_transport_open: the channel to QEMU, without waiting for QEMU
+ * snap_transport_open: open the channel to QEMU, without waiting for QEMU
  * @uri: NULL for stdin and stdout; "unix:PATH[,server=on|off]"; "fd:N"
  * @listen: what unix: does without ",server=": listen and accept (save), or
  *          connect (load)
  * @interrupt: signals while a connection is waited for; may be NULL.  If they
  *             end the process, snap_transport_abandon() is called
  *
- * Descriptors that were given stay open and the caller's: the transport works
- * on duplicates.  A direction is made non-blocking when first requested,
- * and snap_transport_close() puts back what was there, since descriptors that
- * were inherited share the flag with their other holders (stdout may be the
- * same pipe as stderr).  Call outside a coroutine, with SIGPIPE ignored.
+ * Descriptors that were given stay open and owned by the caller: the transport
+ * works on duplicates.  A direction is made non-blocking when first requested,
+ * and snap_transport_close() restores the flag, since inherited descriptors
+ * share it with their other holders (stdout may be the same pipe as stderr).
+ * Call outside a coroutine, with SIGPIPE ignored.
  *
  * Returns: the transport, NULL with @errp set
  */
@@ -44,26 +44,26 @@ SnapTransport *snap_transport_open(const char *uri, bool listen,
  * A listening socket is reachable by its owner only.  Its path appears when
  * connections are accepted, so that whoever waits for it can connect; it is
  * removed by snap_transport_accept_channels(), or at the end.  Waits for the
- * connection.  Once a transport, before all that follows.
+ * connection.  Call once, before all that follows.
  *
  * Returns: false with @errp set
  */
 bool snap_transport_connect(SnapTransport *transport, Error **errp);
 
 /**
- * snap_transport_connect_path: where snap_transport_connect() connects to
+ * snap_transport_connect_path: the path that snap_transport_connect() uses
  *
  * Returns: its path; NULL if it connects to nothing
  */
 const char *snap_transport_connect_path(const SnapTransport *transport);
 
-/* Never waits: what was written and not flushed is dropped. */
+/* Never waits: output that was not flushed is dropped. */
 void snap_transport_close(SnapTransport *transport);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapTransport, snap_transport_close)
 
 /**
- * snap_transport_abandon: remove the socket's path, and put back what the
- * descriptors' flags were, no more
+ * snap_transport_abandon: remove the socket's path and restore the descriptors'
+ * flags, no more
  *
  * For a process that ends at once, while a coroutine or another thread waits
  * for the channel.
@@ -87,8 +87,8 @@ QEMUFile *snap_transport_output(SnapTransport *transport);
 /**
  * snap_transport_put_last_bytes: write a few bytes past the QEMUFile
  *
- * For a process that ends, as snap_transport_abandon().  Nothing happens if
- * there is no output, or no room for them within 100 ms.
+ * For a process that ends, as snap_transport_abandon().  Does nothing if there
+ * is no output, or no room for them within 100 ms.
  */
 void snap_transport_put_last_bytes(SnapTransport *transport, const void *data,
                                    size_t length);
@@ -112,24 +112,24 @@ bool snap_transport_peer_waits(const SnapTransport *transport);
 bool snap_transport_peer_awaited(const SnapTransport *transport);
 
 /**
- * snap_transport_open_preempt: a second connection to the same socket
+ * snap_transport_open_preempt: make a second connection to the same socket
  *
  * For the capability postcopy-preempt: QEMU takes the first connection for the
- * main one (migration/migration.c:migration_ioc_process_incoming).  Once a
- * transport; waits for the connection.
+ * main one (migration/migration.c:migration_ioc_process_incoming).  Call once;
+ * waits for the connection.
  *
- * Returns: its output, owned by the transport; NULL with @errp set, also where
- * the transport is no unix socket that was connected to
+ * Returns: its output, owned by the transport; NULL with @errp set, also if the
+ * transport is not a unix socket that was connected to
  */
 QEMUFile *snap_transport_open_preempt(SnapTransport *transport, Error **errp);
 
 /**
- * snap_transport_accept_channels: further connections to a socket that listens
+ * snap_transport_accept_channels: accept further connections to a listener
  *
- * Those that were made so far and have sent something; others are closed.  A
- * source with multifd makes all of them, and each has begun, before RAM's START
- * section is over (migration/ram.c:ram_save_setup).  Once a transport; does not
- * wait.
+ * Takes those that were made so far and have sent something; others are closed.
+ * A source with multifd makes all of them, and begins to send on each, before
+ * RAM's START section is over (migration/ram.c:ram_save_setup).  Call once;
+ * does not wait.
  *
  * Returns: the channels, not blocking, each a QIOChannel; owned by the
  * transport.  NULL with @errp set
@@ -138,10 +138,10 @@ GPtrArray *snap_transport_accept_channels(SnapTransport *transport,
                                           Error **errp);
 
 /**
- * snap_transport_open_channels: further connections to the same socket
+ * snap_transport_open_channels: make further connections to the same socket
  * @nb: how many
  *
- * Once a transport; waits for the connections.
+ * Call once; waits for the connections.
  *
  * Returns: the channels, not blocking, each a QIOChannel; owned by the
  * transport.  NULL with @errp set, also if the transport is not a unix socket
@@ -151,8 +151,8 @@ GPtrArray *snap_transport_open_channels(SnapTransport *transport, unsigned nb,
                                         Error **errp);
 
 /*
- * Let whoever reads from a socket find its end, or writes to it an error: the
- * further channels, or one direction of the main one.
+ * Shut down the further channels, or one direction of the main one: readers
+ * find the end, writers get an error.
  */
 void snap_transport_shutdown_channels(SnapTransport *transport);
 void snap_transport_shutdown_input(SnapTransport *transport);

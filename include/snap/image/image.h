@@ -108,8 +108,7 @@ int coroutine_fn snap_image_working_set(SnapImage *image, GArray **pages,
  * snap_image_sound_arrivals: check the arrival list
  * @nb: filled in with the number of entries before the first damage
  *
- * Returns: 0 if there is no damage; -errno with @errp set, -EBADMSG if
- * the list is damaged
+ * Returns: 0 on success; -errno with @errp set, -EBADMSG if the list is damaged
  */
 int coroutine_fn snap_image_sound_arrivals(SnapImage *image, uint64_t *nb,
                                            Error **errp);

@@ -16,7 +16,7 @@
 /**
  * snap_image_embed: put a working set into the image, durably
  * @image: whose disk is open for writing; its header is brought up to date
- * @data: as of snap_working_set_encode()
+ * @data: see snap_working_set_encode()
  *
  * The header is written last, so that whatever breaks in leaves the image as
  * it was before, or has it complete.

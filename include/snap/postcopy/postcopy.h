@@ -25,8 +25,8 @@ typedef struct SnapPostcopy SnapPostcopy;
  * @resume: go on with a load that was broken off
  * @resumed: UUID of the snapshot that it was of; null if that was not said
  * @load_records: where to note what is loaded, see snap_load_record_store();
- *                NULL: note nothing, and resume what is there
- * @host_pages: as of snap_host_pages_init()
+ *                NULL: note nothing, and resume any load
+ * @host_pages: see snap_host_pages_init()
  * @working_set: file that a working set is read from, if it exists, and
  *               recorded to; may be NULL
  * @record: record the working set

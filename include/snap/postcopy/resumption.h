@@ -57,8 +57,8 @@ bool coroutine_fn snap_resumption_check(SnapResumption *resumption,
  * @wanted: see snap_resumption_check()
  *
  * A QEMU 7.2 with postcopy-preempt does not survive a connection that comes to
- * nothing (SIGSEGV).  So none is made if it is known to come to nothing; where
- * this cannot be known, snap_resumption_check() has to say.
+ * nothing (SIGSEGV).  So none is made if it is known to come to nothing; if
+ * that cannot be known, snap_resumption_check() has to decide.
  *
  * Returns: true; false with @errp set
  */

@@ -44,7 +44,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapReturnPath, snap_return_path_free)
  * @event: filled in if 1 is returned
  *
  * Returns: 1; 0 at the end of the file; -errno with @errp set if it cannot
- * be read or is no message that a destination may send
+ * be read, or is not a message that a destination may send
  */
 int coroutine_fn snap_return_path_next(SnapReturnPath *rp,
                                        SnapReturnEvent *event, Error **errp);

@@ -130,7 +130,7 @@ static bool read_stat(int process, pid_t *parent, uint64_t *start_time)
  * @inode: of the socket; 0 for all of those that listen
  * @show: what to tell, UDIAG_SHOW_*
  * @pick: looks at one thing that is told of a socket.  Returns: whether
- *        @inode is filled in with that of the socket that was asked for
+ *        @inode is filled in with that of the requested socket
  * @opaque: for @pick
  */
 typedef struct Question {
@@ -185,7 +185,7 @@ static bool read_answer(int fd, const Question *question, bool *found,
                         uint32_t *inode)
 {
     uint8_t buf[MAX_ANSWER] QEMU_ALIGNED(NLMSG_ALIGNTO);
-    /* The kernel has answered when it is asked, or is asked for more. */
+    /* Sending the question makes the kernel answer, and so does reading on. */
     ssize_t rest = recv(fd, buf, sizeof(buf), MSG_DONTWAIT);
     const struct nlmsghdr *head = (const void *)buf;
 
@@ -203,7 +203,7 @@ static bool read_answer(int fd, const Question *question, bool *found,
     return !*found && !question->inode;
 }
 
-/* Returns: whether @inode is filled in with that of the socket asked for */
+/* Returns: whether @inode is filled in with that of the requested socket */
 static bool ask_for_socket(const Question *question, uint32_t *inode)
 {
     int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);

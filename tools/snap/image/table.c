@@ -31,8 +31,8 @@ struct SnapTable {
     SnapTableIO io;
 
     /*
-     * Chunks in memory, and where to find a chunk's; -1 for not there.  What
-     * moves chunks holds the lock; there is no @current meanwhile.
+     * Chunks in memory, and the slot of each chunk, -1 for none.  Moving chunks
+     * takes the lock; there is no @current meanwhile.
      */
     CoMutex lock;
     Chunk *cache;

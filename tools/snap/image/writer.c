@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Writing a snapshot image, but for the pages themselves
+ * Writing a snapshot image, except the pages themselves
  */
 
 #include "qemu/osdep.h"

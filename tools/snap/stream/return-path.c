@@ -66,7 +66,7 @@ static int check_input(SnapReturnPath *rp, Error **errp)
     return ret;
 }
 
-/* Whether there is no further message. */
+/* Whether there are no more messages. */
 static bool coroutine_fn at_end(SnapReturnPath *rp)
 {
     snap_input_peek_byte(rp->input);
@@ -74,8 +74,8 @@ static bool coroutine_fn at_end(SnapReturnPath *rp)
 }
 
 /*
- * Returns: the length that a message must have, -1 if it varies, -2 if
- * there is no such message
+ * Returns: the length that a message must have, -1 if it varies, -2 if there is
+ * no such message
  */
 static int message_length(unsigned type)
 {

@@ -547,7 +547,11 @@ class Ends(Hostile):
                 source.close()
 
     def sent_after_last_sync(self, data: bytes):
-        """A save of a channel that sends @data after all of its stream"""
+        """
+        A save of a channel that sends @data after all of its stream.  Nobody
+        reads it before the main channel has come to its last flush, so it has
+        to fit into a socket's buffer.
+        """
         process, source = self.begin(2)
         left = source.begin([self.channels[0], self.channels[1] + data])
         at = len(self.main) - len(self.builder.devices) - 60
@@ -560,11 +564,11 @@ class Ends(Hostile):
 
     def test_pages_after_last_sync_are_refused(self):
         """Nobody waits for them: they would be lost, or not."""
-        for data in (packet('pc.ram', pages(range(20), 5)),
+        for data in (packet('pc.ram', pages(range(4), 5)),
                      head('pc.ram', [], [0]),
                      head() + head('pc.ram', [], [0]),
                      packet('pc.ram', pages([0]), flags=SYNC),
-                     packet('pc.ram', pages(range(20), 5))[:-1]):
+                     packet('pc.ram', pages(range(4), 5))[:-1]):
             with self.subTest(len(data)):
                 process = self.sent_after_last_sync(data)
                 self.fails(process, self.image, 'multifd channel 1 sent pages '
@@ -580,7 +584,7 @@ class Ends(Hostile):
 
     def test_endless_packets_after_last_sync_are_refused(self):
         """A source sends one at most."""
-        process = self.sent_after_last_sync(head() * 100)
+        process = self.sent_after_last_sync(head() * 20)
         self.fails(process, self.image, 'multifd channel 1 sent more than 16 '
                    'packets after the last SYNC')
 

@@ -327,7 +327,8 @@ class OpeningSave(StuckTest):
             server.bind(path)
             server.listen()
             server.settimeout(60)
-            for n, mode in enumerate(MODES):
+            # Over a socket, the image is opened before the source can connect.
+            for n, mode in enumerate(m for m in MODES if 'unix' not in m):
                 with self.subTest(mode):
                     run = self.begin(mode, '-n', '-O', 'raw',
                                      image=f'nbd:unix:{path}')

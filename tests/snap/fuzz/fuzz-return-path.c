@@ -230,7 +230,7 @@ static void load_whole(FuzzBytes bytes, uint8_t flags)
         .host_pages = host_page_options,
         .push = {
             .reasons = flags & NOT_LINEAR ? 0 : UINT_MAX,
-            .around = fuzz_u8(&bytes),
+            .fault_around = fuzz_u8(&bytes),
             .backlog = 16 * KiB,
         },
     };

@@ -20,6 +20,9 @@ typedef struct SnapInterrupt SnapInterrupt;
  */
 SnapInterrupt *snap_interrupt_new(void (*end)(void *opaque), void *opaque);
 
+/* The signals stay blocked. */
+void snap_interrupt_free(SnapInterrupt *interrupt);
+
 /**
  * snap_interrupt_watch: make the signals events of the main AioContext
  * @func: called in the main loop for each signal that has come or comes; NULL

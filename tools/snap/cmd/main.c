@@ -134,6 +134,7 @@ int main(int argc, char **argv)
     }
 
     status = verb->run(&options);
+    snap_interrupt_free(options.interrupt);
     snap_cmd_options_destroy(&options);
     return status;
 }

@@ -119,6 +119,20 @@ SnapInterrupt *snap_interrupt_new(void (*end)(void *opaque), void *opaque)
     return interrupt;
 }
 
+void snap_interrupt_free(SnapInterrupt *interrupt)
+{
+    if (!interrupt) {
+        return;
+    }
+    event_notifier_cleanup(&interrupt->unblocked);
+    if (interrupt->fd >= 0) {
+        close(interrupt->fd);
+    }
+    qemu_mutex_destroy(&interrupt->lock);
+    g_array_unref(interrupt->actions);
+    g_free(interrupt);
+}
+
 /* --- the main loop --- */
 
 static void on_signal(void *opaque)

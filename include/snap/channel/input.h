@@ -74,7 +74,7 @@ void snap_input_unread(SnapInput *input, const struct iovec *iov,
 size_t coroutine_fn snap_input_peek(SnapInput *input, const uint8_t **data,
                                     size_t length);
 
-/* The next byte, 0 if there is none. */
+/* The next byte, 0 at the end. */
 uint8_t coroutine_fn snap_input_peek_byte(SnapInput *input);
 
 /* Take @length bytes that were peeked at. */

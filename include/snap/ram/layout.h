@@ -93,7 +93,7 @@ SnapRAMBlock *snap_layout_add(SnapLayout *layout, const char *name,
  * snap_layout_find: look a block up by idstr
  * @hint: index to try first
  *
- * Returns: index of the block, -1 if there is none
+ * Returns: index of the block, -1 if no block has that name
  */
 int snap_layout_find(const SnapLayout *layout, const char *name, int hint);
 

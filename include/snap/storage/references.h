@@ -20,7 +20,7 @@ bool snap_references_given(const QDict *options);
  * A backing file or an external data file can be anything that QEMU could open
  * for its user: who made the image decides what, and that may be somebody else.
  *
- * Returns: false with @errp set where there is a reference
+ * Returns: false with @errp set if there is a reference
  */
 bool GRAPH_RDLOCK snap_references_none(BlockDriverState *bs, Error **errp);
 

@@ -47,7 +47,7 @@ typedef struct SnapPostcopyStats {
 
 /**
  * SnapStats: numbers for reports
- * @uuid: of the snapshot; null if there is none
+ * @uuid: of the snapshot; null if it is not known
  * @ram_bytes: RAM of the guest, in bytes
  * @stored_pages: pages with data; of a load, those that were sent
  * @zero_pages: pages that are zero; likewise

@@ -14,6 +14,8 @@ TESTS ?=
 # Busy loops beside each test of "make check-busy", and how often it runs each
 LOOPS ?= 8
 REPEAT ?= 1
+# Another QEMU whose source the patches fit
+OTHER_QEMU ?= 10.2.2
 # How long "make fuzz" runs each fuzzer, and which ones
 SECONDS ?= 600
 FUZZERS ?=
@@ -22,8 +24,8 @@ export MESON
 mandir = $(DESTDIR)$(PREFIX)/share/man/man1
 with_env = . $(abspath $(BUILD))/snap-env.sh &&
 
-.PHONY: all analyze check check-busy check-sanitizers fuzz demo bench man manual install \
-        clean distclean help deps test-deps docs-deps fuzz-deps
+.PHONY: all analyze check check-busy check-sanitizers check-other-qemu \
+        fuzz demo bench man manual install clean distclean help deps test-deps docs-deps fuzz-deps
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) --quiet
@@ -71,6 +73,13 @@ check-sanitizers: test-deps
 	@TIMEOUT_MULTIPLIER=$${TIMEOUT_MULTIPLIER:-10} \
 	    scripts/run-tests $(BUILD)-asan $(TESTS)
 
+# In another QEMU's source tree
+check-other-qemu:
+	@scripts/fetch-tree $(OTHER_QEMU) $(abspath subprojects/qemu-$(OTHER_QEMU))
+	@$(MAKE) --no-print-directory check BUILD=$(BUILD)-$(OTHER_QEMU) \
+	    QEMU_TREE=subprojects/qemu-$(OTHER_QEMU) \
+	    TESTS='$(or $(TESTS),--suite unit --suite tool)'
+
 analyze: all
 	@scripts/install-deps analyze
 	@scripts/analyze $(BUILD)
@@ -97,11 +106,11 @@ install: all
 	    install -D -m 644 $(BUILD)/qemu-snap.1 $(mandir)/qemu-snap.1; fi
 
 clean:
-	rm -rf $(BUILD) $(BUILD)-asan $(FUZZ_BUILD)
+	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-$(OTHER_QEMU) $(FUZZ_BUILD)
 
 # What was fetched goes as well, so the next build gets the newest QEMU
 distclean: clean
-	rm -rf $(addprefix subprojects/, apt emulators guest packagecache qemu .lock)
+	rm -rf $(addprefix subprojects/, apt emulators guest packagecache qemu qemu-$(OTHER_QEMU) .lock)
 
 help:
 	@echo 'make            build $(BUILD)/qemu-snap'
@@ -110,6 +119,8 @@ help:
 	@echo '                each; REPEAT=3 runs them three times, TESTS some of them'
 	@echo 'make check-sanitizers'
 	@echo '                ... with AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make check-other-qemu'
+	@echo '                ... built in the source tree of QEMU $(OTHER_QEMU): units and tool'
 	@echo 'make analyze    static analysis, which takes some minutes'
 	@echo 'make fuzz       run the fuzzers for SECONDS ($(SECONDS)) each; FUZZERS="save" for'
 	@echo '                one of them; they go on from what $(FUZZ_BUILD)/corpus has'

@@ -30,19 +30,21 @@ quietly()
     rm -f "$log"
 }
 
-# apt-get on package lists of our own: the machine's Debian archive with the
-# suites that a stock machine does not have. Nothing in /etc/apt changes, and
-# the archive's address comes from there.
+# apt on package lists of our own: the machine's Debian archive with the suites
+# that a stock machine does not have. Nothing in /etc/apt changes, and the
+# archive's address comes from there.
 apt=$sub/apt
-apt_get()
+apt_run()
 {
-    DEBIAN_FRONTEND=noninteractive $sudo apt-get -q -y \
+    DEBIAN_FRONTEND=noninteractive $sudo "$@" -q \
         -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$apt/sources" \
         -o Dir::State::Lists="$apt/lists" -o Acquire::Languages=none \
         -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
         -o APT::Sandbox::User=root -o APT::Install-Recommends=false \
-        -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 "$@"
+        -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300
 }
+apt_get() { apt_run apt-get -y "$@"; }
+apt_cache() { apt_run apt-cache "$@"; }
 sudo=
 
 # need_root HINT: there has to be a way to install packages
@@ -72,16 +74,19 @@ apt_sources()
 
     key=/usr/share/keyrings/debian-archive-keyring.gpg
     [ -e $key ] && key="[signed-by=$key] " || key=
-    if [ "$apt" = "$sub/apt/newer" ]; then
+    case ${apt##*/} in
+    newer)
         for suite in trixie trixie-backports sid; do
             echo "deb $key$archive $suite main"
-        done
-    else
+        done ;;
+    newer-sources)
+        echo "deb-src $key$archive sid main" ;;
+    *)
         echo "$own" | sed "s|.*|deb $key& main|"
         echo "deb $key$archive bookworm main"
         echo "deb $key$archive bookworm-backports main"
-        echo "deb-src $key$archive trixie main"
-    fi | sort -u
+        echo "deb-src $key$archive trixie main" ;;
+    esac | sort -u
 }
 
 # Call this before the first apt_get.
@@ -100,3 +105,4 @@ apt_update()
 # From here on, apt_get knows newer releases of Debian, and nothing else: what
 # they have must not be installed on this one.
 newer_debian() { apt=$sub/apt/newer; }
+newer_sources() { apt=$sub/apt/newer-sources; }

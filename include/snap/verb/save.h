@@ -9,7 +9,7 @@
 #ifndef SNAP_VERB_SAVE_H
 #define SNAP_VERB_SAVE_H
 
-#include "snap/storage/blockdev.h"
+#include "snap/storage/target.h"
 #include "snap/transfer/stats.h"
 #include "snap/channel/transport.h"
 

@@ -11,7 +11,7 @@
 #define SNAP_CMD_H
 
 #include "qapi/qapi-types-qom.h"
-#include "snap/storage/blockdev.h"
+#include "snap/storage/target.h"
 #include "snap/transfer/multifd-sender.h"
 #include "snap/postcopy/postcopy.h"
 #include "snap/transfer/stats.h"

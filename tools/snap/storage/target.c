@@ -12,11 +12,11 @@
 #include "block/qdict.h"
 #include "block/thread-pool.h"
 #include "qobject/qdict.h"
-#include "snap/storage/blockdev.h"
 #include "snap/storage/create.h"
 #include "snap/storage/page-cache.h"
 #include "snap/storage/references.h"
 #include "snap/storage/replace.h"
+#include "snap/storage/target.h"
 #include "snap/trace.h"
 
 /* By so much a new file is longer than what was written to it. */

@@ -10,8 +10,8 @@
  * to by its references.
  */
 
-#ifndef SNAP_STORAGE_BLOCKDEV_H
-#define SNAP_STORAGE_BLOCKDEV_H
+#ifndef SNAP_STORAGE_TARGET_H
+#define SNAP_STORAGE_TARGET_H
 
 #include "snap/util/interrupt.h"
 #include "system/block-backend.h"
@@ -165,4 +165,4 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapTarget, snap_target_close)
  */
 void snap_target_abandon(SnapTarget *target);
 
-#endif /* SNAP_STORAGE_BLOCKDEV_H */
+#endif /* SNAP_STORAGE_TARGET_H */

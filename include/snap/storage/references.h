@@ -6,38 +6,40 @@
 #ifndef SNAP_STORAGE_REFERENCES_H
 #define SNAP_STORAGE_REFERENCES_H
 
-#include "block/block.h"
 #include "system/block-backend.h"
 
 /* Whether options to open an image with, flattened, say what it refers to. */
 bool snap_references_given(const QDict *options);
 
 /**
- * snap_references_none: see that an image refers to nothing else
- * @bs: opened with BDRV_O_NO_BACKING and BDRV_O_NO_IO, so that what it refers
- *      to was not opened (block/qcow2.c:qcow2_do_open)
+ * snap_references_none: check that an image refers to nothing else
+ * @blk: opened with BDRV_O_NO_BACKING and BDRV_O_NO_IO, so that what it refers
+ *       to was not opened (block/qcow2.c:qcow2_do_open)
+ *
+ * Call outside a coroutine.
  *
  * A backing file or an external data file can be anything that QEMU could open
  * for its user: who made the image decides what, and that may be somebody else.
  *
  * Returns: false with @errp set if there is a reference
  */
-bool GRAPH_RDLOCK snap_references_none(BlockDriverState *bs, Error **errp);
+bool snap_references_none(BlockBackend *blk, Error **errp);
 
 /**
- * snap_references_only: see that an image consists of one local file
- * @bs: opened with all that it refers to
+ * snap_references_only: check that an image consists of one local file
+ * @blk: opened with all that it refers to
  * @path: the file, as it was opened
+ *
+ * Call outside a coroutine.
  *
  * Returns: false with @errp set if there is anything else
  */
-bool GRAPH_RDLOCK snap_references_only(BlockDriverState *bs, const char *path,
-                                       Error **errp);
+bool snap_references_only(BlockBackend *blk, const char *path, Error **errp);
 
 /**
  * snap_references_files: all files that an open image consists of
  *
- * Call in the main loop's thread, outside a coroutine.
+ * Call outside a coroutine.
  *
  * Returns: newly allocated array of their names, with NULL at its end; what is
  * no file has some other name

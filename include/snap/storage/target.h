@@ -1,72 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Opening images, and making the one that a save writes to
- *
- * The folder storage/ has the file or device under an image, whatever is in
- * it.  A save begins a target here, which is an image that exists, or a
- * temporary that replaces a file when it is complete (replace); it is created
- * (create), and written to through a window of requests in flight (io-window).
- * What others do with a file is told by locks (file-lock), and what it leads
- * to by its references.
+ * What a save writes to: an existing image, or a file that replaces another one
  */
 
 #ifndef SNAP_STORAGE_TARGET_H
 #define SNAP_STORAGE_TARGET_H
 
-#include "snap/util/interrupt.h"
-#include "system/block-backend.h"
-
-/**
- * SnapImageOptions: how to open an image, as given on the command line
- * @filename: file name, or options where @image_opts
- * @format: block driver; NULL to probe
- * @image_opts: @filename is a list of options, as qemu-img --image-opts
- * @cache: cache mode, as qemu-img -t; NULL for what fits, and is possible
- * @aio: "threads", "native", "io_uring"; NULL likewise
- * @bulk: all of it is going to be read
- * @force_share: open also what others have open for writing
- * @backing_chain: follow what the image refers to, if it does
- * @interrupt: signals while opening or creating it waits; NULL for none.  If
- *             they end the process, what was created is removed
- */
-typedef struct SnapImageOptions {
-    const char *filename;
-    const char *format;
-    bool image_opts;
-    const char *cache;
-    const char *aio;
-    bool bulk;
-    bool force_share;
-    bool backing_chain;
-    SnapInterrupt *interrupt;
-} SnapImageOptions;
-
-/**
- * snap_blockdev_file_name: an image's name as the block layer understands it
- * @filename: as given on the command line
- *
- * What is before a colon is a protocol to the block layer.  If no driver has
- * that one, as in "vm-2026-11-28T00:50.qcow2", and it is no URL, it is the name
- * of a local file.
- *
- * Returns: newly allocated name for SnapImageOptions
- */
-char *snap_blockdev_file_name(const char *filename);
-
-/* The local path that an image's name stands for, NULL for anything else. */
-const char *snap_blockdev_local_path(const SnapImageOptions *options);
-
-/**
- * snap_blockdev_open: open an image that exists
- * @writable: for writing, which locks out all other writers, and not just
- *            reading
- *
- * Call outside a coroutine.
- *
- * Returns: NULL with @errp set
- */
-BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
-                                 bool writable, Error **errp);
+#include "snap/storage/open.h"
 
 /**
  * SnapTargetOptions: where a save goes to

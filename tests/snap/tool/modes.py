@@ -80,12 +80,12 @@ class Modes(ToolTest):
     def traced(self, *args: str, stdin: bytes = b'', **environ: str):
         """Run it; the modes that it opened the image with."""
         result = subprocess.run(
-            [env('QEMU_SNAP'), '-T', 'snap_blockdev_open', *args], input=stdin,
+            [env('QEMU_SNAP'), '-T', 'snap_open', *args], input=stdin,
             capture_output=True, timeout=TIMEOUT, check=False,
             env=dict(os.environ, LD_PRELOAD=self.shim, **environ))
         error = result.stderr.decode()
         self.assertEqual(result.returncode, 0, error)
-        return re.findall(r'snap_blockdev_open cache (\S+) aio (\S*)', error)
+        return re.findall(r'snap_open cache (\S+) aio (\S*)', error)
 
     def drop_cache(self):
         fd = os.open(self.image, os.O_RDONLY)

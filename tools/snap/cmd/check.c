@@ -71,7 +71,7 @@ static bool run(const SnapCmdOptions *options, CheckTask *task, Error **errp)
     bool done;
 
     image_options.bulk = true;
-    task->blk = snap_blockdev_open(&image_options, task->repair, errp);
+    task->blk = snap_open_image(&image_options, task->repair, errp);
     if (!task->blk) {
         return false;
     }

@@ -67,7 +67,7 @@ SnapImageOptions snap_cmd_image_options(const SnapCmdOptions *options)
 char *snap_cmd_working_set(const SnapCmdOptions *options)
 {
     SnapImageOptions image_options = snap_cmd_image_options(options);
-    const char *path = snap_blockdev_local_path(&image_options);
+    const char *path = snap_open_local_path(&image_options);
 
     if (options->working_set) {
         return g_strdup(options->working_set);

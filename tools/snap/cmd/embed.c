@@ -50,7 +50,7 @@ int snap_cmd_embed(const SnapCmdOptions *options)
     if (!path) {
         error_setg(&err, "--working-set=FILE is needed with this image");
     } else {
-        task.blk = snap_blockdev_open(&image_options, true, &err);
+        task.blk = snap_open_image(&image_options, true, &err);
     }
     if (task.blk) {
         snap_task_run(embed, &task, NULL, &err);

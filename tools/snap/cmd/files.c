@@ -72,7 +72,7 @@ static void add_image(SnapNamedFiles *files, const SnapCmdOptions *options,
 {
     g_auto(GStrv) opened = blk ? snap_references_files(blk) : NULL;
     SnapImageOptions image = snap_cmd_image_options(options);
-    const char *path = snap_blockdev_local_path(&image);
+    const char *path = snap_open_local_path(&image);
     const char *text = options->filename;
     g_autoptr(QDict) dict = NULL;
 
@@ -94,7 +94,7 @@ static void add_temporaries(SnapNamedFiles *files,
                             const SnapCmdOptions *options)
 {
     SnapImageOptions image = snap_cmd_image_options(options);
-    const char *path = snap_blockdev_local_path(&image);
+    const char *path = snap_open_local_path(&image);
     g_auto(GStrv) names = path ? snap_replace_names(path) : NULL;
 
     for (char **name = names; name && *name; name++) {

@@ -116,7 +116,7 @@ int snap_cmd_info(const SnapCmdOptions *options)
     InfoTask task = { };
     Error *err = NULL;
 
-    task.blk = snap_blockdev_open(&image_options, false, &err);
+    task.blk = snap_open_image(&image_options, false, &err);
     if (task.blk) {
         snap_task_run(collect, &task, NULL, &err);
         blk_unref(task.blk);

@@ -36,7 +36,7 @@ static BlockBackend *open_and_connect(const SnapCmdOptions *options,
         (!resume && !snap_transport_connect(transport, errp))) {
         return NULL;
     }
-    blk = snap_blockdev_open(&image_options, false, errp);
+    blk = snap_open_image(&image_options, false, errp);
     if (blk && resume &&
         (!snap_load_check_resumption(blk, transport, &options->postcopy,
                                      errp) ||

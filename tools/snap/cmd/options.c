@@ -806,7 +806,7 @@ const SnapCmdVerb *snap_cmd_options_parse(SnapCmdOptions *options, int argc,
     check_postcopy_options(options, &given);
     options->filename = args->pdata[1];
     options->image = options->image_opts ? g_strdup(options->filename) :
-                     snap_blockdev_file_name(options->filename);
+                     snap_open_file_name(options->filename);
     options->verb = verb->name;
     check_record(options);
     return verb;

@@ -54,22 +54,33 @@ static bool GRAPH_RDLOCK node_refers(BlockDriverState *bs, Error **errp)
     return false;
 }
 
-bool snap_references_none(BlockDriverState *bs, Error **errp)
+static bool GRAPH_RDLOCK graph_refers(BlockDriverState *bs, Error **errp)
 {
     BdrvChild *child;
 
     if (node_refers(bs, errp)) {
-        return false;
+        return true;
     }
     QLIST_FOREACH(child, &bs->children, next) {
-        if (!snap_references_none(child->bs, errp)) {
-            return false;
+        if (graph_refers(child->bs, errp)) {
+            return true;
         }
     }
-    return true;
+    return false;
 }
 
-bool snap_references_only(BlockDriverState *bs, const char *path, Error **errp)
+bool snap_references_none(BlockBackend *blk, Error **errp)
+{
+    bool none;
+
+    bdrv_graph_rdlock_main_loop();
+    none = !graph_refers(blk_bs(blk), errp);
+    bdrv_graph_rdunlock_main_loop();
+    return none;
+}
+
+static bool GRAPH_RDLOCK graph_is_only(BlockDriverState *bs, const char *path,
+                                       Error **errp)
 {
     BdrvChild *child;
 
@@ -80,11 +91,21 @@ bool snap_references_only(BlockDriverState *bs, const char *path, Error **errp)
         return false;
     }
     QLIST_FOREACH(child, &bs->children, next) {
-        if (!snap_references_only(child->bs, path, errp)) {
+        if (!graph_is_only(child->bs, path, errp)) {
             return false;
         }
     }
     return true;
+}
+
+bool snap_references_only(BlockBackend *blk, const char *path, Error **errp)
+{
+    bool only;
+
+    bdrv_graph_rdlock_main_loop();
+    only = graph_is_only(blk_bs(blk), path, errp);
+    bdrv_graph_rdunlock_main_loop();
+    return only;
 }
 
 static void GRAPH_RDLOCK add_files(BlockDriverState *bs, GPtrArray *names)

@@ -1,25 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Opening images, and making the one that a save writes to
+ * What a save writes to
  */
 
 #include "qemu/osdep.h"
-#include "qemu/cutils.h"
-#include "qemu/keyval.h"
 #include "qapi/error.h"
 #include "block/block.h"
 #include "block/block_int.h"
-#include "block/qdict.h"
 #include "block/thread-pool.h"
 #include "qobject/qdict.h"
 #include "snap/storage/create.h"
-#include "snap/storage/page-cache.h"
+#include "snap/storage/open.h"
 #include "snap/storage/references.h"
 #include "snap/storage/replace.h"
 #include "snap/storage/target.h"
 #include "snap/trace.h"
 
-/* By so much a new file is longer than what was written to it. */
+/* How much longer a new file is than what was written to it */
 #define PREALLOCATION "64M"
 
 struct SnapTarget {
@@ -29,257 +26,6 @@ struct SnapTarget {
     bool unflushed;             /* the block layer does not flush the file */
     bool confirmed;
 };
-
-/* Flags of the block layer for cache and aio modes; @aio may be NULL */
-static bool parse_modes(const char *cache, const char *aio, int *flags,
-                        bool *writethrough, Error **errp)
-{
-    if (bdrv_parse_cache_mode(cache, flags, writethrough) < 0) {
-        error_setg(errp, "Invalid cache mode '%s'", cache);
-        return false;
-    }
-    if (aio && bdrv_parse_aio(aio, flags) < 0) {
-        error_setg(errp, "Invalid aio mode '%s'", aio);
-        return false;
-    }
-    return true;
-}
-
-/* Options as the block layer takes them: a.b=c has the key "a.b". */
-static QDict *parse_options(const char *list, Error **errp)
-{
-    QDict *dict = keyval_parse(list, NULL, NULL, errp);
-
-    if (dict) {
-        qdict_flatten(dict);
-    }
-    return dict;
-}
-
-/**
- * OpenRequest: what to open, whichever modes will do
- * @options: as given
- * @filename: NULL where @extra tells
- * @extra: further options, flattened, or NULL
- * @flags: BDRV_O_*
- */
-typedef struct OpenRequest {
-    const SnapImageOptions *options;
-    const char *filename;
-    QDict *extra;
-    int flags;
-} OpenRequest;
-
-/* Options to open with; NULL with @errp set */
-static QDict *collect_options(const OpenRequest *request, Error **errp)
-{
-    const SnapImageOptions *options = request->options;
-    QDict *dict;
-
-    if (options->image_opts) {
-        dict = parse_options(options->filename, errp);
-        if (!dict) {
-            return NULL;
-        }
-    } else {
-        dict = qdict_new();
-        if (options->format) {
-            qdict_put_str(dict, "driver", options->format);
-        }
-    }
-    if (request->extra) {
-        g_autoptr(QDict) extra = qdict_clone_shallow(request->extra);
-
-        qdict_join(dict, extra, true);
-    }
-    if (options->force_share) {
-        qdict_put_str(dict, BDRV_OPT_FORCE_SHARE, "on");
-    }
-    return dict;
-}
-
-static BlockBackend *open_with_modes(const OpenRequest *request,
-                                     const char *cache, const char *aio,
-                                     Error **errp)
-{
-    int flags = request->flags;
-    bool writethrough = false;
-    BlockBackend *blk;
-    QDict *dict;
-
-    if (!parse_modes(cache, aio, &flags, &writethrough, errp)) {
-        return NULL;
-    }
-    dict = collect_options(request, errp);
-    if (!dict) {
-        return NULL;
-    }
-    snap_interrupt_begin_blocking(request->options->interrupt);
-    blk = blk_new_open(request->filename, NULL, dict, flags, errp);
-    snap_interrupt_end_blocking(request->options->interrupt);
-    if (!blk) {
-        return NULL;
-    }
-    blk_set_enable_write_cache(blk, !writethrough);
-    trace_snap_blockdev_open(cache, aio ?: "");
-    return blk;
-}
-
-/* Whether no block driver has the protocol that a name begins with. */
-static bool is_unknown_protocol(const char *filename)
-{
-    Error *err = NULL;
-    bool unknown;
-
-    if (bdrv_find_protocol(filename, true, &err) || !err) {
-        return false;
-    }
-    /* A driver in a module that cannot be loaded is another error. */
-    unknown = g_str_has_prefix(error_get_pretty(err), "Unknown protocol");
-    error_free(err);
-    return unknown;
-}
-
-char *snap_blockdev_file_name(const char *filename)
-{
-    if (path_has_protocol(filename) && !strstr(filename, "://") &&
-        !g_str_has_prefix(filename, "json:") &&
-        is_unknown_protocol(filename)) {
-        return g_strdup_printf("./%s", filename);
-    }
-    return g_strdup(filename);
-}
-
-const char *snap_blockdev_local_path(const SnapImageOptions *options)
-{
-    const char *filename = options->filename;
-
-    if (options->image_opts) {
-        return NULL;
-    }
-    if (strstart(filename, "file:", &filename)) {
-        return filename;
-    }
-    return path_has_protocol(filename) ? NULL : filename;
-}
-
-/* Nobody who writes '-' wants a file of that name. */
-static bool check_name(const SnapImageOptions *options, Error **errp)
-{
-    if (!options->image_opts && !strcmp(options->filename, "-")) {
-        error_setg(errp, "An image cannot be read from stdin or written to "
-                   "stdout; a file of this name is './-'");
-        return false;
-    }
-    return true;
-}
-
-/*
- * What is written, or read as a whole, bypasses the page cache, unless that has
- * it already.
- */
-static const char *choose_cache(const OpenRequest *request)
-{
-    const char *path = snap_blockdev_local_path(request->options);
-
-    if (request->flags & BDRV_O_RDWR) {
-        return "none";
-    }
-    return request->options->bulk && !(path && snap_page_cache_has(path)) ?
-           "none" : "writeback";
-}
-
-/*
- * Threads take work off the one that has the stream: to submit what is written,
- * to copy from the page cache what is read as a whole.  Otherwise they only
- * take time.
- */
-static const char *choose_aio(const OpenRequest *request, const char *cache)
-{
-    bool direct = !strcmp(cache, "none") || !strcmp(cache, "directsync");
-
-    return (request->flags & BDRV_O_RDWR) ||
-           (request->options->bulk && !direct) ? NULL : "io_uring";
-}
-
-/* Open with the modes that were given, else the best that are possible. */
-static BlockBackend *open_blk(const OpenRequest *request, Error **errp)
-{
-    const SnapImageOptions *options = request->options;
-    const char *cache = options->cache ?: choose_cache(request);
-    const char *aio = options->aio ?: choose_aio(request, cache);
-    BlockBackend *blk = open_with_modes(request, cache, aio, NULL);
-
-    if (!blk && !options->aio) {
-        blk = open_with_modes(request, cache, NULL, NULL);
-    }
-    return blk ?: open_with_modes(request, options->cache ?: "writeback",
-                                  options->aio, errp);
-}
-
-static bool has_no_references(BlockBackend *blk, Error **errp)
-{
-    bool none;
-
-    bdrv_graph_rdlock_main_loop();
-    none = snap_references_none(blk_bs(blk), errp);
-    bdrv_graph_rdunlock_main_loop();
-    return none;
-}
-
-/*
- * See that the image refers to nothing else, without opening what it refers to;
- * options that name it say that the user wants it.
- */
-static bool refuse_references(const OpenRequest *request, Error **errp)
-{
-    OpenRequest inspection = *request;
-    g_autoptr(QDict) dict = collect_options(request, errp);
-    BlockBackend *blk;
-    bool none;
-
-    if (!dict) {
-        return false;
-    }
-    if (snap_references_given(dict)) {
-        return true;
-    }
-    inspection.flags = BDRV_O_NO_BACKING | BDRV_O_NO_IO;
-    blk = open_with_modes(&inspection, "writeback", NULL, errp);
-    if (!blk) {
-        return false;
-    }
-    none = has_no_references(blk, errp);
-    blk_unref(blk);
-    return none;
-}
-
-BlockBackend *snap_blockdev_open(const SnapImageOptions *options,
-                                 bool writable, Error **errp)
-{
-    const char *path = snap_blockdev_local_path(options);
-    OpenRequest request = {
-        .options = options,
-        .filename = options->image_opts ? NULL : options->filename,
-        /* A second writer of raw is to be refused, as the formats do it. */
-        .flags = writable ? BDRV_O_RDWR | BDRV_O_RESIZE | BDRV_O_NO_SHARE : 0,
-    };
-    struct stat st;
-
-    if (!check_name(options, errp)) {
-        return NULL;
-    }
-    /* Opening a FIFO would wait for somebody to write to it. */
-    if (path && stat(path, &st) == 0 &&
-        !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
-        error_setg(errp, "Neither a regular file nor a block device");
-        return NULL;
-    }
-    if (!options->backing_chain && !refuse_references(&request, errp)) {
-        return NULL;
-    }
-    return open_blk(&request, errp);
-}
 
 /* What an encrypted image was created with is needed to open it, too. */
 static bool collect_secrets(const char *create_options, QDict *secrets,
@@ -291,7 +37,7 @@ static bool collect_secrets(const char *create_options, QDict *secrets,
     if (!create_options) {
         return true;
     }
-    dict = parse_options(create_options, errp);
+    dict = snap_open_parse_options(create_options, errp);
     if (!dict) {
         return false;
     }
@@ -334,7 +80,7 @@ static BlockBackend *open_old(const SnapTargetOptions *options,
 static bool is_single(const SnapTargetOptions *options, const char *path)
 {
     BlockBackend *blk = open_old(options, path, BDRV_O_NO_IO);
-    bool single = blk && has_no_references(blk, NULL);
+    bool single = blk && snap_references_none(blk, NULL);
 
     blk_unref(blk);
     return single;
@@ -368,7 +114,7 @@ static bool check_create_options(const SnapTargetOptions *options,
     if (!options->create_options) {
         return true;
     }
-    dict = parse_options(options->create_options, errp);
+    dict = snap_open_parse_options(options->create_options, errp);
     return dict && snap_create_check_options(dict, errp);
 }
 
@@ -380,7 +126,7 @@ static void remove_temporary(void *opaque)
 static bool begin_replacement(SnapTarget *target, Error **errp)
 {
     const SnapTargetOptions *options = &target->options;
-    const char *path = snap_blockdev_local_path(&options->image);
+    const char *path = snap_open_local_path(&options->image);
     bool readable;
 
     if (!path) {
@@ -388,7 +134,7 @@ static bool begin_replacement(SnapTarget *target, Error **errp)
                    "use -n with an image that exists");
         return false;
     }
-    if (!check_name(&options->image, errp)) {
+    if (!snap_open_check_name(&options->image, errp)) {
         return false;
     }
     if (!check_create_options(options, errp)) {
@@ -412,7 +158,7 @@ SnapTarget *snap_target_begin(const SnapTargetOptions *options, Error **errp)
 
     target->options = *options;
     if (options->existing) {
-        target->blk = snap_blockdev_open(&options->image, true, errp);
+        target->blk = snap_open_image(&options->image, true, errp);
     } else {
         begin_replacement(target, errp);
     }
@@ -436,7 +182,7 @@ static bool check_size(SnapTarget *target, uint64_t size, Error **errp)
 }
 
 /* Whether the file of an image of this format grows as it is written to. */
-static bool grows(const char *format)
+static bool format_grows(const char *format)
 {
     return !strcmp(format, "qcow2");
 }
@@ -470,7 +216,7 @@ static QDict *new_file_options(SnapTarget *target, Error **errp)
 {
     const SnapTargetOptions *options = &target->options;
     g_autoptr(QDict) dict = qdict_new();
-    bool growing = grows(options->image.format);
+    bool growing = format_grows(options->image.format);
 
     if (may_flush_late(options)) {
         qdict_put_str(dict, "file.cache.no-flush", "on");
@@ -493,23 +239,14 @@ static QDict *new_file_options(SnapTarget *target, Error **errp)
 /* Whatever options there are, and drivers: a second file would not be safe. */
 static bool is_one_file(SnapTarget *target, Error **errp)
 {
-    bool only;
-
-    bdrv_graph_rdlock_main_loop();
-    only = snap_references_only(blk_bs(target->blk),
+    return snap_references_only(target->blk,
                                 snap_replace_path(target->replace), errp);
-    bdrv_graph_rdunlock_main_loop();
-    return only;
 }
 
 static bool open_new(SnapTarget *target, uint64_t size, Error **errp)
 {
     const SnapTargetOptions *options = &target->options;
-    OpenRequest request = {
-        .options = &options->image,
-        .flags = BDRV_O_RDWR | BDRV_O_RESIZE,
-    };
-    g_autoptr(QDict) extra = NULL;
+    g_autoptr(QDict) file = NULL;
     bool done;
 
     snap_interrupt_begin_blocking(options->image.interrupt);
@@ -521,12 +258,11 @@ static bool open_new(SnapTarget *target, uint64_t size, Error **errp)
         return false;
     }
     snap_replace_lock(target->replace);
-    extra = new_file_options(target, errp);
-    if (!extra) {
+    file = new_file_options(target, errp);
+    if (!file) {
         return false;
     }
-    request.extra = extra;
-    target->blk = open_blk(&request, errp);
+    target->blk = snap_open_new(&options->image, file, errp);
     return target->blk && is_one_file(target, errp);
 }
 

@@ -4,6 +4,7 @@
  *
  * The new content grows in a temporary beside the file, and takes its name
  * when it is complete.  Until the replacement is confirmed it can be undone.
+ * What there is in each state is at the top of storage/replace.c.
  */
 
 #ifndef SNAP_STORAGE_REPLACE_H
@@ -13,19 +14,17 @@ typedef struct SnapReplace SnapReplace;
 
 /**
  * snap_replace_begin: make an empty temporary beside @path
- * @path: local file name; symbolic links are followed. What is there must be
+ * @path: local file name; symbolic links are followed.  What is there must be
  *        a regular file or nothing
  * @may_be_read: whoever reads the old file, and counts on it staying as it is,
  *               may go on with it; otherwise it must not have such readers
  *
  * Nobody may have the old file open for writing, now and at the commit, and
  * the block layer lets nobody open it for writing in between.  That is known
- * by its locks (snap/file-lock.h).
+ * by its locks (file-lock.h).
  *
- * The temporary has a name that follows from that of the file and is locked:
- * a second replacement of the same file is refused while the first one runs,
- * and what a killed one left is removed.  It has mode 0600 until the commit: a
- * snapshot holds the guest's memory.
+ * A second replacement of the same file is refused while the first one runs,
+ * and what a killed one left is removed.
  *
  * Returns: NULL with @errp set
  */
@@ -71,14 +70,12 @@ void snap_replace_remove(const SnapReplace *replace);
  * snap_replace_commit: let the temporary take the file's name, durably
  *
  * The content must be on stable storage.  The new file gets mode, owner, access
- * list and security label of the old one where permissions allow, and never a
- * mode that lets in more users; it keeps mode 0600 where there is no old one.
+ * list and security label of the old one if permissions allow, and never a mode
+ * that lets in more users; without an old one it keeps mode 0600.
  *
- * The old file is kept until snap_replace_confirm(): under the temporary's name
- * where the file system can exchange names (renameat2(2), RENAME_EXCHANGE),
- * else as a hard link ".NAME.saved".  Where it can do neither, the old file is
- * gone with the commit.  A file that appears at the name only now is an old one
- * as well.
+ * The old file is kept until snap_replace_confirm(), except on a file system
+ * that can neither exchange names nor link files.  A file that appears at the
+ * name only now is an old one as well.
  *
  * Returns: 0 or -errno with @errp set; the old file is in place then
  */
@@ -90,7 +87,7 @@ int snap_replace_commit(SnapReplace *replace, Error **errp);
  * The old file, or nothing, is in place again, and the new content is what it
  * was before snap_replace_commit(), which may be called again: a temporary of
  * mode 0600 at snap_replace_path().  A file that could not be kept does not
- * come back.  Does nothing where nothing is committed.
+ * come back.  Does nothing if nothing is committed.
  *
  * Returns: 0 or -errno with @errp set; the new content may have the file's name
  * then, and snap_replace_end() has to follow
@@ -105,8 +102,8 @@ void snap_replace_confirm(SnapReplace *replace);
  *
  * What was not confirmed is undone: the old file is back in place, the
  * temporary is gone.  A file that could not be kept does not come back, but
- * the unconfirmed one is removed all the same.  Where that fails, it is emptied
- * if possible, and an error is reported.
+ * the unconfirmed one is still removed.  If that fails, it is emptied if
+ * possible, and an error is reported.
  */
 void snap_replace_end(SnapReplace *replace);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapReplace, snap_replace_end)

@@ -283,7 +283,7 @@ class Concurrent(SaveTest):
         first = self.begin()
         second = self.tool('save', self.image, stdin=self.old)
         self.assertEqual((second.returncode, second.stdout), (1, b''))
-        self.assertIn(b'another save', second.stderr)
+        self.assertIn(b'Another save', second.stderr)
         self.assertIn(self.image.encode(), second.stderr)
         self.assertEqual(second.stderr.count(b'\n'), 1)
         self.assert_old()
@@ -296,7 +296,7 @@ class Concurrent(SaveTest):
         first = self.begin()
         second = self.tool('save', self.path('link'), stdin=self.old)
         self.assertEqual(second.returncode, 1)
-        self.assertIn(b'another save', second.stderr)
+        self.assertIn(b'Another save', second.stderr)
         self.end(first, self.new[len(self.new) // 2:])
         self.assert_new()
 

@@ -96,7 +96,7 @@ class Saves(SharingTest):
                  ('return-path', 'return-path'), ('unix', 'background'))
         for pair in pairs:
             with self.subTest(pair):
-                self.two(*pair, 'another save')
+                self.two(*pair, 'Another save')
 
     def test_two_existing(self):
         self.img('create', '-f', 'qcow2', self.image, '256M')

@@ -1,6 +1,55 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Replacing a local file as a whole
+ *
+ * Theory of operation
+ *
+ * The new content grows in a temporary beside the file.  The commit lets it
+ * take the file's name, and keeps the old file, so that all can be undone until
+ * the replacement is confirmed.  Which file has which name ("-": none):
+ *
+ *   state                  NAME          .NAME.saving    .NAME.saved
+ *   before                 old or none   new             -
+ *   committed, with
+ *     an exchange of names new           old             -
+ *     a hard link          new           -               old
+ *     neither, or no old   new           -               -
+ *   confirmed              new           -               -
+ *   rolled back            as before; the next commit may follow
+ *   abandoned              old or none   -               -
+ *
+ * An exchange needs renameat2(2), which NFS has not; some file systems do not
+ * have links either, and there the old file is gone with the commit.  What is
+ * abandoned after such a commit leaves no file.
+ *
+ * What a power cut or a kill leaves, and who may open it:
+ *
+ *   in the state         left                          others may open
+ *   before, rolled back  old, new as .NAME.saving      old
+ *   in between           as before, or as committed    old, perhaps new
+ *   committed            new, old as above             both
+ *   confirmed            new, perhaps old as above     new, perhaps old
+ *   abandoned            old or none                   old
+ *
+ * The commit and the rollback return when that is on stable storage; what the
+ * confirmation removes may come back with a power cut.  The next replacement
+ * removes what was left under the two hidden names.
+ *
+ * The temporary is the user's own, with mode 0600: a snapshot holds the guest's
+ * memory.  It gets owner, mode, access list and label of the old file at the
+ * commit, and loses them again in a rollback.
+ *
+ * Locks (file-lock.h), all of which end with the replacement:
+ *
+ *   temporary   the byte of saves, exclusive: only one save at a time; from
+ *               snap_replace_lock() on also as a writer of the block layer
+ *   old file    as one that others must not write to; from the commit on the
+ *               byte of saves, shared: the next save must not take it for a
+ *               leftover
+ *
+ * Functions that can fail return 0 or a positive number, or -errno; those that
+ * have @errp set it as well.  Files are opened by open(2) and not qemu_open():
+ * every name is that of a file here, /dev/fdset/1 as well.
  */
 
 #include "qemu/osdep.h"
@@ -12,22 +61,26 @@
 #include "snap/storage/replace.h"
 #include "snap/trace.h"
 
-/* Others may create, remove and rename at the same time, but not for ever. */
+/* Others may create, remove and rename at the same time, but not forever. */
 #define REPLACE_RETRIES     16
 #define REPLACE_MAX_XATTR   (64 * KiB)
+
+typedef enum ReplaceState {
+    REPLACE_BEFORE,
+    REPLACE_COMMITTED,
+    REPLACE_CONFIRMED,
+} ReplaceState;
 
 /**
  * SnapReplace: one replacement
  * @path: the file, without symbolic links
- * @temporary: where the new content grows
- * @spare: name for the old file where names cannot be exchanged
+ * @temporary: .NAME.saving
+ * @spare: .NAME.saved
  * @fd: the new content, locked
- * @uid, @gid: whom the temporary belongs to while it is one
- * @old_fd: the old file, locked; -1 where there is none, or none to open
+ * @uid, @gid: owner of the temporary before the commit
+ * @old_fd: the old file, locked; negative if there is none, or none to open
  * @may_be_read: whoever reads the old file may go on with it
- * @kept: name that the old file has after the commit; NULL where there is none
- * @committed: the new content is at @path
- * @confirmed: and stays there
+ * @kept: @temporary or @spare if the old file has that name; NULL if neither
  */
 struct SnapReplace {
     char *path;
@@ -39,34 +92,83 @@ struct SnapReplace {
     int old_fd;
     bool may_be_read;
     const char *kept;
-    bool committed;
-    bool confirmed;
+    ReplaceState state;
 };
 
-static bool check_replaceable(const char *path, Error **errp)
+/* --- errors and names --- */
+
+/* Returns: @ret, with @errp set */
+static int could_not(const char *action, const char *path, int ret,
+                     Error **errp)
+{
+    error_setg_errno(errp, -ret, "Could not %s '%s'", action, path);
+    return ret;
+}
+
+static int set_busy(const SnapReplace *replace, Error **errp)
+{
+    error_setg(errp, "Another save to '%s' is in progress", replace->path);
+    return -EBUSY;
+}
+
+/* Whoever locks all of it has the byte of saves, too, but is no save. */
+static int set_locked(const SnapReplace *replace, Error **errp)
+{
+    error_setg(errp, "'%s' is locked by another process", replace->path);
+    return -EBUSY;
+}
+
+static int set_foreign(const char *path, Error **errp)
+{
+    error_setg(errp, "'%s' was removed or replaced by somebody else", path);
+    return -ENOENT;
+}
+
+/* Do not follow a link, wait for the other end of a FIFO, or be inherited. */
+static int open_file(const char *path, int flags)
+{
+    int fd = open(path, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+
+    return fd < 0 ? -errno : fd;
+}
+
+static bool path_is_fd(const char *path, int fd)
+{
+    struct stat by_name, by_fd;
+
+    return lstat(path, &by_name) == 0 && fstat(fd, &by_fd) == 0 &&
+           by_name.st_dev == by_fd.st_dev && by_name.st_ino == by_fd.st_ino;
+}
+
+static char *hidden_name(const char *path, const char *suffix)
+{
+    g_autofree char *dir = g_path_get_dirname(path);
+    g_autofree char *base = g_path_get_basename(path);
+    g_autofree char *name = g_strdup_printf(".%s%s", base, suffix);
+
+    return g_build_filename(dir, name, NULL);
+}
+
+static int check_replaceable(const char *path, Error **errp)
 {
     struct stat st;
 
     if (lstat(path, &st) < 0) {
-        if (errno == ENOENT) {
-            return true;
-        }
-        error_setg_errno(errp, errno, "Cannot access '%s'", path);
-        return false;
+        return errno == ENOENT ? 0 : could_not("access", path, -errno, errp);
     }
     if (S_ISBLK(st.st_mode)) {
         error_setg(errp, "'%s' is a block device, which can only be written "
                    "in place (option -n)", path);
-        return false;
+        return -EINVAL;
     }
     if (!S_ISREG(st.st_mode)) {
         error_setg(errp, "'%s' is not a regular file", path);
-        return false;
+        return -EINVAL;
     }
-    return true;
+    return 0;
 }
 
-/* Where a file that does not exist would be. */
+/* Where a file that does not exist would be; NULL with @errp set */
 static char *resolve_new(const char *path, Error **errp)
 {
     g_autofree char *dir = g_path_get_dirname(path);
@@ -85,174 +187,163 @@ static char *resolve_new(const char *path, Error **errp)
     }
     real = realpath(dir, NULL);
     if (!real) {
-        error_setg_errno(errp, errno, "Cannot access directory '%s' of '%s'",
+        error_setg_errno(errp, errno, "Could not access directory '%s' of '%s'",
                          dir, path);
         return NULL;
     }
     return g_build_filename(real, base, NULL);
 }
 
+/* @path without symbolic links; NULL with @errp set */
 static char *resolve(const char *path, Error **errp)
 {
     g_autofree char *real = realpath(path, NULL);
 
     if (!real) {
         if (errno != ENOENT) {
-            error_setg_errno(errp, errno, "Cannot access '%s'", path);
+            could_not("access", path, -errno, errp);
             return NULL;
         }
         return resolve_new(path, errp);
     }
-    if (!check_replaceable(real, errp)) {
-        return NULL;
+    return check_replaceable(real, errp) < 0 ? NULL : g_steal_pointer(&real);
+}
+
+static int sync_directory(SnapReplace *replace, Error **errp)
+{
+    g_autofree char *dir = g_path_get_dirname(replace->path);
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int ret = fd < 0 || fsync(fd) < 0 ? -errno : 0;
+
+    if (fd >= 0) {
+        close(fd);
     }
-    return g_steal_pointer(&real);
+    return ret < 0 ? could_not("flush directory", dir, ret, errp) : 0;
 }
 
-/* @suffix: keeps the name out of the way of others */
-static char *sibling(const char *path, const char *suffix)
-{
-    g_autofree char *dir = g_path_get_dirname(path);
-    g_autofree char *base = g_path_get_basename(path);
-    g_autofree char *name = g_strdup_printf(".%s%s", base, suffix);
+/* --- the temporary --- */
 
-    return g_build_filename(dir, name, NULL);
-}
-
-static bool names_fd(const char *path, int fd)
-{
-    struct stat by_name, by_fd;
-
-    return lstat(path, &by_name) == 0 && fstat(fd, &by_fd) == 0 &&
-           by_name.st_dev == by_fd.st_dev && by_name.st_ino == by_fd.st_ino;
-}
-
-static int lock_file(SnapReplace *replace, int fd, bool exclusive,
-                     Error **errp)
+/* Lock the temporary, or else the old file: whether only one can have it. */
+static int lock_for_save(SnapReplace *replace, int fd, bool exclusive,
+                         Error **errp)
 {
     int ret = snap_file_lock_save(fd, exclusive);
 
     if (ret == -EBUSY) {
-        error_setg(errp, "another save to '%s' is in progress", replace->path);
-    } else if (ret < 0) {
-        error_setg_errno(errp, -ret, "Cannot lock '%s'", replace->temporary);
+        return set_busy(replace, errp);
     }
-    return ret;
+    return ret < 0 ? could_not("lock", exclusive ? replace->temporary :
+                               replace->path, ret, errp) : 0;
 }
 
-static bool check_leftover(SnapReplace *replace, int fd, Error **errp)
+static int check_leftover(SnapReplace *replace, int fd, Error **errp)
 {
     struct stat st;
 
     if (fstat(fd, &st) < 0) {
-        error_setg_errno(errp, errno, "Cannot access '%s'",
-                         replace->temporary);
-        return false;
+        return could_not("access", replace->temporary, -errno, errp);
     }
     if (!S_ISREG(st.st_mode) || (geteuid() && st.st_uid != geteuid())) {
         error_setg(errp, "'%s' is in the way: it is not a regular file of "
                    "this user", replace->temporary);
-        return false;
+        return -EEXIST;
     }
-    return lock_file(replace, fd, true, errp) == 0;
+    return lock_for_save(replace, fd, true, errp);
 }
 
 /*
  * Remove what a killed save left.  It may be the old file, which a load still
  * reads or which has other names: it must not be written to.
  */
-static bool remove_leftover(SnapReplace *replace, Error **errp)
+static int remove_leftover(SnapReplace *replace, Error **errp)
 {
-    int fd = open(replace->temporary,
-                  O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    bool ok;
+    int fd = open_file(replace->temporary, O_RDWR);
+    int ret;
 
-    if (fd < 0) {
-        if (errno == ENOENT) {
-            return true;
-        }
-        error_setg_errno(errp, errno, "Cannot open '%s', which is in the way",
-                         replace->temporary);
-        return false;
+    if (fd == -ENOENT) {
+        return 0;
     }
-    ok = check_leftover(replace, fd, errp);
-    if (ok && names_fd(replace->temporary, fd) &&
-        unlink(replace->temporary) < 0) {
-        error_setg_errno(errp, errno, "Cannot remove '%s'",
+    if (fd < 0) {
+        error_setg_errno(errp, -fd, "Could not open '%s', which is in the way",
                          replace->temporary);
-        ok = false;
+        return fd;
+    }
+    ret = check_leftover(replace, fd, errp);
+    if (!ret && path_is_fd(replace->temporary, fd) &&
+        unlink(replace->temporary) < 0) {
+        ret = could_not("remove", replace->temporary, -errno, errp);
     }
     close(fd);
-    return ok;
+    return ret;
 }
 
 /*
- * Create and lock the temporary.
+ * Lock the temporary that was just created.  Another save may have taken it for
+ * a leftover before.
  *
- * Returns: 1, 0 where somebody else was faster, -1 with @errp set
+ * Returns: 1; 0 if it is gone; -errno with @errp set
  */
+static int lock_temporary(SnapReplace *replace, Error **errp)
+{
+    int ret = lock_for_save(replace, replace->fd, true, errp);
+
+    if (!path_is_fd(replace->temporary, replace->fd)) {
+        return ret;
+    }
+    if (!ret) {
+        return 1;
+    }
+    if (ret != -EBUSY) {
+        /* Locking is unsupported here, so nobody else holds one. */
+        unlink(replace->temporary);
+    }
+    return ret;
+}
+
+/* Returns: 1; 0 if somebody else was faster; -errno with @errp set */
 static int try_create_temporary(SnapReplace *replace, Error **errp)
 {
     int ret;
 
-    replace->fd = open(replace->temporary,
-                       O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
-                       0600);
+    replace->fd = open_file(replace->temporary, O_RDWR | O_CREAT | O_EXCL);
+    if (replace->fd == -EEXIST) {
+        return remove_leftover(replace, errp);
+    }
     if (replace->fd < 0) {
-        if (errno == EEXIST) {
-            return remove_leftover(replace, errp) ? 0 : -1;
-        }
-        error_setg_errno(errp, errno, "Cannot create '%s' to save '%s'",
-                         replace->temporary, replace->path);
-        return -1;
+        error_setg_errno(errp, -replace->fd, "Could not create '%s' to save "
+                         "'%s'", replace->temporary, replace->path);
+        return replace->fd;
     }
-    ret = lock_file(replace, replace->fd, true, errp);
-    if (names_fd(replace->temporary, replace->fd)) {
-        if (!ret) {
-            return 1;
-        }
-        if (ret != -EBUSY) {
-            /* Nobody else can have a lock either. */
-            unlink(replace->temporary);
-        }
+    ret = lock_temporary(replace, errp);
+    if (ret <= 0) {
+        close(replace->fd);
+        replace->fd = -1;
     }
-    close(replace->fd);
-    replace->fd = -1;
-    return ret < 0 ? -1 : 0;
+    return ret;
 }
 
-static bool create_temporary(SnapReplace *replace, Error **errp)
+static int create_temporary(SnapReplace *replace, Error **errp)
 {
-    for (int i = 0; i < REPLACE_RETRIES; i++) {
-        int ret = try_create_temporary(replace, errp);
+    struct stat st;
+    int ret = 0;
 
-        if (ret) {
-            return ret > 0;
-        }
+    for (int i = 0; !ret && i < REPLACE_RETRIES; i++) {
+        ret = try_create_temporary(replace, errp);
     }
-    error_setg(errp, "another save to '%s' is in progress", replace->path);
-    return false;
+    if (ret <= 0) {
+        return ret ?: set_busy(replace, errp);
+    }
+    if (fstat(replace->fd, &st) < 0) {
+        return could_not("access", replace->temporary, -errno, errp);
+    }
+    replace->uid = st.st_uid;
+    replace->gid = st.st_gid;
+    return 0;
 }
 
-static bool sync_directory(SnapReplace *replace, Error **errp)
-{
-    g_autofree char *dir = g_path_get_dirname(replace->path);
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool ok = fd >= 0 && fsync(fd) == 0;
+/* --- what the new file looks like --- */
 
-    if (!ok) {
-        error_setg_errno(errp, errno, "Cannot flush directory '%s'", dir);
-    }
-    if (fd >= 0) {
-        close(fd);
-    }
-    return ok;
-}
-
-/*
- * Give @fd the extended attribute @name of @path, or none where @path has
- * none.
- */
+/* Give @fd the extended attribute @name of @path, or none if it has none. */
 static bool copy_xattr(const char *path, int fd, const char *name)
 {
     g_autofree char *value = g_malloc(REPLACE_MAX_XATTR);
@@ -313,28 +404,10 @@ static void restrict_temporary(SnapReplace *replace)
     fremovexattr(fd, "system.posix_acl_access");
 }
 
-static void unlock_old(SnapReplace *replace)
-{
-    if (replace->old_fd >= 0) {
-        close(replace->old_fd);
-        replace->old_fd = -1;
-    }
-}
-
-static int open_old(const SnapReplace *replace)
-{
-    return open(replace->path,
-                O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-}
-
-/* Whoever locks all of it has the byte of saves, too, and is none. */
-static void set_locked(SnapReplace *replace, Error **errp)
-{
-    error_setg(errp, "'%s' is locked by another process", replace->path);
-}
+/* --- the old file --- */
 
 /*
- * See that nobody writes to the old file, who would lose it, and that nobody
+ * Check that nobody writes to the old file, who would lose it, and that nobody
  * begins to: that must not change until the new content has its name.
  */
 static int check_unused(SnapReplace *replace, int fd, Error **errp)
@@ -348,17 +421,26 @@ static int check_unused(SnapReplace *replace, int fd, Error **errp)
         (use == SNAP_FILE_READ && replace->may_be_read)) {
         return 0;
     }
+    if (use == SNAP_FILE_LOCKED) {
+        return set_locked(replace, errp);
+    }
     if (use == SNAP_FILE_WRITTEN) {
         error_setg(errp, "'%s' is open for writing in another process, such as "
                    "a virtual machine that has it as a disk", replace->path);
-    } else if (use == SNAP_FILE_READ) {
+    } else {
         error_setg(errp, "'%s' is no snapshot, and is in use in another "
                    "process, such as a virtual machine that has it as a disk",
                    replace->path);
-    } else {
-        set_locked(replace, errp);
     }
     return -EBUSY;
+}
+
+static void unlock_old(SnapReplace *replace)
+{
+    if (replace->old_fd >= 0) {
+        close(replace->old_fd);
+        replace->old_fd = -1;
+    }
 }
 
 /*
@@ -369,96 +451,103 @@ static int check_unused(SnapReplace *replace, int fd, Error **errp)
  */
 static int lock_old(SnapReplace *replace, bool committing, Error **errp)
 {
-    int fd, ret = 0;
+    int fd, ret;
 
-    if (replace->old_fd < 0 || !names_fd(replace->path, replace->old_fd)) {
+    if (replace->old_fd < 0 || !path_is_fd(replace->path, replace->old_fd)) {
         unlock_old(replace);
-        replace->old_fd = open_old(replace);
+        replace->old_fd = open_file(replace->path, O_RDONLY);
     }
     fd = replace->old_fd;
     if (fd < 0) {
         return 0;
     }
     if (committing && snap_file_use(fd) != SNAP_FILE_LOCKED) {
-        ret = lock_file(replace, fd, false, errp);
+        ret = lock_for_save(replace, fd, false, errp);
+        if (ret < 0) {
+            return ret;
+        }
     }
-    return ret < 0 ? ret : check_unused(replace, fd, errp);
+    return check_unused(replace, fd, errp);
 }
 
 /*
  * Early refusal while another replacement has committed and may still undo
  * that: its new content is locked.  lock_old() is what keeps the two apart.
  */
-static bool check_not_committed(SnapReplace *replace, Error **errp)
+static int check_not_committed(SnapReplace *replace, Error **errp)
 {
-    int fd = open_old(replace);
+    int fd = open_file(replace->path, O_RDONLY);
     bool locked, busy;
 
     if (fd < 0) {
-        return true;
+        return 0;
     }
     locked = snap_file_use(fd) == SNAP_FILE_LOCKED;
     busy = snap_file_is_saved_to(fd);
     close(fd);
     if (locked) {
-        set_locked(replace, errp);
-    } else if (busy) {
-        error_setg(errp, "another save to '%s' is in progress", replace->path);
+        return set_locked(replace, errp);
     }
-    return !locked && !busy;
+    return busy ? set_busy(replace, errp) : 0;
 }
+
+/* --- names change --- */
 
 static int exchange_names(const char *one, const char *other)
 {
 #ifdef RENAME_EXCHANGE
-    return renameat2(AT_FDCWD, one, AT_FDCWD, other, RENAME_EXCHANGE);
+    return renameat2(AT_FDCWD, one, AT_FDCWD, other, RENAME_EXCHANGE) < 0 ?
+           -errno : 0;
 #else
-    errno = ENOSYS;
-    return -1;
+    return -ENOSYS;
 #endif
 }
 
-/* Whether a file system that has no such flag of renameat2(2) said @err. */
-static bool flag_unsupported(int err)
+static int rename_over(const char *from, const char *to)
 {
-    return err == ENOSYS || err == EINVAL || err == EOPNOTSUPP;
+    return rename(from, to) < 0 ? -errno : 0;
 }
 
-/* As rename(2), in two steps.  Fails with EEXIST where @to exists. */
+/* Whether a file system that has no such flag of renameat2(2) returned @ret */
+static bool flag_unsupported(int ret)
+{
+    return ret == -ENOSYS || ret == -EINVAL || ret == -EOPNOTSUPP;
+}
+
+/* Rename in two steps.  Fails with -EEXIST if @to exists. */
 static int rename_by_link(const char *from, const char *to)
 {
-    int saved_errno;
+    int ret;
 
     if (link(from, to) < 0) {
-        return -1;
+        return -errno;
     }
     if (unlink(from) == 0) {
         return 0;
     }
-    saved_errno = errno;
+    ret = -errno;
     unlink(to);
-    errno = saved_errno;
-    return -1;
+    return ret;
 }
 
 /*
- * Fails with EEXIST where @to exists, except on a file system that can do
- * neither this nor links.
+ * Fails with -EEXIST if @to exists, except on a file system that can do neither
+ * this nor links.
  */
 static int rename_noreplace(const char *from, const char *to)
 {
+    int ret;
+
 #ifdef RENAME_NOREPLACE
     if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0) {
         return 0;
     }
-    if (!flag_unsupported(errno)) {
-        return -1;
+    if (!flag_unsupported(-errno)) {
+        return -errno;
     }
 #endif
-    if (rename_by_link(from, to) == 0) {
-        return 0;
-    }
-    return errno == EEXIST ? -1 : rename(from, to);
+    ret = rename_by_link(from, to);
+    return !ret || ret == -EEXIST ? ret : rename_over(from, to);
 }
 
 /* A second name for the old file, which the rename does not touch. */
@@ -471,45 +560,41 @@ static bool link_spare(SnapReplace *replace)
            link(replace->path, replace->spare) == 0;
 }
 
-/* Returns: 0 or -1 with errno set */
+/* Take the name of the old file, and keep that if possible. */
 static int take_name_of_old(SnapReplace *replace)
 {
-    int saved_errno;
+    int ret = exchange_names(replace->temporary, replace->path);
 
-    if (exchange_names(replace->temporary, replace->path) == 0) {
+    if (!ret) {
         replace->kept = replace->temporary;
-        return 0;
     }
-    if (!flag_unsupported(errno)) {
-        return -1;
+    if (!flag_unsupported(ret)) {
+        return ret;
     }
-    /* NFS has no exchange; some file systems have no links either. */
     if (link_spare(replace)) {
         replace->kept = replace->spare;
     }
-    if (rename(replace->temporary, replace->path) == 0) {
-        return 0;
-    }
-    if (replace->kept) {
-        saved_errno = errno;
+    ret = rename_over(replace->temporary, replace->path);
+    if (ret < 0 && replace->kept) {
         unlink(replace->kept);
         replace->kept = NULL;
-        errno = saved_errno;
     }
-    return -1;
+    return ret;
 }
 
-static int commit_metadata(SnapReplace *replace, bool *old_exists,
-                           Error **errp)
+/* Returns: 1 if there is an old file, 0 if not; -errno with @errp set */
+static int prepare_commit(SnapReplace *replace, Error **errp)
 {
     struct stat old;
+    bool old_exists;
     int ret;
 
-    if (!check_replaceable(replace->path, errp)) {
-        return -EINVAL;
+    ret = check_replaceable(replace->path, errp);
+    if (ret < 0) {
+        return ret;
     }
-    *old_exists = lstat(replace->path, &old) == 0;
-    if (*old_exists) {
+    old_exists = lstat(replace->path, &old) == 0;
+    if (old_exists) {
         ret = lock_old(replace, true, errp);
         if (ret < 0) {
             return ret;
@@ -517,11 +602,9 @@ static int commit_metadata(SnapReplace *replace, bool *old_exists,
         copy_metadata(replace, &old);
     }
     if (fsync(replace->fd) < 0) {
-        ret = -errno;
-        error_setg_errno(errp, -ret, "Cannot flush '%s'", replace->temporary);
-        return ret;
+        return could_not("flush", replace->temporary, -errno, errp);
     }
-    return 0;
+    return old_exists;
 }
 
 /*
@@ -530,40 +613,30 @@ static int commit_metadata(SnapReplace *replace, bool *old_exists,
  */
 static int take_name(SnapReplace *replace, Error **errp)
 {
-    bool old_exists;
-    int ret;
+    int ret = -EEXIST;
 
-    for (int i = 0; i < REPLACE_RETRIES; i++) {
-        ret = commit_metadata(replace, &old_exists, errp);
+    for (int i = 0; ret == -EEXIST && i < REPLACE_RETRIES; i++) {
+        ret = prepare_commit(replace, errp);
         if (ret < 0) {
             return ret;
         }
-        if (old_exists) {
+        if (ret > 0) {
             ret = take_name_of_old(replace);
         } else {
             ret = rename_noreplace(replace->temporary, replace->path);
         }
-        if (ret == 0) {
-            return 0;
-        }
-        ret = -errno;
-        if (ret != -EEXIST) {
-            break;
-        }
     }
-    error_setg_errno(errp, -ret, "Cannot rename '%s' to '%s'",
-                     replace->temporary, replace->path);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not rename '%s' to '%s'",
+                         replace->temporary, replace->path);
+    }
     return ret;
 }
 
-/*
- * Give both files the names they had before the commit.
- *
- * Returns: 0 or -1 with errno set; nothing has changed then
- */
+/* Give both files the names they had before the commit, or change nothing. */
 static int restore_names(SnapReplace *replace)
 {
-    int saved_errno;
+    int ret;
 
     if (!replace->kept) {
         return rename_noreplace(replace->path, replace->temporary);
@@ -572,22 +645,24 @@ static int restore_names(SnapReplace *replace)
         return exchange_names(replace->kept, replace->path);
     }
     if (link(replace->path, replace->temporary) < 0) {
-        return -1;
+        return -errno;
     }
-    if (rename(replace->kept, replace->path) == 0) {
-        return 0;
+    ret = rename_over(replace->kept, replace->path);
+    if (ret < 0) {
+        unlink(replace->temporary);
     }
-    saved_errno = errno;
-    unlink(replace->temporary);
-    errno = saved_errno;
-    return -1;
+    return ret;
 }
+
+/* --- giving up --- */
 
 /*
  * The old file does not come back: at least nobody may take the unconfirmed
  * one for a snapshot.  The next save will take a kept file for a leftover.
+ *
+ * @ret: why it does not, -errno
  */
-static void spoil_committed(SnapReplace *replace, int err)
+static void destroy_unconfirmed(SnapReplace *replace, int ret)
 {
     g_autofree char *kept = NULL;
     const char *state = "it is incomplete and must not be used";
@@ -601,8 +676,8 @@ static void spoil_committed(SnapReplace *replace, int err)
         kept = g_strdup_printf("; the old file is '%s' until the next save",
                                replace->kept);
     }
-    error_report("Cannot undo the save to '%s': %s; %s%s", replace->path,
-                 strerror(err), state, kept ?: "");
+    error_report("Could not undo the save to '%s': %s; %s%s", replace->path,
+                 strerror(-ret), state, kept ?: "");
 }
 
 /* The old file is back, the new one has no name any more. */
@@ -612,21 +687,23 @@ static void undo_commit(SnapReplace *replace)
     int ret;
 
     trace_snap_replace_undo(replace->path);
-    if (!names_fd(replace->path, replace->fd)) {
+    if (!path_is_fd(replace->path, replace->fd)) {
         return; /* somebody else has replaced it since */
     }
     if (replace->kept) {
-        ret = rename(replace->kept, replace->path);
+        ret = rename_over(replace->kept, replace->path);
     } else {
-        ret = unlink(replace->path);
+        ret = unlink(replace->path) < 0 ? -errno : 0;
     }
     if (ret < 0) {
-        spoil_committed(replace, errno);
+        destroy_unconfirmed(replace, ret);
     }
-    if (!sync_directory(replace, &err)) {
+    if (sync_directory(replace, &err) < 0) {
         error_report_err(err);
     }
 }
+
+/* --- interface --- */
 
 char **snap_replace_names(const char *path)
 {
@@ -634,8 +711,8 @@ char **snap_replace_names(const char *path)
     char **names = g_new0(char *, 3);
 
     if (real) {
-        names[0] = sibling(real, ".saving");
-        names[1] = sibling(real, ".saved");
+        names[0] = hidden_name(real, ".saving");
+        names[1] = hidden_name(real, ".saved");
     }
     return names;
 }
@@ -643,31 +720,25 @@ char **snap_replace_names(const char *path)
 SnapReplace *snap_replace_begin(const char *path, bool may_be_read,
                                 Error **errp)
 {
-    g_autoptr(SnapReplace) replace = g_new0(SnapReplace, 1);
-    struct stat st;
+    g_autoptr(SnapReplace) replace = g_new(SnapReplace, 1);
 
-    replace->fd = -1;
-    replace->old_fd = -1;
-    replace->may_be_read = may_be_read;
-    replace->path = resolve(path, errp);
+    *replace = (SnapReplace) {
+        .path = resolve(path, errp),
+        .fd = -1,
+        .old_fd = -1,
+        .may_be_read = may_be_read,
+    };
     if (!replace->path) {
         return NULL;
     }
-    replace->temporary = sibling(replace->path, ".saving");
-    replace->spare = sibling(replace->path, ".saved");
+    replace->temporary = hidden_name(replace->path, ".saving");
+    replace->spare = hidden_name(replace->path, ".saved");
     /* In this order: who has the temporary is alone with the old file. */
-    if (!check_not_committed(replace, errp) ||
-        !create_temporary(replace, errp) ||
+    if (check_not_committed(replace, errp) < 0 ||
+        create_temporary(replace, errp) < 0 ||
         lock_old(replace, false, errp) < 0) {
         return NULL;
     }
-    if (fstat(replace->fd, &st) < 0) {
-        error_setg_errno(errp, errno, "Cannot access '%s'",
-                         replace->temporary);
-        return NULL;
-    }
-    replace->uid = st.st_uid;
-    replace->gid = st.st_gid;
     trace_snap_replace_begin(replace->path, replace->temporary);
     return g_steal_pointer(&replace);
 }
@@ -689,7 +760,7 @@ const char *snap_replace_path(const SnapReplace *replace)
 
 void snap_replace_remove(const SnapReplace *replace)
 {
-    if (replace->fd >= 0 && names_fd(replace->temporary, replace->fd)) {
+    if (replace->fd >= 0 && path_is_fd(replace->temporary, replace->fd)) {
         unlink(replace->temporary);
     }
 }
@@ -698,61 +769,57 @@ int snap_replace_commit(SnapReplace *replace, Error **errp)
 {
     int ret;
 
-    assert(!replace->committed);
-    if (!names_fd(replace->temporary, replace->fd)) {
-        error_setg(errp, "'%s' was removed or replaced by somebody else",
-                   replace->temporary);
-        return -ENOENT;
+    assert(replace->state == REPLACE_BEFORE);
+    if (!path_is_fd(replace->temporary, replace->fd)) {
+        return set_foreign(replace->temporary, errp);
     }
     ret = take_name(replace, errp);
     if (ret < 0) {
         restrict_temporary(replace);
         return ret;
     }
-    replace->committed = true;
+    replace->state = REPLACE_COMMITTED;
     trace_snap_replace_commit(replace->path, replace->kept ?: "");
-    if (!sync_directory(replace, errp)) {
+    ret = sync_directory(replace, errp);
+    if (ret < 0) {
         snap_replace_rollback(replace, NULL);
-        return -EIO;
     }
-    return 0;
+    return ret;
 }
 
 int snap_replace_rollback(SnapReplace *replace, Error **errp)
 {
     int ret;
 
-    assert(!replace->confirmed);
-    if (!replace->committed) {
+    assert(replace->state != REPLACE_CONFIRMED);
+    if (replace->state == REPLACE_BEFORE) {
         return 0;
     }
     trace_snap_replace_undo(replace->path);
-    if (!names_fd(replace->path, replace->fd)) {
-        error_setg(errp, "'%s' was removed or replaced by somebody else",
-                   replace->path);
-        return -ENOENT;
+    if (!path_is_fd(replace->path, replace->fd)) {
+        return set_foreign(replace->path, errp);
     }
-    if (restore_names(replace) < 0) {
-        ret = -errno;
-        error_setg_errno(errp, -ret, "Cannot rename '%s' back to '%s'",
+    ret = restore_names(replace);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not rename '%s' back to '%s'",
                          replace->path, replace->temporary);
         return ret;
     }
     restrict_temporary(replace);
     replace->kept = NULL;
-    replace->committed = false;
-    return sync_directory(replace, errp) ? 0 : -EIO;
+    replace->state = REPLACE_BEFORE;
+    return sync_directory(replace, errp);
 }
 
 void snap_replace_confirm(SnapReplace *replace)
 {
-    assert(replace->committed);
+    assert(replace->state == REPLACE_COMMITTED);
     trace_snap_replace_confirm(replace->path);
     if (replace->kept) {
         unlink(replace->kept);
         replace->kept = NULL;
     }
-    replace->confirmed = true;
+    replace->state = REPLACE_CONFIRMED;
 }
 
 void snap_replace_end(SnapReplace *replace)
@@ -760,7 +827,7 @@ void snap_replace_end(SnapReplace *replace)
     if (!replace) {
         return;
     }
-    if (replace->committed && !replace->confirmed) {
+    if (replace->state == REPLACE_COMMITTED) {
         undo_commit(replace);
     } else {
         snap_replace_remove(replace);

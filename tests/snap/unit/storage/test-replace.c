@@ -273,7 +273,7 @@ static void check_rollback(Fixture *f, const char *old)
     assert_content(f->temporary, "new");
     assert_absent(f->spare);
     g_assert_cmpuint(mode_of(f->temporary), ==, 0600);
-    assert_refused(f->file, "another save to '");
+    assert_refused(f->file, "Another save to '");
 
     write_file(f->temporary, "newer");
     g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
@@ -514,7 +514,7 @@ static void test_second_refused(Fixture *f, gconstpointer data)
 {
     g_autoptr(SnapReplace) replace = begin_new(f->file);
 
-    assert_refused(f->file, "another save to '");
+    assert_refused(f->file, "Another save to '");
     assert_content(f->temporary, "new");
 }
 
@@ -526,7 +526,7 @@ static void test_second_refused_after_commit(Fixture *f, gconstpointer data)
     write_file(f->file, "old");
     replace = begin_new(f->file);
     g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
-    assert_refused(f->file, "another save to '");
+    assert_refused(f->file, "Another save to '");
     snap_replace_end(replace);
     assert_content(f->file, "old");
 }
@@ -536,7 +536,7 @@ static void test_second_refused_new_file(Fixture *f, gconstpointer data)
     g_autoptr(SnapReplace) replace = begin_new(f->file);
 
     g_assert_cmpint(snap_replace_commit(replace, &error_abort), ==, 0);
-    assert_refused(f->file, "another save to '");
+    assert_refused(f->file, "Another save to '");
     assert_content(f->file, "new");
 }
 

@@ -14,20 +14,21 @@
                           1u << SNAP_PART_WORKING_SET)
 
 /**
- * snap_image_embed: put a working set into the image, durably
+ * snap_image_set_working_set: put a working set into the image, durably
  * @image: whose disk is open for writing; its header is brought up to date
  * @data: see snap_working_set_encode()
  *
- * The header is written last, so that whatever breaks in leaves the image as
- * it was before, or has it complete.
+ * The header is written last: if something fails in between, the image is as it
+ * was before.
  *
  * Returns: 0 or -errno with @errp set
  */
-int coroutine_fn snap_image_embed(SnapImage *image, const GByteArray *data,
-                                  Error **errp);
+int coroutine_fn snap_image_set_working_set(SnapImage *image,
+                                            const GByteArray *data,
+                                            Error **errp);
 
 /**
- * snap_image_drop: forget parts that are damaged, durably
+ * snap_image_drop_parts: forget parts that are damaged, durably
  * @image: whose disk is open for writing; its header is brought up to date
  * @parts: some of SNAP_IMAGE_HINTS
  *
@@ -36,7 +37,7 @@ int coroutine_fn snap_image_embed(SnapImage *image, const GByteArray *data,
  *
  * Returns: 0 or -errno with @errp set
  */
-int coroutine_fn snap_image_drop(SnapImage *image, uint32_t parts,
-                                 Error **errp);
+int coroutine_fn snap_image_drop_parts(SnapImage *image, uint32_t parts,
+                                       Error **errp);
 
 #endif /* SNAP_IMAGE_UPDATE_H */

@@ -253,7 +253,7 @@ static void coroutine_fn embed(Test *test, SnapImage *image)
 
     g_array_append_val(pages, page);
     data = snap_working_set_encode(pages, &image->header.uuid);
-    if (snap_image_embed(image, data, NULL) < 0) {
+    if (snap_image_set_working_set(image, data, NULL) < 0) {
         return;
     }
     test->disk.fail_at = 0;

@@ -130,7 +130,7 @@ static void coroutine_fn save_entry(void *opaque)
     saved_ram_commit(saved, arrivals, ARRAY_SIZE(arrivals));
     g_array_append_vals(pages, used, ARRAY_SIZE(used));
     working_set = snap_working_set_encode(pages, &saved->image->header.uuid);
-    snap_image_embed(saved->image, working_set, &error_abort);
+    snap_image_set_working_set(saved->image, working_set, &error_abort);
 }
 
 static FuzzDisk *saved_disk(void)

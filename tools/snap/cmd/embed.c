@@ -37,7 +37,7 @@ static int coroutine_fn embed(void *opaque, Error **errp)
     }
     task->nb_pages = pages->len;
     data = snap_working_set_encode(pages, &image->header.uuid);
-    return snap_image_embed(image, data, errp);
+    return snap_image_set_working_set(image, data, errp);
 }
 
 int snap_cmd_embed(const SnapCmdOptions *options)

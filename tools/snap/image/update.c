@@ -4,9 +4,9 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/memalign.h"
 #include "qemu/range.h"
 #include "qapi/error.h"
+#include "snap/image/disk.h"
 #include "snap/image/update.h"
 #include "snap/trace.h"
 
@@ -36,32 +36,10 @@ static int coroutine_fn write_and_flush(SnapImage *image, uint64_t offset,
                                         const void *data, size_t length,
                                         Error **errp)
 {
-    uint8_t *buf = blk_blockalign(image->blk, length);
-    int ret;
+    int ret = snap_disk_write_padded(image->blk, offset, data, length, length,
+                                     errp);
 
-    memcpy(buf, data, length);
-    ret = blk_co_pwrite(image->blk, offset, length, buf, 0);
-    if (ret >= 0) {
-        ret = blk_co_flush(image->blk);
-    }
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "Could not write the image");
-    }
-    qemu_vfree(buf);
-    return MIN(ret, 0);
-}
-
-static int coroutine_fn grow_to(SnapImage *image, uint64_t size, Error **errp)
-{
-    int64_t have = blk_co_getlength(image->blk);
-
-    if (have < 0) {
-        error_setg_errno(errp, -have, "Could not get the image's size");
-        return have;
-    }
-    return have >= size ? 0 :
-           blk_co_truncate(image->blk, ROUND_UP(size, SNAP_BLOCK_ALIGN), false,
-                           PREALLOC_MODE_OFF, 0, errp);
+    return ret < 0 ? ret : snap_disk_flush(image->blk, errp);
 }
 
 static bool may_change(const SnapImage *image, Error **errp)
@@ -84,27 +62,30 @@ static int coroutine_fn write_header(SnapImage *image,
 
     snap_header_encode(header, buf);
     ret = write_and_flush(image, 0, buf, sizeof(buf), errp);
-    if (!ret) {
-        image->header = *header;
+    if (ret < 0) {
+        return ret;
     }
-    return ret;
+    image->header = *header;
+    return 0;
 }
 
-int coroutine_fn snap_image_embed(SnapImage *image, const GByteArray *data,
-                                  Error **errp)
+int coroutine_fn snap_image_set_working_set(SnapImage *image,
+                                            const GByteArray *data,
+                                            Error **errp)
 {
     SnapHeader header = image->header;
     uint64_t place = find_place(image, data->len);
     int ret;
 
-    trace_snap_image_embed(place, data->len);
+    trace_snap_image_set_working_set(place, data->len);
     if (!may_change(image, errp)) {
         return -ENOTSUP;
     }
-    ret = grow_to(image, place + data->len, errp);
-    if (!ret) {
-        ret = write_and_flush(image, place, data->data, data->len, errp);
+    ret = snap_disk_grow(image->blk, place + data->len, 0, errp);
+    if (ret < 0) {
+        return ret;
     }
+    ret = write_and_flush(image, place, data->data, data->len, errp);
     if (ret < 0) {
         return ret;
     }
@@ -152,12 +133,12 @@ static int coroutine_fn cut_arrivals(SnapImage *image, SnapHeader *header,
     return 0;
 }
 
-int coroutine_fn snap_image_drop(SnapImage *image, uint32_t parts,
-                                 Error **errp)
+int coroutine_fn snap_image_drop_parts(SnapImage *image, uint32_t parts,
+                                       Error **errp)
 {
     SnapHeader header = image->header;
 
-    trace_snap_image_drop(parts);
+    trace_snap_image_drop_parts(parts);
     assert(!(parts & ~SNAP_IMAGE_HINTS));
     if (!may_change(image, errp)) {
         return -ENOTSUP;

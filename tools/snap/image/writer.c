@@ -10,6 +10,7 @@
 #include "qapi/error.h"
 #include "qobject/qjson.h"
 #include "snap/image/blk-table.h"
+#include "snap/image/disk.h"
 #include "snap/image/image.h"
 #include "snap/image/writer.h"
 #include "snap/trace.h"
@@ -133,13 +134,14 @@ SnapTable *snap_image_writer_arrivals(SnapImageWriter *w)
     return w->arrivals;
 }
 
-static int coroutine_fn flush(SnapImageWriter *w, Error **errp)
+static int coroutine_fn flush_image(SnapImageWriter *w, Error **errp)
 {
-    int ret = blk_co_flush(w->blk);
+    int ret = snap_disk_flush(w->blk, errp);
 
-    if (!ret && w->sync) {
-        ret = w->sync(w->sync_opaque);
+    if (ret < 0 || !w->sync) {
+        return ret;
     }
+    ret = w->sync(w->sync_opaque);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not flush the image");
     }
@@ -150,26 +152,10 @@ static int coroutine_fn flush(SnapImageWriter *w, Error **errp)
 static int coroutine_fn write_at(SnapImageWriter *w, uint64_t offset,
                                  const void *buf, size_t length, Error **errp)
 {
-    int64_t size = blk_co_getlength(w->blk);
-    int ret = size < 0 ? size : 0;
+    int ret = snap_disk_grow(w->blk, offset + length, SNAP_DEVICE_RESERVE,
+                             errp);
 
-    if (size >= 0 && offset + length > size) {
-        uint64_t wanted = ROUND_UP(offset + length + SNAP_DEVICE_RESERVE,
-                                   SNAP_BLOCK_ALIGN);
-
-        ret = blk_co_truncate(w->blk, wanted, false, PREALLOC_MODE_OFF, 0,
-                              errp);
-        if (ret < 0) {
-            return ret;
-        }
-    }
-    if (ret >= 0) {
-        ret = blk_co_pwrite(w->blk, offset, length, buf, 0);
-    }
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "Could not write the image");
-    }
-    return ret;
+    return ret < 0 ? ret : snap_disk_write(w->blk, offset, buf, length, errp);
 }
 
 /* Write bytes that are not aligned, with zeroes up to the next alignment. */
@@ -178,14 +164,11 @@ static int coroutine_fn write_padded(SnapImageWriter *w, uint64_t offset,
                                      Error **errp)
 {
     size_t padded = ROUND_UP(length, HEADER_BLOCK);
-    uint8_t *buf = blk_blockalign(w->blk, padded);
-    int ret;
+    int ret = snap_disk_grow(w->blk, offset + padded, SNAP_DEVICE_RESERVE,
+                             errp);
 
-    memcpy(buf, data, length);
-    memset(buf + length, 0, padded - length);
-    ret = write_at(w, offset, buf, padded, errp);
-    qemu_vfree(buf);
-    return ret;
+    return ret < 0 ? ret : snap_disk_write_padded(w->blk, offset, data, length,
+                                                  padded, errp);
 }
 
 /* No header, in its place, but whose it is going to be. */
@@ -198,14 +181,20 @@ static int coroutine_fn write_claim(SnapImageWriter *w, Error **errp)
 }
 
 /*
- * Check that nobody else has begun to write to the image.  Storage without
- * locks lets them, and then only the last one may report a good snapshot.
+ * Check that nobody else has begun to write to an image that was claimed.
+ * Storage without locks lets them, and then only the last one may report a good
+ * snapshot.
  */
 static int coroutine_fn check_claim(SnapImageWriter *w, Error **errp)
 {
-    uint8_t *buf = blk_blockalign(w->blk, HEADER_BLOCK);
-    int ret = blk_co_pread(w->blk, 0, HEADER_BLOCK, buf, 0);
+    uint8_t *buf;
+    int ret;
 
+    if (!w->claimed) {
+        return 0;
+    }
+    buf = blk_blockalign(w->blk, HEADER_BLOCK);
+    ret = blk_co_pread(w->blk, 0, HEADER_BLOCK, buf, 0);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not read the image");
     } else if (!snap_header_is_of(buf, &w->header.uuid)) {
@@ -213,29 +202,30 @@ static int coroutine_fn check_claim(SnapImageWriter *w, Error **errp)
         ret = -EBUSY;
     }
     qemu_vfree(buf);
-    return ret;
+    return MIN(ret, 0);
 }
 
 int coroutine_fn snap_image_writer_invalidate(SnapImageWriter *w, Error **errp)
 {
-    int ret = w->claimed ? check_claim(w, errp) : 0;
+    int ret = check_claim(w, errp);
 
     if (ret < 0) {
         return ret;
     }
     w->claimed = true;
     ret = write_claim(w, errp);
-    return ret < 0 ? ret : flush(w, errp);
+    return ret < 0 ? ret : flush_image(w, errp);
 }
 
 /* Write the chunks of the tables that are not on disk yet. */
 static int coroutine_fn write_tables(SnapImageWriter *w, Error **errp)
 {
-    int ret = w->claimed ? check_claim(w, errp) : 0;
+    int ret = check_claim(w, errp);
 
-    if (!ret) {
-        ret = snap_table_flush(w->page_table, w->layout->nb_pages, errp);
+    if (ret < 0) {
+        return ret;
     }
+    ret = snap_table_flush(w->page_table, w->layout->nb_pages, errp);
     return ret < 0 ? ret : snap_table_flush(w->arrivals,
                                             w->header.nb_arrivals, errp);
 }
@@ -248,7 +238,7 @@ int coroutine_fn snap_image_writer_flush_ram(SnapImageWriter *w,
 
     w->header.nb_arrivals = nb_arrivals;
     ret = write_tables(w, errp);
-    return ret < 0 ? ret : flush(w, errp);
+    return ret < 0 ? ret : flush_image(w, errp);
 }
 
 int coroutine_fn snap_image_writer_devices(SnapImageWriter *w,
@@ -324,6 +314,13 @@ static int coroutine_fn reserve_vmdesc(SnapImageWriter *w, size_t length,
     return ret;
 }
 
+static int coroutine_fn write_bytes(SnapImageWriter *w, SnapPart part,
+                                    const GByteArray *bytes, uint64_t *offset,
+                                    Error **errp)
+{
+    return write_part(w, part, bytes->data, bytes->len, offset, errp);
+}
+
 static int coroutine_fn write_parts(SnapImageWriter *w,
                                     const SnapCommitInfo *info, Error **errp)
 {
@@ -335,23 +332,24 @@ static int coroutine_fn write_parts(SnapImageWriter *w,
 
     snap_block_table_encode(w->layout, blocks);
     ret = reserve_vmdesc(w, info->vmdesc_length, &offset, errp);
-    if (!ret) {
-        ret = write_part(w, SNAP_PART_BLOCK_TABLE, blocks->data, blocks->len,
-                         &offset, errp);
+    if (ret < 0) {
+        return ret;
     }
-    if (!ret) {
-        ret = write_part(w, SNAP_PART_CONFIGURATION, info->configuration->data,
-                         info->configuration->len, &offset, errp);
+    ret = write_bytes(w, SNAP_PART_BLOCK_TABLE, blocks, &offset, errp);
+    if (ret < 0) {
+        return ret;
     }
-    if (!ret) {
-        ret = write_part(w, SNAP_PART_SETUP, info->setup->data,
-                         info->setup->len, &offset, errp);
+    ret = write_bytes(w, SNAP_PART_CONFIGURATION, info->configuration, &offset,
+                      errp);
+    if (ret < 0) {
+        return ret;
     }
-    if (!ret) {
-        ret = write_part(w, SNAP_PART_METADATA, metadata->str, metadata->len,
-                         &offset, errp);
+    ret = write_bytes(w, SNAP_PART_SETUP, info->setup, &offset, errp);
+    if (ret < 0) {
+        return ret;
     }
-    return ret;
+    return write_part(w, SNAP_PART_METADATA, metadata->str, metadata->len,
+                      &offset, errp);
 }
 
 static void fill_header(SnapImageWriter *w, const SnapCommitInfo *info)
@@ -377,43 +375,64 @@ static void fill_header(SnapImageWriter *w, const SnapCommitInfo *info)
     };
 }
 
-int coroutine_fn snap_image_writer_commit(SnapImageWriter *w,
-                                          const SnapCommitInfo *info,
-                                          Error **errp)
+/* Write all but the header, and flush it. */
+static int coroutine_fn write_body(SnapImageWriter *w,
+                                   const SnapCommitInfo *info, Error **errp)
 {
-    uint8_t header[SNAP_HEADER_SIZE];
     int ret;
 
     ret = write_tables(w, errp);
-    if (!ret) {
-        ret = write_devices_rest(w, errp);
+    if (ret < 0) {
+        return ret;
     }
-    if (!ret) {
-        ret = write_parts(w, info, errp);
+    ret = write_devices_rest(w, errp);
+    if (ret < 0) {
+        return ret;
     }
-    if (!ret && !w->claimed) {
+    ret = write_parts(w, info, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    if (!w->claimed) {
         /*
          * Allocate the header's cluster now, so that writing the header itself
          * needs no metadata update.
          */
         ret = write_claim(w, errp);
+        if (ret < 0) {
+            return ret;
+        }
     }
-    if (!ret) {
-        ret = flush(w, errp);
-    }
-    if (!ret && w->claimed) {
-        ret = check_claim(w, errp);
-    }
-    if (ret < 0) {
-        return ret;
-    }
+    return flush_image(w, errp);
+}
+
+static int coroutine_fn write_header(SnapImageWriter *w,
+                                     const SnapCommitInfo *info, Error **errp)
+{
+    uint8_t header[SNAP_HEADER_SIZE];
+    int ret;
 
     fill_header(w, info);
     snap_header_encode(&w->header, header);
     ret = write_padded(w, 0, header, sizeof(header), errp);
-    if (!ret) {
-        ret = flush(w, errp);
+    return ret < 0 ? ret : flush_image(w, errp);
+}
+
+int coroutine_fn snap_image_writer_commit(SnapImageWriter *w,
+                                          const SnapCommitInfo *info,
+                                          Error **errp)
+{
+    int ret;
+
+    ret = write_body(w, info, errp);
+    if (ret < 0) {
+        return ret;
     }
+    ret = check_claim(w, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = write_header(w, info, errp);
     trace_snap_image_commit(w->devices_length, info->vmdesc_length, ret);
     return ret;
 }
@@ -422,7 +441,7 @@ int coroutine_fn snap_image_writer_vmdesc(SnapImageWriter *w, const void *data,
                                           size_t length, Error **errp)
 {
     g_autofree uint8_t *buf = g_malloc(length + SNAP_VMDESC_TRAILER);
-    int ret = w->claimed ? check_claim(w, errp) : 0;
+    int ret = check_claim(w, errp);
 
     assert(length + SNAP_VMDESC_TRAILER ==
            w->header.parts[SNAP_PART_VMDESC].length);

@@ -186,7 +186,7 @@ int coroutine_fn snap_check_repair(SnapImage *image,
     int ret = 0;
 
     if (found->corrupt_parts) {
-        ret = snap_image_drop(image, found->corrupt_parts, errp);
+        ret = snap_image_drop_parts(image, found->corrupt_parts, errp);
     }
     if (!ret && found->container.leaks) {
         ret = free_leaks(image, errp);

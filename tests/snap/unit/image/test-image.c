@@ -1709,7 +1709,7 @@ static int coroutine_fn try_embed(SnapImage *image, unsigned nb, Error **errp)
     g_autoptr(GByteArray) data = snap_working_set_encode(pages,
                                                          &image->header.uuid);
 
-    return snap_image_embed(image, data, errp);
+    return snap_image_set_working_set(image, data, errp);
 }
 
 static void coroutine_fn embed(Snapshot *s, unsigned nb)
@@ -2014,7 +2014,7 @@ static void coroutine_fn test_foreign_working_set(Snapshot *s)
     save_small(s);
     image = snap_image_open(s->blk, &error_abort);
     data = snap_working_set_encode(pages, &other);
-    snap_image_embed(image, data, &error_abort);
+    snap_image_set_working_set(image, data, &error_abort);
     assert_no_working_set(s);
 }
 

@@ -6,6 +6,7 @@
 #ifndef SNAP_TESTS_TEST_TABLE_H
 #define SNAP_TESTS_TEST_TABLE_H
 
+#include "block/block.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "qapi/error.h"
@@ -54,6 +55,13 @@ static inline void main_loop_tests_init(int *argc, char ***argv)
     module_call_init(MODULE_INIT_QOM);
     qemu_init_main_loop(&error_abort);
     tests_init(argc, argv);
+}
+
+/* For tests that work with disks as well */
+static inline void block_tests_init(int *argc, char ***argv)
+{
+    bdrv_init();
+    main_loop_tests_init(argc, argv);
 }
 
 #endif /* SNAP_TESTS_TEST_TABLE_H */

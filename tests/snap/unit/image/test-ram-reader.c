@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Unit tests of reading all of RAM from an image
+ */
+
+#include "qemu/osdep.h"
+#include "image-model.h"
+#include "image-test.h"
+
+static void coroutine_fn test_read_error(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+    g_autoptr(SnapRAMReader) reader = NULL;
+    SnapRAMPiece piece;
+    Error *err = NULL;
+
+    save_small(s);
+    image = snap_image_open(s->blk, &error_abort);
+    reader = new_reader(image);
+    s->disk->fail_reads = true;
+    s->disk->fail_ret = -EIO;
+    assert_failed(snap_ram_reader_next(reader, &piece, &err), -EIO, &err);
+    snap_ram_reader_abort(reader);
+    assert_not_complete(s);
+}
+
+/* A reader that is given up while reads are in flight */
+static void coroutine_fn test_reader_abort(Snapshot *s)
+{
+    g_autoptr(SnapImage) image = NULL;
+    g_autoptr(SnapRAMReader) reader = NULL;
+    SnapRAMPiece piece;
+
+    for (uint64_t page = 0; page < NB_PAGES; page++) {
+        send_page(s, page, DATA + page);
+    }
+    commit(s);
+    image = snap_image_open(s->blk, &error_abort);
+    reader = new_reader(image);
+    g_assert_cmpint(snap_ram_reader_next(reader, &piece, &error_abort), ==, 1);
+    snap_ram_reader_abort(reader);
+    g_assert_cmpuint(s->disk->in_flight, ==, 0);
+}
+
+static const ImageTest tests[] = {
+    { "error/read", test_read_error },
+    { "abort/reader", test_reader_abort },
+};
+
+int main(int argc, char **argv)
+{
+    block_tests_init(&argc, &argv);
+    ADD_TESTS("/snap/image/", tests, run_test);
+    return g_test_run();
+}

@@ -76,7 +76,17 @@ static inline void note_setup(Result *res, SnapStreamReader *reader)
     }
 }
 
-/* Take a page, and those behind it, as many as come and there is room for. */
+/* Log which page it is, @nb pages after that of the event: block and offset. */
+static inline void log_page(GString *log, SnapStreamReader *reader,
+                            const SnapEvent *event, unsigned nb)
+{
+    size_t page_size = snap_layout_page_size(snap_stream_layout(reader));
+
+    g_string_append_printf(log, "%d+%" PRIx64, event->block,
+                           event->offset + nb * page_size);
+}
+
+/* Take a page and those that follow it, as many as come and there is room. */
 static inline int coroutine_fn note_pages(Result *res, SnapStreamReader *reader,
                                           const SnapEvent *event, unsigned room)
 {
@@ -98,11 +108,12 @@ static inline int coroutine_fn note_pages(Result *res, SnapStreamReader *reader,
         uint8_t *p = buf + i * page;
 
         g_assert_true(!memcmp(p, p + 1, page - 1));
-        g_string_append_printf(res->log, "page %d+%" PRIx64 "=%02x ",
-                               event->block, event->offset + i * page, *p);
+        g_string_append(res->log, "page ");
+        log_page(res->log, reader, event, i);
+        g_string_append_printf(res->log, "=%02x ", *p);
     }
-    g_string_append_printf(res->runs, "%d+%" PRIx64 ":%u ", event->block,
-                           event->offset, nb_pages);
+    log_page(res->runs, reader, event, 0);
+    g_string_append_printf(res->runs, ":%u ", nb_pages);
     return 0;
 }
 
@@ -123,8 +134,9 @@ static inline int coroutine_fn note_event(Result *res, SnapStreamReader *reader,
     case SNAP_EVENT_PAGE:
         return note_pages(res, reader, event, room);
     case SNAP_EVENT_ZERO_PAGE:
-        g_string_append_printf(res->log, "zero %d+%" PRIx64 " ",
-                               event->block, event->offset);
+        g_string_append(res->log, "zero ");
+        log_page(res->log, reader, event, 0);
+        g_string_append_c(res->log, ' ');
         return 0;
     case SNAP_EVENT_PING:
         g_string_append_printf(res->log, "ping %" PRIu32 " ", event->value);

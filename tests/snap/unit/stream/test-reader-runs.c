@@ -21,6 +21,7 @@ typedef struct PageEnd {
  * RunStream: a stream in the making, and what it says
  * @log: as it is to be read
  * @ends: where each page ends
+ * @block: of the last record
  * @fill: of the next page
  */
 typedef struct RunStream {
@@ -28,6 +29,7 @@ typedef struct RunStream {
     GByteArray *bytes;
     GString *log;
     GArray *ends;
+    int block;
     uint8_t fill;
 } RunStream;
 
@@ -59,19 +61,21 @@ static void run_destroy(RunStream *s)
     g_array_unref(s->ends);
 }
 
-/* The word of a record, and the name of the block where it is @named */
-static void run_record(RunStream *s, int block, bool named, unsigned page,
+/* The word of a record; the block is that of the last one without a @name. */
+static void run_record(RunStream *s, const char *name, unsigned page,
                        unsigned flag)
 {
-    static const char *const names[] = { "pc.ram", "vga.vram" };
     uint64_t offset = (uint64_t)page << s->page_bits;
 
-    put_record(s->bytes, offset | flag | (named ? 0 : RAM_SAVE_FLAG_CONTINUE),
-               named ? names[block] : NULL);
+    if (name) {
+        s->block = g_str_equal(name, "vga.vram");
+    }
+    put_record(s->bytes, offset | flag | (name ? 0 : RAM_SAVE_FLAG_CONTINUE),
+               name);
 }
 
 /* @nb pages from @page on, each of which is full of another byte */
-static void run_pages(RunStream *s, int block, bool named, unsigned page,
+static void run_pages(RunStream *s, const char *name, unsigned page,
                       unsigned nb)
 {
     size_t page_size = (size_t)1 << s->page_bits;
@@ -81,21 +85,27 @@ static void run_pages(RunStream *s, int block, bool named, unsigned page,
         PageEnd end;
 
         memset(data, s->fill, page_size);
-        run_record(s, block, named && i == 0, page + i, RAM_SAVE_FLAG_PAGE);
+        run_record(s, i ? NULL : name, page + i, RAM_SAVE_FLAG_PAGE);
         put_bytes(s->bytes, data, page_size);
-        g_string_append_printf(s->log, "page %d+%zx=%02x ", block,
+        g_string_append_printf(s->log, "page %d+%zx=%02x ", s->block,
                                (page + i) * page_size, s->fill++);
         end = (PageEnd) { s->bytes->len, s->log->len };
         g_array_append_val(s->ends, end);
     }
 }
 
-static void run_zero(RunStream *s, int block, bool named, unsigned page)
+static void run_zero(RunStream *s, const char *name, unsigned page)
 {
-    run_record(s, block, named, page, RAM_SAVE_FLAG_ZERO);
+    run_record(s, name, page, RAM_SAVE_FLAG_ZERO);
     put_u8(s->bytes, 0);
-    g_string_append_printf(s->log, "zero %d+%zx ", block,
+    g_string_append_printf(s->log, "zero %d+%zx ", s->block,
                            (size_t)page << s->page_bits);
+}
+
+static void run_flush(RunStream *s)
+{
+    put_be64(s->bytes, RAM_SAVE_FLAG_MULTIFD_FLUSH);
+    g_string_append(s->log, "flush ");
 }
 
 /* The section is over, and another one begins. */
@@ -126,10 +136,10 @@ static Result *run_read(const RunStream *s, size_t chunk, unsigned room)
 
 /*
  * The stream says the same, whatever there is room for and however it comes.
- * Where all of it is there at once, and room, the pages come in @runs; NULL
- * for any.
+ * If all of it is there at once, and room for @room pages, the pages come in
+ * @runs; NULL for any.
  */
-static void run_check(const RunStream *s, const char *runs)
+static void run_check(const RunStream *s, const char *runs, unsigned room)
 {
     static const unsigned rooms[] = { 1, 3, MUCH_ROOM };
 
@@ -142,14 +152,14 @@ static void run_check(const RunStream *s, const char *runs)
                                rooms[i], chunks[j], outcome(res));
                 g_test_fail();
             }
-            if (runs && rooms[i] == MUCH_ROOM && chunks[j] == SIZE_MAX) {
+            if (runs && rooms[i] == room && chunks[j] == SIZE_MAX) {
                 g_assert_cmpstr(res->runs->str, ==, runs);
             }
         }
     }
 }
 
-/* The stream is refused behind all that it has said, with @why. */
+/* The stream is refused after all that it has said, with @why. */
 static void run_check_refused(const RunStream *s, const char *why)
 {
     for (size_t i = 0; i < ARRAY_SIZE(chunks); i++) {
@@ -163,150 +173,133 @@ static void run_check_refused(const RunStream *s, const char *why)
     }
 }
 
-/* The first page stands alone: it does not follow any. */
-static void test_run(void)
+/* --- streams that a table describes --- */
+
+/**
+ * RunStep: a part of such a stream
+ * @name: of the block; NULL for that of the last record
+ * @page: the first one, in the block
+ * @nb: of PAGES
+ */
+typedef struct RunStep {
+    enum { END, PAGES, ZERO, EOS, FLUSH } type;
+    const char *name;
+    unsigned page;
+    unsigned nb;
+} RunStep;
+
+/**
+ * RunCase: how the pages of a stream are taken together
+ * @runs: "block+offset:number" of each run, in hexadecimal
+ * @room: for so many pages; 0 for many
+ */
+typedef struct RunCase {
+    const char *path;
+    RunStep steps[10];
+    const char *runs;
+    unsigned room;
+} RunCase;
+
+/* A page is known to follow only if the two before it were neighbours. */
+static const RunCase run_cases[] = {
+    { "first-page-stands-alone",
+      { { PAGES, "pc.ram", 0, 10 } },
+      "0+0:1 0+400:9 " },
+
+    { "zero-page-ends-run",
+      { { ZERO, "pc.ram", 0 }, { PAGES, NULL, 1, 3 }, { ZERO, NULL, 4 },
+        { PAGES, NULL, 5, 2 }, { ZERO, NULL, 7 }, { ZERO, NULL, 8 },
+        { PAGES, NULL, 9, 1 } },
+      "0+400:1 0+800:2 0+1400:1 0+1800:1 0+2400:1 " },
+
+    /* The last page would continue the run, were it not another block. */
+    { "other-block-ends-run",
+      { { PAGES, "pc.ram", 0, 3 }, { PAGES, "vga.vram", 0, 3 },
+        { PAGES, "pc.ram", 3, 3 }, { PAGES, "vga.vram", 3, 1 } },
+      "0+0:1 0+400:2 1+0:1 1+400:2 0+c00:1 0+1000:2 1+c00:1 " },
+
+    { "block-named-again-begins-run",
+      { { PAGES, "pc.ram", 0, 3 }, { PAGES, "pc.ram", 3, 3 } },
+      "0+0:1 0+400:2 0+c00:1 0+1000:2 " },
+
+    { "run-continues-in-next-section",
+      { { PAGES, "pc.ram", 0, 3 }, { EOS }, { PAGES, NULL, 3, 3 }, { EOS },
+        { EOS }, { PAGES, NULL, 6, 1 } },
+      "0+0:1 0+400:2 0+c00:3 0+1800:1 " },
+
+    { "run-continues-after-flush",
+      { { PAGES, "pc.ram", 0, 3 }, { FLUSH }, { PAGES, NULL, 3, 3 } },
+      "0+0:1 0+400:2 0+c00:3 " },
+
+    { "step-back-ends-run",
+      { { PAGES, "pc.ram", 0, 5 }, { PAGES, NULL, 2, 4 },
+        { PAGES, NULL, 0, 1 } },
+      "0+0:1 0+400:4 0+800:1 0+c00:3 0+0:1 " },
+
+    { "repeated-page-ends-run",
+      { { PAGES, "pc.ram", 0, 3 }, { PAGES, NULL, 2, 1 },
+        { PAGES, NULL, 2, 3 } },
+      "0+0:1 0+400:2 0+800:1 0+800:1 0+c00:2 " },
+
+    { "jump-ends-run",
+      { { PAGES, "pc.ram", 7, 2 }, { PAGES, NULL, 10, 2 },
+        { PAGES, NULL, RUN_RAM_PAGES - 1, 1 }, { PAGES, NULL, 0, 2 } },
+      "0+1c00:1 0+2000:1 0+2800:1 0+2c00:1 0+1f3c00:1 0+0:1 0+400:1 " },
+
+    { "end-of-block-ends-run",
+      { { PAGES, "vga.vram", 0, RUN_VGA_PAGES },
+        { PAGES, "pc.ram", RUN_RAM_PAGES - 3, 3 } },
+      "1+0:1 1+400:3 0+1f3400:1 0+1f3800:2 " },
+
+    { "run-is-no-longer-than-the-room-for-it",
+      { { PAGES, "pc.ram", 0, 12 } },
+      "0+0:1 0+400:3 0+1000:3 0+1c00:3 0+2800:2 ", .room = 3 },
+};
+
+static void run_add_step(RunStream *s, const RunStep *step)
 {
+    switch (step->type) {
+    case PAGES:
+        run_pages(s, step->name, step->page, step->nb);
+        break;
+    case ZERO:
+        run_zero(s, step->name, step->page);
+        break;
+    case EOS:
+        run_eos(s);
+        break;
+    case FLUSH:
+        run_flush(s);
+        break;
+    case END:
+        g_assert_not_reached();
+    }
+}
+
+static void test_run_case(gconstpointer data)
+{
+    const RunCase *c = data;
     RunStream s;
 
     run_begin(&s, PAGE_BITS);
-    run_pages(&s, 0, true, 0, 10);
+    for (const RunStep *step = c->steps; step->type != END; step++) {
+        run_add_step(&s, step);
+    }
     run_end(&s);
-    run_check(&s, "0+0:1 0+400:9 ");
+    run_check(&s, c->runs, c->room ?: MUCH_ROOM);
     run_destroy(&s);
 }
 
-static void test_run_zero_page(void)
+/* --- records that end a run, and the stream --- */
+
+/* Nothing is taken for a page that lies beyond the block. */
+static void test_page_beyond_block(void)
 {
     RunStream s;
 
     run_begin(&s, PAGE_BITS);
-    run_zero(&s, 0, true, 0);
-    run_pages(&s, 0, false, 1, 3);
-    run_zero(&s, 0, false, 4);
-    run_pages(&s, 0, false, 5, 2);
-    run_zero(&s, 0, false, 7);
-    run_zero(&s, 0, false, 8);
-    run_pages(&s, 0, false, 9, 1);
-    run_end(&s);
-    /* Pages between zero ones say nothing of the next. */
-    run_check(&s, "0+400:1 0+800:2 0+1400:1 0+1800:1 0+2400:1 ");
-    run_destroy(&s);
-}
-
-static void test_run_other_block(void)
-{
-    RunStream s;
-
-    run_begin(&s, PAGE_BITS);
-    run_pages(&s, 0, true, 0, 3);
-    run_pages(&s, 1, true, 0, 3);
-    run_pages(&s, 0, true, 3, 3);
-    /* It would go on, were it not another block. */
-    run_pages(&s, 1, true, 3, 1);
-    run_end(&s);
-    run_check(&s, "0+0:1 0+400:2 1+0:1 1+400:2 0+c00:1 0+1000:2 1+c00:1 ");
-    run_destroy(&s);
-}
-
-/* A block that is named again goes on all the same. */
-static void test_run_named_again(void)
-{
-    RunStream s;
-
-    run_begin(&s, PAGE_BITS);
-    run_pages(&s, 0, true, 0, 3);
-    run_pages(&s, 0, true, 3, 3);
-    run_end(&s);
-    run_check(&s, "0+0:1 0+400:2 0+c00:1 0+1000:2 ");
-    run_destroy(&s);
-}
-
-static void test_run_eos(void)
-{
-    RunStream s;
-
-    run_begin(&s, PAGE_BITS);
-    run_pages(&s, 0, true, 0, 3);
-    run_eos(&s);
-    run_pages(&s, 0, false, 3, 3);
-    run_eos(&s);
-    run_eos(&s);
-    run_pages(&s, 0, false, 6, 1);
-    run_end(&s);
-    run_check(&s, "0+0:1 0+400:2 0+c00:3 0+1800:1 ");
-    run_destroy(&s);
-}
-
-static void test_run_flush(void)
-{
-    RunStream s;
-
-    run_begin(&s, PAGE_BITS);
-    run_pages(&s, 0, true, 0, 3);
-    put_be64(s.bytes, RAM_SAVE_FLAG_MULTIFD_FLUSH);
-    g_string_append(s.log, "flush ");
-    run_pages(&s, 0, false, 3, 3);
-    run_end(&s);
-    run_check(&s, "0+0:1 0+400:2 0+c00:3 ");
-    run_destroy(&s);
-}
-
-static void test_run_back(void)
-{
-    RunStream s;
-
-    run_begin(&s, PAGE_BITS);
-    run_pages(&s, 0, true, 0, 5);
-    run_pages(&s, 0, false, 2, 4);
-    run_pages(&s, 0, false, 0, 1);
-    run_end(&s);
-    run_check(&s, "0+0:1 0+400:4 0+800:1 0+c00:3 0+0:1 ");
-    run_destroy(&s);
-}
-
-static void test_run_repeats(void)
-{
-    RunStream s;
-
-    run_begin(&s, PAGE_BITS);
-    run_pages(&s, 0, true, 0, 3);
-    run_pages(&s, 0, false, 2, 1);
-    run_pages(&s, 0, false, 2, 3);
-    run_end(&s);
-    run_check(&s, "0+0:1 0+400:2 0+800:1 0+800:1 0+c00:2 ");
-    run_destroy(&s);
-}
-
-static void test_run_jump(void)
-{
-    RunStream s;
-
-    run_begin(&s, PAGE_BITS);
-    run_pages(&s, 0, true, 7, 2);
-    run_pages(&s, 0, false, 10, 2);
-    run_pages(&s, 0, false, RUN_RAM_PAGES - 1, 1);
-    run_pages(&s, 0, false, 0, 2);
-    run_end(&s);
-    run_check(&s, "0+1c00:1 0+2000:1 0+2800:1 0+2c00:1 0+1f3c00:1 0+0:1 "
-              "0+400:1 ");
-    run_destroy(&s);
-}
-
-/* Nothing is taken for a page that lies behind the block. */
-static void test_run_end_of_block(void)
-{
-    RunStream s;
-
-    run_begin(&s, PAGE_BITS);
-    run_pages(&s, 1, true, 0, RUN_VGA_PAGES);
-    run_pages(&s, 0, true, RUN_RAM_PAGES - 3, 3);
-    run_end(&s);
-    run_check(&s, "1+0:1 1+400:3 0+1f3400:1 0+1f3800:2 ");
-    run_destroy(&s);
-
-    run_begin(&s, PAGE_BITS);
-    run_pages(&s, 1, true, 0, RUN_VGA_PAGES);
-    run_record(&s, 1, false, RUN_VGA_PAGES, RAM_SAVE_FLAG_PAGE);
+    run_pages(&s, "vga.vram", 0, RUN_VGA_PAGES);
+    run_record(&s, NULL, RUN_VGA_PAGES, RAM_SAVE_FLAG_PAGE);
     put_zeroes(s.bytes, PAGE);
     run_check_refused(&s, "lies outside RAM block 'vga.vram'");
     run_destroy(&s);
@@ -326,28 +319,15 @@ static void test_run_flags(void)
         RunStream s;
 
         run_begin(&s, PAGE_BITS);
-        run_pages(&s, 0, true, 0, 3);
-        run_record(&s, 0, false, 3, flags[i]);
+        run_pages(&s, "pc.ram", 0, 3);
+        run_record(&s, NULL, 3, flags[i]);
         put_zeroes(s.bytes, PAGE);
         run_check_refused(&s, "");
         run_destroy(&s);
     }
 }
 
-static void test_run_room(void)
-{
-    g_autoptr(Result) res = NULL;
-    RunStream s;
-
-    run_begin(&s, PAGE_BITS);
-    run_pages(&s, 0, true, 0, 12);
-    run_end(&s);
-    res = run_read(&s, SIZE_MAX, 3);
-    g_assert_cmpstr(outcome(res), ==, s.log->str);
-    g_assert_cmpstr(res->runs->str, ==,
-                    "0+0:1 0+400:3 0+1000:3 0+1c00:3 0+2800:2 ");
-    run_destroy(&s);
-}
+/* --- long and random runs --- */
 
 /* A channel that brings much at a time is taken with few calls. */
 static void check_long_run(unsigned page_bits, unsigned nb_pages)
@@ -357,9 +337,9 @@ static void check_long_run(unsigned page_bits, unsigned nb_pages)
     RunStream s;
 
     run_begin(&s, page_bits);
-    run_pages(&s, 0, true, 0, nb_pages);
+    run_pages(&s, "pc.ram", 0, nb_pages);
     run_end(&s);
-    run_check(&s, NULL);
+    run_check(&s, NULL, 0);
     res = run_read(&s, SIZE_MAX, MUCH_ROOM);
     runs = g_strsplit(res->runs->str, " ", -1);
     g_assert_cmpuint(g_strv_length(runs), <=,
@@ -377,32 +357,35 @@ static void test_run_long(void)
 /* All kinds of records, in all orders */
 static void put_random_records(RunStream *s, GRand *rand)
 {
+    static const char *const names[] = { "pc.ram", "vga.vram" };
     int block = -1;
     unsigned page = 0;
 
     for (unsigned i = 0; i < 30; i++) {
-        bool goes_on = block == 0 && g_rand_int_range(rand, 0, 4);
+        bool continues = block == 0 && g_rand_int_range(rand, 0, 4);
         unsigned nb = g_rand_int_range(rand, 1, 6);
+        const char *name;
 
-        if (!goes_on) {
+        if (!continues) {
             int old = block;
 
             block = g_rand_int_range(rand, 0, 4) == 0;
             page = g_rand_int_range(rand, 0, block ? RUN_VGA_PAGES : 50);
             nb = block ? 1 : nb;
-            goes_on = block == old && g_rand_boolean(rand);
+            continues = block == old && g_rand_boolean(rand);
         }
+        name = continues ? NULL : names[block];
         switch (g_rand_int_range(rand, 0, 8)) {
         case 0:
-            run_zero(s, block, !goes_on, page++);
+            run_zero(s, name, page++);
             break;
         case 1:
-            run_pages(s, block, !goes_on, page, 1);
+            run_pages(s, name, page, 1);
             run_eos(s);
             page++;
             break;
         default:
-            run_pages(s, block, !goes_on, page, nb);
+            run_pages(s, name, page, nb);
             page += nb;
         }
     }
@@ -418,7 +401,7 @@ static void test_run_random(void)
         run_begin(&s, i % 4 ? 10 : 12);
         put_random_records(&s, rand);
         run_end(&s);
-        run_check(&s, NULL);
+        run_check(&s, NULL, 0);
         run_destroy(&s);
     }
     g_rand_free(rand);
@@ -446,9 +429,9 @@ static void check_run_cut(unsigned page_bits, size_t step, bool fails)
     RunStream s;
 
     run_begin(&s, page_bits);
-    run_pages(&s, 0, true, 0, 5);
-    run_zero(&s, 0, false, 5);
-    run_pages(&s, 0, false, 6, 2);
+    run_pages(&s, "pc.ram", 0, 5);
+    run_zero(&s, NULL, 5);
+    run_pages(&s, NULL, 6, 2);
     for (size_t size = 1; size < s.bytes->len; size += step) {
         g_autofree uint8_t *copy = g_memdup2(s.bytes->data, size);
         g_autoptr(Result) res = read_bytes(copy, size, some[size % 3], fails);
@@ -456,7 +439,7 @@ static void check_run_cut(unsigned page_bits, size_t step, bool fails)
         if (!says(res, fails ? "Injected" : "early") ||
             res->log->len < run_log_due(&s, size) ||
             !g_str_has_prefix(s.log->str, res->log->str)) {
-            g_test_message("cut at %zu: %s, behind %s", size, outcome(res),
+            g_test_message("cut at %zu: %s, after %s", size, outcome(res),
                            res->log->str);
             g_test_fail();
         }
@@ -491,11 +474,11 @@ static void test_run_pauses(void)
         RunStream s;
 
         run_begin(&s, bits[i]);
-        run_pages(&s, 0, true, 0, 4);
+        run_pages(&s, "pc.ram", 0, 4);
         cuts[0] = s.bytes->len - 100;
-        run_pages(&s, 0, false, 4, 3);
+        run_pages(&s, NULL, 4, 3);
         cuts[1] = s.bytes->len + 5;
-        run_pages(&s, 0, false, 7, 3);
+        run_pages(&s, NULL, 7, 3);
         run_end(&s);
 
         put_bytes(third, s.bytes->data + cuts[1], s.bytes->len - cuts[1]);
@@ -511,28 +494,19 @@ static void test_run_pauses(void)
 }
 
 static const Test tests[] = {
-    { "runs", test_run },
-    { "runs/zero-page", test_run_zero_page },
-    { "runs/other-block", test_run_other_block },
-    { "runs/named-again", test_run_named_again },
-    { "runs/eos", test_run_eos },
-    { "runs/flush", test_run_flush },
-    { "runs/back", test_run_back },
-    { "runs/repeats", test_run_repeats },
-    { "runs/jump", test_run_jump },
-    { "runs/end-of-block", test_run_end_of_block },
-    { "runs/flags", test_run_flags },
-    { "runs/room", test_run_room },
-    { "runs/long", test_run_long },
-    { "runs/random", test_run_random },
-    { "runs/cut", test_run_cut },
-    { "runs/fails", test_run_fails },
-    { "runs/pauses", test_run_pauses },
+    { "page-beyond-block-is-refused", test_page_beyond_block },
+    { "record-with-other-flags-is-refused", test_run_flags },
+    { "long-run-takes-few-calls", test_run_long },
+    { "random-records-say-the-same-in-any-pieces", test_run_random },
+    { "pages-before-the-end-of-the-file-count", test_run_cut },
+    { "pages-before-a-failure-count", test_run_fails },
+    { "run-continues-after-a-pause", test_run_pauses },
 };
 
 int main(int argc, char **argv)
 {
     main_loop_tests_init(&argc, &argv);
-    ADD_TESTS("/snap/stream/", tests, call_test);
+    ADD_TESTS("/snap/reader-runs/", run_cases, test_run_case);
+    ADD_TESTS("/snap/reader-runs/", tests, call_test);
     return g_test_run();
 }

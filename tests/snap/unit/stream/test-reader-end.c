@@ -40,78 +40,63 @@ static void check_false_end(const GByteArray *devices, bool vmdesc,
     check_devices(b, log, devices);
 }
 
-/* No description, and shorter than what follows */
-static void test_false_end_short(void)
+/**
+ * FalseEnd: a device whose state has what looks like the end
+ * @length: of the description that is announced there
+ * @tail: what follows
+ * @nb: so many such devices, each within what the one before announces; 0 for
+ *      one
+ * @is_last: no other devices follow
+ * @no_vmdesc: the stream has no description at its real end
+ * @log: of the stream; NULL for any
+ */
+typedef struct FalseEnd {
+    const char *path;
+    uint32_t length;
+    const char *tail;
+    unsigned nb;
+    bool is_last;
+    bool no_vmdesc;
+    const char *log;
+} FalseEnd;
+
+static const FalseEnd false_ends[] = {
+    { "no-description-and-shorter-than-the-rest",
+      16, "{\"0123456789abcdef", .log = "setup eos devices "
+      "complete 25+16 resumed complete 112+18 end" },
+    { "real-end-within-the-announced-length-is-found",
+      100, "{\"0123456789abcdef", .log = "setup eos devices "
+      "complete 25+100 resumed complete 112+18 end" },
+    { "length-beyond-the-end-of-the-file",
+      1 * MiB, "{\"0123456789abcdef", .is_last = true,
+      .log = "setup eos devices "
+      "complete 25+1048576 resumed complete 54+18 end" },
+    { "length-beyond-the-end-of-the-file-without-description",
+      1 * MiB, "{\"0123456789abcdef", .is_last = true, .no_vmdesc = true,
+      .log = "setup eos devices "
+      "complete 25+1048576 resumed complete 54+0 end" },
+    { "whole-object-is-no-end-if-the-stream-goes-on",
+      16, "{\"012345678\":12}", .log = "setup eos devices "
+      "complete 25+16 resumed complete 110+18 end" },
+    { "braces-and-quotes-in-strings-are-no-structure",
+      16, "{\"a\\\"}\":\"b}c\",0}" },
+    { "false-end-within-a-false-end",
+      60, "{\"0123456789abcdef", .nb = 2, .log = "setup eos devices "
+      "complete 25+60 resumed complete 79+60 resumed complete 166+18 end" },
+};
+
+static void test_false_end(gconstpointer data)
 {
+    const FalseEnd *end = data;
     g_autoptr(GByteArray) devices = g_byte_array_new();
 
-    put_false_end(devices, 16, "{\"0123456789abcdef");
-    put_devices(devices);
-    check_false_end(devices, true, "setup eos devices complete 25+16 "
-                    "resumed complete 112+18 end");
-}
-
-/* The length reaches over the real end, which is found all the same. */
-static void test_false_end_over_real(void)
-{
-    g_autoptr(GByteArray) devices = g_byte_array_new();
-
-    put_false_end(devices, 100, "{\"0123456789abcdef");
-    put_devices(devices);
-    check_false_end(devices, true, "setup eos devices complete 25+100 "
-                    "resumed complete 112+18 end");
-}
-
-/* The length reaches behind the end of the file. */
-static void test_false_end_beyond_file(void)
-{
-    g_autoptr(GByteArray) devices = g_byte_array_new();
-
-    put_false_end(devices, 1 * MiB, "{\"0123456789abcdef");
-    check_false_end(devices, true, "setup eos devices complete 25+1048576 "
-                    "resumed complete 54+18 end");
-}
-
-static void test_false_end_without_vmdesc(void)
-{
-    g_autoptr(GByteArray) devices = g_byte_array_new();
-
-    put_false_end(devices, 1 * MiB, "{\"0123456789abcdef");
-    check_false_end(devices, false, "setup eos devices complete 25+1048576 "
-                    "resumed complete 54+0 end");
-}
-
-/* A whole JSON object, but the stream goes on. */
-static void test_false_end_object(void)
-{
-    g_autoptr(GByteArray) devices = g_byte_array_new();
-
-    put_false_end(devices, 16, "{\"012345678\":12}");
-    put_devices(devices);
-    check_false_end(devices, true, "setup eos devices complete 25+16 "
-                    "resumed complete 110+18 end");
-}
-
-/* Braces and quotes within strings are no structure. */
-static void test_false_end_string(void)
-{
-    g_autoptr(GByteArray) devices = g_byte_array_new();
-
-    put_false_end(devices, 16, "{\"a\\\"}\":\"b}c\",0}");
-    put_devices(devices);
-    check_false_end(devices, true, NULL);
-}
-
-/* The second false end lies within what the first one announced. */
-static void test_false_end_nested(void)
-{
-    g_autoptr(GByteArray) devices = g_byte_array_new();
-
-    put_false_end(devices, 60, "{\"0123456789abcdef");
-    put_false_end(devices, 60, "{\"0123456789abcdef");
-    put_devices(devices);
-    check_false_end(devices, true, "setup eos devices complete 25+60 "
-                    "resumed complete 79+60 resumed complete 166+18 end");
+    for (unsigned i = 0; i < MAX(end->nb, 1); i++) {
+        put_false_end(devices, end->length, end->tail);
+    }
+    if (!end->is_last) {
+        put_devices(devices);
+    }
+    check_false_end(devices, !end->no_vmdesc, end->log);
 }
 
 /* No description is that short or that long: not even announced */
@@ -130,7 +115,7 @@ static void test_false_end_implausible(void)
     }
 }
 
-/* A lone EOF behind a footer is none, while bytes follow. */
+/* A lone EOF after a footer is no end while bytes follow. */
 static void test_false_eof(void)
 {
     g_autoptr(GByteArray) devices = g_byte_array_new();
@@ -245,7 +230,7 @@ static void test_silence_short(void)
                  "complete 25+16 resumed complete 52+18 end", devices);
 }
 
-/* Pauses elsewhere are none of the end, also behind a false one. */
+/* Pauses elsewhere do not mean the end, nor do those after a false one. */
 static void test_silence_elsewhere(void)
 {
     g_autoptr(GByteArray) b = return_path_stream();
@@ -265,7 +250,7 @@ static void test_silence_elsewhere(void)
                  "complete 25+16 resumed complete 76+18 end", devices);
 }
 
-/* A pause behind what looks like the end without description */
+/* A pause after what looks like the end without description */
 static void test_silence_false_eof(void)
 {
     g_autoptr(GByteArray) b = return_path_stream();
@@ -302,29 +287,26 @@ static void test_silence_no_return_path(void)
 }
 
 static const Test tests[] = {
-    { "false-end/short", test_false_end_short },
-    { "false-end/over-real", test_false_end_over_real },
-    { "false-end/beyond-file", test_false_end_beyond_file },
-    { "false-end/without-vmdesc", test_false_end_without_vmdesc },
-    { "false-end/object", test_false_end_object },
-    { "false-end/string", test_false_end_string },
-    { "false-end/nested", test_false_end_nested },
-    { "false-end/implausible", test_false_end_implausible },
-    { "false-end/eof", test_false_eof },
-    { "false-end/section-ids", test_section_ids },
-    { "false-end/footer", test_false_end_footer },
-    { "silence/end", test_silence },
-    { "silence/no-vmdesc", test_silence_no_vmdesc },
-    { "silence/false-end", test_silence_false_end },
-    { "silence/short", test_silence_short },
-    { "silence/elsewhere", test_silence_elsewhere },
-    { "silence/false-eof", test_silence_false_eof },
-    { "silence/no-return-path", test_silence_no_return_path },
+    { "false-end/implausible-length", test_false_end_implausible },
+    { "false-end/eof-is-no-end-while-bytes-follow", test_false_eof },
+    { "false-end/section-id-may-be-large", test_section_ids },
+    { "false-end/needs-a-footer-before-it", test_false_end_footer },
+    { "silence/stream-ends-with-its-description", test_silence },
+    { "silence/stream-ends-without-description", test_silence_no_vmdesc },
+    { "silence/whole-object-is-no-end-if-the-stream-goes-on",
+      test_silence_false_end },
+    { "silence/short-pause-after-a-false-end-is-no-end",
+      test_silence_short },
+    { "silence/pause-elsewhere-is-no-end", test_silence_elsewhere },
+    { "silence/pause-after-a-false-eof-is-no-end", test_silence_false_eof },
+    { "silence/without-return-path-the-file-has-to-end",
+      test_silence_no_return_path },
 };
 
 int main(int argc, char **argv)
 {
     main_loop_tests_init(&argc, &argv);
-    ADD_TESTS("/snap/stream/", tests, call_test);
+    ADD_TESTS("/snap/reader-end/false-end/", false_ends, test_false_end);
+    ADD_TESTS("/snap/reader-end/", tests, call_test);
     return g_test_run();
 }

@@ -13,7 +13,7 @@
  * Source: what is written to a pipe, in pieces
  * @pieces: up to the first one that is NULL
  * @pause_ms: between two pieces
- * @closes: close the pipe another such pause behind the last piece
+ * @closes: close the pipe another such pause after the last piece
  */
 typedef struct Source {
     const GByteArray *pieces[4];

@@ -369,7 +369,7 @@ static void test_no_capability(void)
 
 /* --- streams that end too early --- */
 
-/* Every cut is an error, but for the one right behind EOF. */
+/* Every cut is an error, but for the one right after EOF. */
 static void check_truncated(const GByteArray *b, size_t eof)
 {
     static const size_t sizes[] = { SIZE_MAX, 13 };
@@ -393,30 +393,22 @@ static size_t eof_of(const GByteArray *b)
     return b->len - strlen(VMDESC) - 5;
 }
 
-static void test_truncated_background(void)
+typedef struct StreamCase {
+    const char *path;
+    GByteArray *(*make)(void);
+} StreamCase;
+
+static const StreamCase truncated_cases[] = {
+    { "background", background_stream },
+    { "precopy", precopy_stream },
+    { "dirty-bitmap", bitmap_stream },
+    { "multifd", multifd_stream },
+};
+
+static void test_truncated(gconstpointer data)
 {
-    g_autoptr(GByteArray) b = background_stream();
-
-    check_truncated(b, eof_of(b));
-}
-
-static void test_truncated_precopy(void)
-{
-    g_autoptr(GByteArray) b = precopy_stream();
-
-    check_truncated(b, eof_of(b));
-}
-
-static void test_truncated_bitmap(void)
-{
-    g_autoptr(GByteArray) b = bitmap_stream();
-
-    check_truncated(b, eof_of(b));
-}
-
-static void test_truncated_multifd(void)
-{
-    g_autoptr(GByteArray) b = multifd_stream();
+    const StreamCase *c = data;
+    g_autoptr(GByteArray) b = c->make();
 
     check_truncated(b, eof_of(b));
 }
@@ -437,7 +429,7 @@ static void test_truncated_configuration(void)
     check_truncated(b, SIZE_MAX);
 }
 
-/* The end of the file stays the end, though bytes come behind it. */
+/* The end of the file stays the end, though bytes come after it. */
 static void test_growing(void)
 {
     g_autoptr(GByteArray) b = background_stream();
@@ -474,37 +466,37 @@ static void test_channel_fails(void)
 }
 
 static const Test tests[] = {
-    { "read/background", test_background },
-    { "read/precopy", test_precopy },
-    { "read/identity", test_identity },
-    { "read/no-vmdesc", test_no_vmdesc },
-    { "read/no-configuration", test_no_configuration },
-    { "read/no-footers", test_no_footers },
-    { "read/commands", test_commands },
-    { "read/early-sections", test_early_sections },
-    { "read/early-false-footer", test_early_false_footer },
-    { "read/dirty-bitmap", test_dirty_bitmap },
-    { "read/multifd-flush", test_multifd_flush },
-    { "read/multifd-flush/none", test_no_multifd_flush },
-    { "read/setup-before-footer", test_setup_before_footer },
-    { "read/page-bits", test_page_bits },
-    { "read/uuid", test_uuid },
-    { "read/no-capability", test_no_capability },
-    { "read/page-size", test_page_size },
-    { "read/page-size-below-target", test_page_size_below_target },
-    { "read/large-devices", test_large_devices },
-    { "truncated/background", test_truncated_background },
-    { "truncated/precopy", test_truncated_precopy },
-    { "truncated/bitmap", test_truncated_bitmap },
-    { "truncated/multifd", test_truncated_multifd },
-    { "truncated/configuration", test_truncated_configuration },
-    { "truncated/growing", test_growing },
-    { "truncated/channel-fails", test_channel_fails },
+    { "accepted/background-snapshot", test_background },
+    { "accepted/precopy", test_precopy },
+    { "accepted/without-description", test_no_vmdesc },
+    { "accepted/without-configuration", test_no_configuration },
+    { "accepted/without-footers", test_no_footers },
+    { "accepted/commands-before-ram", test_commands },
+    { "multifd-flush/is-an-event-after-setup", test_multifd_flush },
+    { "multifd-flush/is-unknown-without-multifd", test_no_multifd_flush },
+    { "accepted/no-capabilities", test_no_capability },
+    { "devices/large-state-comes-in-pieces", test_large_devices },
+    { "setup/configuration-blocks-and-section-are-known", test_identity },
+    { "setup/has-sections-before-the-first-page", test_early_sections },
+    { "setup/footer-within-a-section-does-not-end-it",
+      test_early_false_footer },
+    { "setup/has-the-start-of-a-dirty-bitmap", test_dirty_bitmap },
+    { "setup/is-known-before-its-footer-comes", test_setup_before_footer },
+    { "setup/has-the-target-page-size", test_page_bits },
+    { "setup/has-the-uuid", test_uuid },
+    { "setup/has-the-page-sizes-of-blocks", test_page_size },
+    { "setup/page-size-may-be-below-the-targets", test_page_size_below_target },
+    { "truncated-stream-is-refused/configuration",
+      test_truncated_configuration },
+    { "end-of-file/stays-so-if-the-file-grows", test_growing },
+    { "failure-of-the-channel-is-no-end-anywhere", test_channel_fails },
 };
 
 int main(int argc, char **argv)
 {
     main_loop_tests_init(&argc, &argv);
-    ADD_TESTS("/snap/stream/", tests, call_test);
+    ADD_TESTS("/snap/reader/", tests, call_test);
+    ADD_TESTS("/snap/reader/truncated-stream-is-refused/", truncated_cases,
+              test_truncated);
     return g_test_run();
 }

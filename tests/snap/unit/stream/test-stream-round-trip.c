@@ -87,13 +87,10 @@ static void test_round_trip(void)
     snap_layout_destroy(&write_job.layout);
 }
 
-static const Test tests[] = {
-    { "round-trip", test_round_trip },
-};
-
 int main(int argc, char **argv)
 {
     main_loop_tests_init(&argc, &argv);
-    ADD_TESTS("/snap/stream/", tests, call_test);
+    g_test_add_func("/snap/stream-round-trip/what-is-written-is-read",
+                    test_round_trip);
     return g_test_run();
 }

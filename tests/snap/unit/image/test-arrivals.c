@@ -57,8 +57,8 @@ static void coroutine_fn test_jump_is_arrival(Snapshot *s)
     g_assert_cmpuint(last_arrival(s), ==, 100);
 }
 
-/* The source goes on behind the page that it jumped to. */
-static void coroutine_fn test_order_goes_on_behind_jump(Snapshot *s)
+/* The source continues after the page that it jumped to. */
+static void coroutine_fn test_order_continues_after_jump(Snapshot *s)
 {
     send_page(s, 0, ZERO);
     send_page(s, 100, ZERO);
@@ -136,23 +136,24 @@ static void coroutine_fn test_too_many_arrivals(Snapshot *s)
 }
 
 static const ImageTest tests[] = {
-    { "arrivals/no-list", test_no_arrival_list },
-    { "arrivals/none-in-order", test_no_arrivals_in_order },
-    { "arrivals/jump", test_jump_is_arrival },
-    { "arrivals/goes-on-behind-jump", test_order_goes_on_behind_jump },
-    { "arrivals/skips-what-came", test_order_skips_what_came },
-    { "arrivals/wraps", test_order_wraps },
-    { "arrivals/wraps/over-what-came", test_order_wraps_over_what_came },
-    { "arrivals/repeated", test_repeated_is_no_arrival },
-    { "arrivals/most", test_most_arrivals, "raw", .page_bits = 10,
-      .many_pages = true },
-    { "arrivals/too-many", test_too_many_arrivals, "raw", .page_bits = 10,
-      .many_pages = true },
+    { "none-is-recorded-without-a-table", test_no_arrival_list },
+    { "pages-in-order-are-none", test_no_arrivals_in_order },
+    { "jump-is-one", test_jump_is_arrival },
+    { "order-continues-after-a-jump", test_order_continues_after_jump },
+    { "order-skips-pages-that-came", test_order_skips_what_came },
+    { "order-continues-at-the-start-of-ram", test_order_wraps },
+    { "order-continues-at-the-start-with-what-is-left",
+      test_order_wraps_over_what_came },
+    { "repeated-page-is-none", test_repeated_is_no_arrival },
+    { "as-many-as-fit-are-recorded",
+      test_most_arrivals, "raw", .page_bits = 10, .many_pages = true },
+    { "list-is-truncated-if-there-are-too-many",
+      test_too_many_arrivals, "raw", .page_bits = 10, .many_pages = true },
 };
 
 int main(int argc, char **argv)
 {
     block_tests_init(&argc, &argv);
-    ADD_TESTS("/snap/image/", tests, run_test);
+    ADD_TESTS("/snap/arrivals/", tests, run_test);
     return g_test_run();
 }

@@ -167,7 +167,7 @@ static void coroutine_fn test_embed_again(Snapshot *s)
     assert_snapshot(s);
 }
 
-/* Cut what is behind the last part off the disk. */
+/* Cut what follows the last part off the disk. */
 static void coroutine_fn cut_reserve(Snapshot *s)
 {
     g_autoptr(SnapImage) image = snap_image_open(s->blk, &error_abort);
@@ -182,7 +182,7 @@ static void coroutine_fn cut_reserve(Snapshot *s)
                     PREALLOC_MODE_OFF, 0, &error_abort);
 }
 
-/* Where there is no place between the parts, the disk grows. */
+/* The disk grows if there is no place between the parts. */
 static void coroutine_fn test_embed_largest(Snapshot *s)
 {
     int64_t size;
@@ -230,7 +230,7 @@ static void coroutine_fn check_embed_interrupted(Snapshot *s, unsigned nth,
     assert_failed(try_embed(image, 500, &err), -ENOSPC, &err);
     s->disk->fail_nth = -1;
     g_assert_cmpmem(&image->header, sizeof(before), &before, sizeof(before));
-    /* Behind the write of the header, it may be either. */
+    /* After the write of the header, it may be either. */
     assert_embedded(s, nth < 3 ? old : 500);
     assert_snapshot(s);
 }
@@ -338,29 +338,31 @@ static void coroutine_fn test_foreign_working_set(Snapshot *s)
 }
 
 static const ImageTest tests[] = {
-    { "embed", test_embed },
-    { "embed/raw", test_embed, "raw" },
-    { "embed/qcow2", test_embed, "qcow2" },
-    { "embed/none", test_not_embedded },
-    { "embed/empty", test_embed_empty },
-    { "embed/keeps-rest", test_embed_keeps_rest },
-    { "embed/updates-header", test_embed_updates_header },
-    { "embed/again", test_embed_again },
-    { "embed/again/raw", test_embed_again, "raw" },
-    { "embed/largest/raw", test_embed_largest, "raw" },
-    { "embed/largest/qcow2", test_embed_largest, "qcow2" },
-    { "embed/order", test_embed_order },
-    { "embed/interrupted", test_embed_interrupted },
-    { "embed/killed", test_embed_killed },
-    { "embed/unknown-feature", test_embed_unknown_feature },
-    { "embed/feature-is-cleared", test_feature_is_cleared },
-    { "embed/damaged", test_damaged_working_set },
-    { "embed/foreign", test_foreign_working_set },
+    { "working-set/is-embedded", test_embed },
+    { "working-set/is-embedded/raw", test_embed, "raw" },
+    { "working-set/is-embedded/qcow2", test_embed, "qcow2" },
+    { "working-set/is-missing-at-first", test_not_embedded },
+    { "working-set/may-be-empty", test_embed_empty },
+    { "embed/keeps-the-rest-of-the-image", test_embed_keeps_rest },
+    { "embed/open-image-has-it-at-once", test_embed_updates_header },
+    { "embed/takes-a-place-that-is-free", test_embed_again },
+    { "embed/takes-a-place-that-is-free/raw", test_embed_again, "raw" },
+    { "embed/disk-grows-if-no-place-is-free/raw", test_embed_largest, "raw" },
+    { "embed/disk-grows-if-no-place-is-free/qcow2",
+      test_embed_largest, "qcow2" },
+    { "embed/header-comes-last", test_embed_order },
+    { "embed/failure-keeps-the-old-one", test_embed_interrupted },
+    { "embed/old-header-has-the-old-one", test_embed_killed },
+    { "embed/is-refused-with-an-unknown-feature", test_embed_unknown_feature },
+    { "working-set/is-missing-if-its-feature-is-cleared",
+      test_feature_is_cleared },
+    { "working-set/damaged-one-is-refused", test_damaged_working_set },
+    { "working-set/foreign-one-is-refused", test_foreign_working_set },
 };
 
 int main(int argc, char **argv)
 {
     block_tests_init(&argc, &argv);
-    ADD_TESTS("/snap/image/", tests, run_test);
+    ADD_TESTS("/snap/image-update/", tests, run_test);
     return g_test_run();
 }

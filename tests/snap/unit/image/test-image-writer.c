@@ -110,7 +110,7 @@ static void coroutine_fn test_no_vmdesc(Snapshot *s)
     g_assert_cmpuint(read->len, ==, 0);
 }
 
-/* As a process leaves it that was killed behind the commit. */
+/* As a process leaves it that was killed after the commit. */
 static void coroutine_fn test_vmdesc_not_written(Snapshot *s)
 {
     g_autoptr(SnapImage) image = NULL;
@@ -307,33 +307,39 @@ static void test_each_write_fails(void)
 }
 
 static const ImageTest tests[] = {
-    { "commit/not-complete-before", test_not_complete_before_commit },
-    { "commit/invalidate", test_invalidate },
-    { "commit/without-flush-ram", test_commit_without_flush_ram },
-    { "commit/order", test_commit_order },
-    { "commit/flush-ram-is-durable", test_flush_ram_is_durable },
-    { "commit/invalidate-is-durable", test_invalidate_is_durable },
-    { "devices/odd-lengths", test_devices },
-    { "devices/one-byte", test_one_byte_of_devices },
-    { "devices/whole-chunks", test_whole_chunks_of_devices },
-    { "devices/beyond-reserve/raw", test_devices_beyond_reserve, "raw" },
-    { "devices/beyond-reserve/qcow2", test_devices_beyond_reserve, "qcow2" },
-    { "devices/after-commit", test_devices_after_commit },
-    { "vmdesc", test_vmdesc },
-    { "vmdesc/none", test_no_vmdesc },
-    { "vmdesc/not-written", test_vmdesc_not_written },
-    { "metadata", test_metadata },
-    { "header", test_header },
-    { "header/late-section", test_late_section },
-    { "uuids-differ", test_uuids_differ },
-    { "error/no-room-for-devices", test_no_room_for_devices },
+    { "commit/image-is-incomplete-before-it", test_not_complete_before_commit },
+    { "commit/invalidated-image-is-incomplete", test_invalidate },
+    { "commit/writes-tables-that-were-not-flushed",
+      test_commit_without_flush_ram },
+    { "commit/header-comes-last", test_commit_order },
+    { "commit/flushed-ram-is-durable", test_flush_ram_is_durable },
+    { "commit/invalidation-is-durable", test_invalidate_is_durable },
+    { "devices/pieces-have-any-length", test_devices },
+    { "devices/one-byte-is-stored", test_one_byte_of_devices },
+    { "devices/whole-chunks-are-stored", test_whole_chunks_of_devices },
+    { "devices/image-grows-beyond-its-reserve/raw",
+      test_devices_beyond_reserve, "raw" },
+    { "devices/image-grows-beyond-its-reserve/qcow2",
+      test_devices_beyond_reserve, "qcow2" },
+    { "devices/more-may-follow-an-invalidated-commit",
+      test_devices_after_commit },
+    { "vmdesc/follows-the-commit", test_vmdesc },
+    { "vmdesc/may-be-missing", test_no_vmdesc },
+    { "vmdesc/unwritten-one-damages-nothing-else", test_vmdesc_not_written },
+    { "metadata/is-stored", test_metadata },
+    { "header/has-what-the-commit-said", test_header },
+    { "header/has-the-section-as-it-is-at-the-commit", test_late_section },
+    { "header/each-snapshot-has-a-uuid-of-its-own", test_uuids_differ },
+    { "error/devices-on-a-disk-that-cannot-grow", test_no_room_for_devices },
 };
 
 int main(int argc, char **argv)
 {
     block_tests_init(&argc, &argv);
-    g_test_add_func("/snap/image/size", test_size);
-    g_test_add_func("/snap/image/error/each-write", test_each_write_fails);
-    ADD_TESTS("/snap/image/", tests, run_test);
+    g_test_add_func("/snap/image-writer/size/has-room-for-all-parts",
+                    test_size);
+    g_test_add_func("/snap/image-writer/error/of-any-write-leaves-no-snapshot",
+                    test_each_write_fails);
+    ADD_TESTS("/snap/image-writer/", tests, run_test);
     return g_test_run();
 }

@@ -119,7 +119,7 @@ static void coroutine_fn test_damaged_parts(Snapshot *s)
     assert_sound(s);
 }
 
-/* An arrival list that is whole, but names a page that is none */
+/* An intact arrival list with a page number out of range */
 static void coroutine_fn test_wild_arrival(Snapshot *s)
 {
     SnapTable *arrivals = snap_image_writer_arrivals(s->image);
@@ -209,23 +209,23 @@ static void coroutine_fn test_part_within_ram(Snapshot *s)
 }
 
 static const ImageTest tests[] = {
-    { "devices/copy-without-func", test_copy_without_func },
-    { "info", test_info },
-    { "info/many-devices", test_info_of_many_devices, "raw" },
-    { "damaged/page", test_damaged_page },
-    { "damaged/page/raw", test_damaged_page, "raw" },
-    { "damaged/page/qcow2", test_damaged_page, "qcow2" },
-    { "damaged/lost-page", test_lost_page, "qcow2" },
-    { "damaged/page-table", test_damaged_page_table },
-    { "damaged/chunk-of-other-table", test_chunk_of_other_table },
-    { "damaged/unsent-entry", test_damaged_unsent_entry },
-    { "damaged/parts", test_damaged_parts },
-    { "damaged/wild-arrival", test_wild_arrival },
+    { "part/is-checked-if-nothing-takes-it", test_copy_without_func },
+    { "info/has-machine-and-blocks", test_info },
+    { "info/device-state-may-be-large", test_info_of_many_devices, "raw" },
+    { "damaged/page-is-found", test_damaged_page },
+    { "damaged/page-is-found/raw", test_damaged_page, "raw" },
+    { "damaged/page-is-found/qcow2", test_damaged_page, "qcow2" },
+    { "damaged/lost-page-is-found", test_lost_page, "qcow2" },
+    { "damaged/page-table-is-found", test_damaged_page_table },
+    { "damaged/chunk-of-another-table-is-refused", test_chunk_of_other_table },
+    { "damaged/entry-of-an-unsent-page-is-found", test_damaged_unsent_entry },
+    { "damaged/each-part-is-found", test_damaged_parts },
+    { "damaged/arrival-out-of-range-is-found", test_wild_arrival },
     { "damaged/devices-are-not-read", test_damaged_devices_are_not_read },
     { "damaged/metadata-is-not-read", test_damaged_metadata_is_not_read },
-    { "damaged/header", test_damaged_header },
-    { "damaged/block-table", test_damaged_block_table },
-    { "damaged/part-within-ram", test_part_within_ram },
+    { "damaged/header-is-refused", test_damaged_header },
+    { "damaged/block-table-is-refused", test_damaged_block_table },
+    { "damaged/part-within-ram-is-refused", test_part_within_ram },
 };
 
 int main(int argc, char **argv)

@@ -43,13 +43,13 @@ static void coroutine_fn test_reader_abort(Snapshot *s)
 }
 
 static const ImageTest tests[] = {
-    { "error/read", test_read_error },
-    { "abort/reader", test_reader_abort },
+    { "error/of-the-disk-is-reported", test_read_error },
+    { "abort/waits-for-reads", test_reader_abort },
 };
 
 int main(int argc, char **argv)
 {
     block_tests_init(&argc, &argv);
-    ADD_TESTS("/snap/image/", tests, run_test);
+    ADD_TESTS("/snap/ram-reader/", tests, run_test);
     return g_test_run();
 }

@@ -14,44 +14,43 @@
 #define MIB_PAGES   256
 
 /* Pages that have places and no data yet */
-typedef struct Held {
+typedef struct Reserved {
     const uint64_t *pages;
     unsigned nb_pages;
     QEMUIOVector qiov;
-} Held;
+} Reserved;
 
-static void coroutine_fn hold(Snapshot *s, Held *held, const uint64_t *pages,
-                              unsigned nb_pages)
+static void coroutine_fn reserve(Snapshot *s, Reserved *r,
+                                 const uint64_t *pages, unsigned nb_pages)
 {
-    held->pages = pages;
-    qemu_iovec_init(&held->qiov, nb_pages);
-    held->nb_pages = snap_ram_writer_reserve_several(s->ram, pages, nb_pages,
-                                                     &held->qiov);
-    g_assert_cmpuint(held->nb_pages, >, 0);
-    g_assert_cmpuint(held->nb_pages, <=, nb_pages);
-    g_assert_cmpuint(held->qiov.size, ==,
-                     held->nb_pages << s->layout.page_bits);
+    r->pages = pages;
+    qemu_iovec_init(&r->qiov, nb_pages);
+    r->nb_pages = snap_ram_writer_reserve_several(s->ram, pages, nb_pages,
+                                                  &r->qiov);
+    g_assert_cmpuint(r->nb_pages, >, 0);
+    g_assert_cmpuint(r->nb_pages, <=, nb_pages);
+    g_assert_cmpuint(r->qiov.size, ==, r->nb_pages << s->layout.page_bits);
 }
 
-static int coroutine_fn try_add_held(Snapshot *s, Held *held, uint32_t seed,
-                                     Error **errp)
+static int coroutine_fn try_commit_reserved(Snapshot *s, Reserved *r,
+                                            uint32_t seed, Error **errp)
 {
     size_t page_size = snap_layout_page_size(&s->layout);
     g_autofree uint8_t *data = g_malloc(page_size);
 
-    for (unsigned i = 0; i < held->nb_pages; i++) {
+    for (unsigned i = 0; i < r->nb_pages; i++) {
         fill_page(s, data, seed + i);
-        qemu_iovec_from_buf(&held->qiov, i * page_size, data, page_size);
-        s->model[held->pages[i]] = seed + i;
+        qemu_iovec_from_buf(&r->qiov, i * page_size, data, page_size);
+        s->model[r->pages[i]] = seed + i;
     }
-    qemu_iovec_destroy(&held->qiov);
-    return snap_ram_writer_commit_several(s->ram, held->pages, held->nb_pages,
-                                          errp);
+    qemu_iovec_destroy(&r->qiov);
+    return snap_ram_writer_commit_several(s->ram, r->pages, r->nb_pages, errp);
 }
 
-static void coroutine_fn add_held(Snapshot *s, Held *held, uint32_t seed)
+static void coroutine_fn commit_reserved(Snapshot *s, Reserved *r,
+                                         uint32_t seed)
 {
-    g_assert_cmpint(try_add_held(s, held, seed, &error_abort), ==, 0);
+    g_assert_cmpint(try_commit_reserved(s, r, seed, &error_abort), ==, 0);
 }
 
 /* As a channel does it with a packet; returns how many pieces it took. */
@@ -61,17 +60,17 @@ static unsigned coroutine_fn send_packet(Snapshot *s, const uint64_t *pages,
     unsigned done = 0, pieces = 0;
 
     while (done < nb_pages) {
-        Held held;
+        Reserved r;
 
-        hold(s, &held, pages + done, nb_pages - done);
-        add_held(s, &held, seed + done);
-        done += held.nb_pages;
+        reserve(s, &r, pages + done, nb_pages - done);
+        commit_reserved(s, &r, seed + done);
+        done += r.nb_pages;
         pieces++;
     }
     return pieces;
 }
 
-static void coroutine_fn test_hold_in_order(Snapshot *s)
+static void coroutine_fn test_several_in_order(Snapshot *s)
 {
     uint64_t pages[BATCH];
 
@@ -89,7 +88,7 @@ static void coroutine_fn test_hold_in_order(Snapshot *s)
     assert_snapshot(s);
 }
 
-static void coroutine_fn test_hold_scattered(Snapshot *s)
+static void coroutine_fn test_several_scattered(Snapshot *s)
 {
     uint64_t pages[BATCH];
 
@@ -104,21 +103,21 @@ static void coroutine_fn test_hold_scattered(Snapshot *s)
 }
 
 /* Neighbours have one place, if they come in order. */
-static void coroutine_fn test_hold_places(Snapshot *s)
+static void coroutine_fn test_several_neighbours(Snapshot *s)
 {
     const uint64_t pages[] = { 7, 8, 9, 11, 12, 14, 13, 5 };
-    Held held;
+    Reserved r;
 
-    hold(s, &held, pages, ARRAY_SIZE(pages));
-    g_assert_cmpuint(held.nb_pages, ==, ARRAY_SIZE(pages));
-    g_assert_cmpint(held.qiov.niov, ==, 5);
-    g_assert_cmpuint(held.qiov.iov[0].iov_len, ==, 3 * 4096);
-    add_held(s, &held, DATA);
+    reserve(s, &r, pages, ARRAY_SIZE(pages));
+    g_assert_cmpuint(r.nb_pages, ==, ARRAY_SIZE(pages));
+    g_assert_cmpint(r.qiov.niov, ==, 5);
+    g_assert_cmpuint(r.qiov.iov[0].iov_len, ==, 3 * 4096);
+    commit_reserved(s, &r, DATA);
     commit(s);
     assert_snapshot(s);
 }
 
-static void coroutine_fn test_hold_descending(Snapshot *s)
+static void coroutine_fn test_several_descending(Snapshot *s)
 {
     uint64_t pages[BATCH];
 
@@ -131,7 +130,7 @@ static void coroutine_fn test_hold_descending(Snapshot *s)
 }
 
 /* The places are those up to the end of a buffer, or of a block. */
-static void coroutine_fn test_hold_straddles(Snapshot *s)
+static void coroutine_fn test_several_end_of_buffer(Snapshot *s)
 {
     const uint64_t pages[] = {
         254, 255, 256, 257, 2815, 2816, 2817, 2818, 2819, 2820, 2821, 0,
@@ -140,12 +139,12 @@ static void coroutine_fn test_hold_straddles(Snapshot *s)
     unsigned done = 0;
 
     for (unsigned i = 0; i < ARRAY_SIZE(expected); i++) {
-        Held held;
+        Reserved r;
 
-        hold(s, &held, pages + done, ARRAY_SIZE(pages) - done);
-        g_assert_cmpuint(held.nb_pages, ==, expected[i]);
-        add_held(s, &held, DATA + done);
-        done += held.nb_pages;
+        reserve(s, &r, pages + done, ARRAY_SIZE(pages) - done);
+        g_assert_cmpuint(r.nb_pages, ==, expected[i]);
+        commit_reserved(s, &r, DATA + done);
+        done += r.nb_pages;
     }
     g_assert_cmpuint(done, ==, ARRAY_SIZE(pages));
     commit(s);
@@ -153,34 +152,34 @@ static void coroutine_fn test_hold_straddles(Snapshot *s)
 }
 
 /* Whatever is written meanwhile, and it is not written itself. */
-static void coroutine_fn test_hold_keeps_buffer(Snapshot *s)
+static void coroutine_fn test_several_keeps_buffer(Snapshot *s)
 {
     const uint64_t pages[] = { 3, 4, 6 };
-    Held held;
+    Reserved r;
 
     send_page(s, 5, DATA);
-    hold(s, &held, pages, ARRAY_SIZE(pages));
+    reserve(s, &r, pages, ARRAY_SIZE(pages));
     for (unsigned round = 0; round < 3; round++) {
         for (uint64_t page = MIB_PAGES; page < NB_PAGES; page += MIB_PAGES) {
             send_page(s, page + round, DATA + page);
         }
     }
     send_page(s, 7, DATA + 1);
-    add_held(s, &held, DATA + 20);
+    commit_reserved(s, &r, DATA + 20);
     commit(s);
     assert_snapshot(s);
 }
 
 /* Zeroes in a packet are a zero page, and what comes again wins. */
-static void coroutine_fn test_hold_again(Snapshot *s)
+static void coroutine_fn test_several_last_page_wins(Snapshot *s)
 {
     const uint64_t pages[] = { 10, 11, 12, 13 };
-    Held held;
+    Reserved r;
 
     send_packet(s, pages, 4, DATA);
-    hold(s, &held, pages, 4);
-    qemu_iovec_memset(&held.qiov, 0, 0, held.qiov.size);
-    qemu_iovec_destroy(&held.qiov);
+    reserve(s, &r, pages, 4);
+    qemu_iovec_memset(&r.qiov, 0, 0, r.qiov.size);
+    qemu_iovec_destroy(&r.qiov);
     snap_ram_writer_commit_several(s->ram, pages, 4, &error_abort);
     for (unsigned i = 0; i < 4; i++) {
         s->model[pages[i]] = ZERO;
@@ -219,13 +218,13 @@ static void coroutine_fn sender_entry(void *opaque)
             unsigned done = 0;
 
             while (done < nb) {
-                Held held;
+                Reserved r;
 
-                hold(sender->s, &held, pages + done, nb - done);
+                reserve(sender->s, &r, pages + done, nb - done);
                 qemu_co_sleep_ns(QEMU_CLOCK_REALTIME,
                                  (sender->id * 7 + i) % 5 * 20 * SCALE_US);
-                add_held(sender->s, &held, DATA + i + sender->round);
-                done += held.nb_pages;
+                commit_reserved(sender->s, &r, DATA + i + sender->round);
+                done += r.nb_pages;
             }
             nb = 0;
         }
@@ -241,7 +240,7 @@ static void coroutine_fn wait_until_equal(const unsigned *value, unsigned to)
 }
 
 /* More of them than there are buffers, which each page comes from in turn */
-static void coroutine_fn test_hold_many(Snapshot *s)
+static void coroutine_fn test_several_senders(Snapshot *s)
 {
     Sender senders[NB_SENDERS];
 
@@ -275,70 +274,70 @@ static void coroutine_fn waiter_entry(void *opaque)
     waiter->done = 1;
 }
 
-/* All buffers are held: who comes next waits, also if the release fails. */
-static void coroutine_fn test_hold_waits(Snapshot *s)
+/* All buffers have places: who comes next waits for a commit. */
+static void coroutine_fn test_several_waits(Snapshot *s)
 {
     uint64_t pages[8];
-    Held held[8];
+    Reserved r[8];
     Waiter waiter = { .s = s, .page = 9 * MIB_PAGES };
 
     for (unsigned i = 0; i < 8; i++) {
         pages[i] = i * MIB_PAGES + 1;
-        hold(s, &held[i], &pages[i], 1);
+        reserve(s, &r[i], &pages[i], 1);
     }
     qemu_coroutine_enter(qemu_coroutine_create(waiter_entry, &waiter));
     /* The others do not mind, and it is no matter who is the first. */
     send_page(s, MIB_PAGES + 2, DATA);
     qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, 2 * SCALE_MS);
     g_assert_cmpuint(waiter.done, ==, 0);
-    add_held(s, &held[5], DATA + 5);
+    commit_reserved(s, &r[5], DATA + 5);
     wait_until_equal(&waiter.done, 1);
     for (unsigned i = 0; i < 8; i++) {
         if (i != 5) {
-            add_held(s, &held[i], DATA + i);
+            commit_reserved(s, &r[i], DATA + i);
         }
     }
     commit(s);
     assert_snapshot(s);
 }
 
-/* Two that hold the same buffer */
-static void coroutine_fn test_hold_twice(Snapshot *s)
+/* Two that have places in the same buffer */
+static void coroutine_fn test_several_in_one_buffer(Snapshot *s)
 {
     const uint64_t pages[] = { 1, 2, 3, 4 };
-    Held one, other;
+    Reserved one, other;
 
-    hold(s, &one, pages, 2);
-    hold(s, &other, pages + 2, 2);
-    add_held(s, &one, DATA);
+    reserve(s, &one, pages, 2);
+    reserve(s, &other, pages + 2, 2);
+    commit_reserved(s, &one, DATA);
     for (uint64_t page = MIB_PAGES; page < NB_PAGES; page += MIB_PAGES) {
         send_page(s, page, DATA + page);
     }
-    add_held(s, &other, DATA + 50);
+    commit_reserved(s, &other, DATA + 50);
     commit(s);
     assert_snapshot(s);
 }
 
-static void coroutine_fn test_hold_error(Snapshot *s)
+static void coroutine_fn test_several_failed_write(Snapshot *s)
 {
     const uint64_t pages[] = { 5, MIB_PAGES };
     Error *err = NULL;
-    Held held;
+    Reserved r;
 
     s->disk->fail_ret = -ENOSPC;
     s->disk->fail_at = page_offset(s, 5);
     send_packet(s, pages, 1, DATA);
     assert_failed(snap_ram_writer_flush(s->ram, &err), -ENOSPC, &err);
-    hold(s, &held, pages + 1, 1);
-    assert_failed(try_add_held(s, &held, DATA, &err), -ENOSPC, &err);
+    reserve(s, &r, pages + 1, 1);
+    assert_failed(try_commit_reserved(s, &r, DATA, &err), -ENOSPC, &err);
     snap_ram_writer_abort(s->ram);
 }
 
 /* --- runs of pages --- */
 
 /* Get a place for a run, and make it dirty as a reader may do. */
-static uint8_t *coroutine_fn place(Snapshot *s, uint64_t page,
-                                   unsigned *nb_pages)
+static uint8_t *coroutine_fn reserve_run(Snapshot *s, uint64_t page,
+                                         unsigned *nb_pages)
 {
     unsigned wanted = *nb_pages;
     uint8_t *data = snap_ram_writer_reserve(s->ram, page, nb_pages);
@@ -350,9 +349,9 @@ static uint8_t *coroutine_fn place(Snapshot *s, uint64_t page,
 }
 
 /* The first @nb_pages of a run have come. */
-static void coroutine_fn fill_and_add(Snapshot *s, uint8_t *data,
-                                      uint64_t page, unsigned nb_pages,
-                                      uint32_t seed)
+static void coroutine_fn fill_and_commit(Snapshot *s, uint8_t *data,
+                                         uint64_t page, unsigned nb_pages,
+                                         uint32_t seed)
 {
     for (unsigned i = 0; i < nb_pages; i++) {
         fill_page(s, data + ((size_t)i << s->layout.page_bits), seed + i);
@@ -367,9 +366,9 @@ static unsigned coroutine_fn send_run(Snapshot *s, uint64_t page,
                                       unsigned nb_pages, uint32_t seed)
 {
     unsigned room = UINT_MAX;
-    uint8_t *data = place(s, page, &room);
+    uint8_t *data = reserve_run(s, page, &room);
 
-    fill_and_add(s, data, page, MIN(nb_pages, room), seed);
+    fill_and_commit(s, data, page, MIN(nb_pages, room), seed);
     return room;
 }
 
@@ -410,7 +409,7 @@ static void coroutine_fn test_run_in_order(Snapshot *s)
 }
 
 /* Up to the end of a buffer or of a block, and to what has been sent. */
-static void coroutine_fn test_run_room(Snapshot *s)
+static void coroutine_fn test_run_ends(Snapshot *s)
 {
     assert_room(s, 0, UINT_MAX, MIB_PAGES);
     assert_room(s, 0, 1, 1);
@@ -438,7 +437,7 @@ static void coroutine_fn test_run_room(Snapshot *s)
     assert_snapshot(s);
 }
 
-/* Dirty room between pages, and where there are zero pages */
+/* Dirty room between pages, and in place of zero pages */
 static void coroutine_fn test_run_garbage(Snapshot *s)
 {
     send_page(s, 4, ZERO);
@@ -467,7 +466,7 @@ static void coroutine_fn test_run_over_written(Snapshot *s)
 }
 
 /* Zeroes amid a run are zero pages, and the last of all wins. */
-static void coroutine_fn test_run_again(Snapshot *s)
+static void coroutine_fn test_run_last_page_wins(Snapshot *s)
 {
     unsigned room = 4;
     uint8_t *data;
@@ -476,7 +475,7 @@ static void coroutine_fn test_run_again(Snapshot *s)
     send_run(s, 13, 3, DATA + 10);
     g_assert_true(snap_ram_writer_repeated(s->ram));
     snap_ram_writer_flush(s->ram, &error_abort);
-    data = place(s, 11, &room);
+    data = reserve_run(s, 11, &room);
     memset(data, 0, 4 * 4096);
     fill_page(s, data + 4096, DATA + 20);
     snap_ram_writer_commit(s->ram, 11, 4, &error_abort);
@@ -503,13 +502,13 @@ static void coroutine_fn test_run_random(Snapshot *s)
             continue;
         }
         if (s->model[page] == UNSENT && op % 3 == 0) {
-            place(s, page, &room);
+            reserve_run(s, page, &room);
             snap_ram_writer_cancel(s->ram, page);
         } else {
-            data = place(s, page, &room);
-            fill_and_add(s, data, page,
-                         g_rand_int_range(rand, 1, MIN(room, 20) + 1),
-                         DATA + op);
+            data = reserve_run(s, page, &room);
+            fill_and_commit(s, data, page,
+                            g_rand_int_range(rand, 1, MIN(room, 20) + 1),
+                            DATA + op);
         }
         if (op % 151 == 150) {
             snap_ram_writer_flush(s->ram, &error_abort);
@@ -539,7 +538,7 @@ static void coroutine_fn test_run_waits(Snapshot *s)
         for (unsigned i = 0; i < 8; i++) {
             unsigned room = 3;
 
-            data[i] = place(s, i * MIB_PAGES + 10 * round, &room);
+            data[i] = reserve_run(s, i * MIB_PAGES + 10 * round, &room);
         }
         qemu_coroutine_enter(qemu_coroutine_create(run_waiter_entry, &waiter));
         qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, 2 * SCALE_MS);
@@ -547,13 +546,13 @@ static void coroutine_fn test_run_waits(Snapshot *s)
         if (round) {
             snap_ram_writer_cancel(s->ram, 5 * MIB_PAGES + 10 * round);
         } else {
-            fill_and_add(s, data[5], 5 * MIB_PAGES, 1, DATA + 5);
+            fill_and_commit(s, data[5], 5 * MIB_PAGES, 1, DATA + 5);
         }
         wait_until_equal(&waiter.done, 1);
         for (unsigned i = 0; i < 8; i++) {
             if (i != 5) {
-                fill_and_add(s, data[i], i * MIB_PAGES + 10 * round, 2,
-                             DATA + 10 * i);
+                fill_and_commit(s, data[i], i * MIB_PAGES + 10 * round, 2,
+                                DATA + 10 * i);
             }
         }
     }
@@ -567,15 +566,15 @@ static void coroutine_fn test_run_cancel(Snapshot *s)
 {
     const uint64_t pages[] = { 3, 5, 4 };
     unsigned room = 10;
-    Held held;
+    Reserved r;
 
-    place(s, 3, &room);
+    reserve_run(s, 3, &room);
     g_assert_cmpuint(room, ==, 10);
     snap_ram_writer_cancel(s->ram, 3);
     assert_room(s, 1, UINT_MAX, MIB_PAGES - 1);
-    hold(s, &held, pages, 3);
-    qemu_iovec_memset(&held.qiov, 0, 0xee, held.qiov.size);
-    qemu_iovec_destroy(&held.qiov);
+    reserve(s, &r, pages, 3);
+    qemu_iovec_memset(&r.qiov, 0, 0xee, r.qiov.size);
+    qemu_iovec_destroy(&r.qiov);
     snap_ram_writer_cancel(s->ram, 3);
     g_assert_cmpuint(snap_ram_writer_missing(s->ram), ==, NB_PAGES);
     g_assert_cmpuint(nb_arrivals(s), ==, 0);
@@ -583,7 +582,7 @@ static void coroutine_fn test_run_cancel(Snapshot *s)
     /* More buffers than there are */
     for (uint64_t page = 0; page < NB_PAGES; page += 64) {
         room = 8;
-        place(s, page, &room);
+        reserve_run(s, page, &room);
         snap_ram_writer_cancel(s->ram, page);
     }
     send_page(s, 4, DATA);
@@ -596,22 +595,22 @@ static void coroutine_fn test_run_cancel(Snapshot *s)
 static void coroutine_fn test_run_cancel_one(Snapshot *s)
 {
     unsigned room = 4;
-    uint8_t *data = place(s, 30, &room);
+    uint8_t *data = reserve_run(s, 30, &room);
 
     room = 4;
-    place(s, 20, &room);
+    reserve_run(s, 20, &room);
     snap_ram_writer_cancel(s->ram, 20);
     for (uint64_t page = MIB_PAGES; page < NB_PAGES; page += MIB_PAGES) {
         send_page(s, page, DATA + page);
     }
-    fill_and_add(s, data, 30, 4, DATA);
+    fill_and_commit(s, data, 30, 4, DATA);
     commit(s);
     assert_snapshot(s);
     assert_no_garbage(s);
 }
 
 /* An error releases the buffer, too. */
-static void coroutine_fn test_run_error(Snapshot *s)
+static void coroutine_fn test_run_failed_write(Snapshot *s)
 {
     Error *err = NULL;
 
@@ -621,7 +620,7 @@ static void coroutine_fn test_run_error(Snapshot *s)
     assert_failed(snap_ram_writer_flush(s->ram, &err), -ENOSPC, &err);
     for (uint64_t page = 0; page < NB_PAGES; page += MIB_PAGES) {
         unsigned room = 3;
-        uint8_t *data = place(s, page, &room);
+        uint8_t *data = reserve_run(s, page, &room);
 
         fill_page(s, data, DATA);
         assert_failed(snap_ram_writer_commit(s->ram, page, 1, &err), -ENOSPC,
@@ -631,48 +630,63 @@ static void coroutine_fn test_run_error(Snapshot *s)
 }
 
 static const ImageTest tests[] = {
-    { "hold/in-order", test_hold_in_order },
-    { "hold/in-order/qcow2", test_hold_in_order, "qcow2" },
-    { "hold/in-order/1k", test_hold_in_order, .page_bits = 10 },
-    { "hold/in-order/64k", test_hold_in_order, "qcow2", .page_bits = 16 },
-    { "hold/scattered", test_hold_scattered },
-    { "hold/scattered/64k", test_hold_scattered, "raw", .page_bits = 16 },
-    { "hold/places", test_hold_places },
-    { "hold/descending", test_hold_descending },
-    { "hold/straddles", test_hold_straddles },
-    { "hold/keeps-buffer", test_hold_keeps_buffer },
-    { "hold/again", test_hold_again },
-    { "hold/many", test_hold_many },
-    { "hold/many/qcow2", test_hold_many, "qcow2" },
-    { "hold/many/1k", test_hold_many, .page_bits = 10 },
-    { "hold/waits", test_hold_waits },
-    { "hold/twice", test_hold_twice },
-    { "hold/error", test_hold_error },
-    { "run/in-order", test_run_in_order },
-    { "run/in-order/qcow2", test_run_in_order, "qcow2" },
-    { "run/in-order/1k", test_run_in_order, .page_bits = 10 },
-    { "run/in-order/64k", test_run_in_order, "raw", .page_bits = 16 },
-    { "run/room", test_run_room },
-    { "run/garbage", test_run_garbage },
-    { "run/garbage/qcow2", test_run_garbage, "qcow2" },
-    { "run/garbage/1k", test_run_garbage, .page_bits = 10 },
-    { "run/over-written", test_run_over_written },
-    { "run/over-written/qcow2", test_run_over_written, "qcow2" },
-    { "run/again", test_run_again },
-    { "run/random", test_run_random },
-    { "run/random/raw", test_run_random, "raw" },
-    { "run/random/qcow2", test_run_random, "qcow2" },
-    { "run/random/1k", test_run_random, .page_bits = 10 },
-    { "run/random/64k", test_run_random, "qcow2", .page_bits = 16 },
-    { "run/waits", test_run_waits },
-    { "run/cancel", test_run_cancel },
-    { "run/cancel/one", test_run_cancel_one },
-    { "run/error", test_run_error },
+    { "several/in-order-pages-are-stored", test_several_in_order },
+    { "several/in-order-pages-are-stored/qcow2",
+      test_several_in_order, "qcow2" },
+    { "several/in-order-pages-are-stored/1k-pages",
+      test_several_in_order, .page_bits = 10 },
+    { "several/in-order-pages-are-stored/64k-pages",
+      test_several_in_order, "qcow2", .page_bits = 16 },
+    { "several/scattered-pages-are-stored", test_several_scattered },
+    { "several/scattered-pages-are-stored/64k-pages",
+      test_several_scattered, "raw", .page_bits = 16 },
+    { "several/neighbours-share-a-place", test_several_neighbours },
+    { "several/descending-pages-are-cut-at-the-end-of-a-buffer",
+      test_several_descending },
+    { "several/places-end-with-buffer-or-block", test_several_end_of_buffer },
+    { "several/buffer-with-places-is-not-written", test_several_keeps_buffer },
+    { "several/zeroes-are-zero-pages-and-the-last-page-wins",
+      test_several_last_page_wins },
+    { "several/more-senders-than-buffers-get-places-in-turn",
+      test_several_senders },
+    { "several/more-senders-than-buffers-get-places-in-turn/qcow2",
+      test_several_senders, "qcow2" },
+    { "several/more-senders-than-buffers-get-places-in-turn/1k-pages",
+      test_several_senders, .page_bits = 10 },
+    { "several/next-one-waits-if-all-buffers-have-places", test_several_waits },
+    { "several/two-may-have-places-in-one-buffer", test_several_in_one_buffer },
+    { "several/failed-write-releases-the-buffer", test_several_failed_write },
+    { "run/in-order-pages-are-stored", test_run_in_order },
+    { "run/in-order-pages-are-stored/qcow2", test_run_in_order, "qcow2" },
+    { "run/in-order-pages-are-stored/1k-pages",
+      test_run_in_order, .page_bits = 10 },
+    { "run/in-order-pages-are-stored/64k-pages",
+      test_run_in_order, "raw", .page_bits = 16 },
+    { "run/ends-with-buffer-block-or-what-was-sent", test_run_ends },
+    { "run/unused-places-leave-no-garbage", test_run_garbage },
+    { "run/unused-places-leave-no-garbage/qcow2", test_run_garbage, "qcow2" },
+    { "run/unused-places-leave-no-garbage/1k-pages",
+      test_run_garbage, .page_bits = 10 },
+    { "run/places-over-written-pages-keep-them", test_run_over_written },
+    { "run/places-over-written-pages-keep-them/qcow2",
+      test_run_over_written, "qcow2" },
+    { "run/zeroes-are-zero-pages-and-the-last-page-wins",
+      test_run_last_page_wins },
+    { "run/random-runs-are-stored", test_run_random },
+    { "run/random-runs-are-stored/raw", test_run_random, "raw" },
+    { "run/random-runs-are-stored/qcow2", test_run_random, "qcow2" },
+    { "run/random-runs-are-stored/1k-pages", test_run_random, .page_bits = 10 },
+    { "run/random-runs-are-stored/64k-pages",
+      test_run_random, "qcow2", .page_bits = 16 },
+    { "run/next-one-waits-if-all-buffers-have-places", test_run_waits },
+    { "run/cancelled-places-store-nothing", test_run_cancel },
+    { "run/cancelling-one-keeps-the-others", test_run_cancel_one },
+    { "run/failed-write-releases-the-buffer", test_run_failed_write },
 };
 
 int main(int argc, char **argv)
 {
     block_tests_init(&argc, &argv);
-    ADD_TESTS("/snap/image/", tests, run_test);
+    ADD_TESTS("/snap/ram-writer-reserve/", tests, run_test);
     return g_test_run();
 }

@@ -197,7 +197,7 @@ static void coroutine_fn test_over_old_data(Snapshot *s)
     assert_snapshot(s);
 }
 
-/* RAM may go on behind a flush. */
+/* More RAM may follow a flush. */
 static void coroutine_fn test_after_flush(Snapshot *s)
 {
     send_page(s, 5, DATA);
@@ -254,48 +254,53 @@ static void coroutine_fn test_writer_abort(Snapshot *s)
 }
 
 static const ImageTest tests[] = {
-    { "ram/empty", test_empty },
-    { "ram/in-order/qcow2", test_in_order, "qcow2" },
-    { "ram/in-order/raw", test_in_order, "raw" },
-    { "ram/random-order/qcow2", test_random_order, "qcow2" },
-    { "ram/random-order/raw", test_random_order, "raw" },
-    { "ram/first-and-last-page-of-blocks",
+    { "ram-may-have-no-pages", test_empty },
+    { "pages-in-order-are-stored/qcow2", test_in_order, "qcow2" },
+    { "pages-in-order-are-stored/raw", test_in_order, "raw" },
+    { "pages-in-random-order-are-stored/qcow2", test_random_order, "qcow2" },
+    { "pages-in-random-order-are-stored/raw", test_random_order, "raw" },
+    { "first-and-last-page-of-each-block-are-stored",
       test_first_and_last_page_of_blocks },
-    { "ram/last-one-wins", test_last_one_wins },
-    { "ram/becomes-zero", test_becomes_zero },
-    { "ram/becomes-zero/after-flush", test_becomes_zero_after_flush },
-    { "ram/becomes-zero/after-flush/qcow2",
+    { "last-page-wins", test_last_one_wins },
+    { "zero-page-replaces-data", test_becomes_zero },
+    { "zero-page-replaces-data-that-was-written",
+      test_becomes_zero_after_flush },
+    { "zero-page-replaces-data-that-was-written/qcow2",
       test_becomes_zero_after_flush, "qcow2" },
-    { "ram/data-again-after-zero", test_data_again_after_zero },
-    { "ram/neighbours-come-later", test_neighbours_come_later },
-    { "ram/neighbours-come-later/qcow2", test_neighbours_come_later, "qcow2" },
-    { "ram/data-of-zeroes", test_data_of_zeroes },
-    { "ram/never-sent", test_never_sent },
-    { "ram/over-old-data", test_over_old_data },
-    { "ram/after-flush", test_after_flush },
-    { "ram/repeated", test_repeated },
-    { "ram/repeated/zero", test_repeated_zero },
-    { "ram/counts", test_counts },
-    { "ram/random", test_random },
-    { "ram/random/raw", test_random, "raw" },
-    { "ram/random/qcow2", test_random, "qcow2" },
-    { "ram/random/qcow2/subclusters", test_random, "qcow2",
-      "cluster_size=128k,extended_l2=on" },
-    { "ram/random/qcow2/large-clusters", test_random, "qcow2",
-      "cluster_size=2M" },
-    { "ram/random/qcow2/small-clusters", test_random, "qcow2",
-      "cluster_size=512" },
-    { "ram/random/small-pages", test_random, "qcow2", NULL, 10 },
-    { "ram/random/large-pages", test_random, "qcow2", NULL, 16 },
-    { "error/ram-sticks", test_ram_error_sticks },
-    { "error/ram-at-zero-page", test_ram_error_at_zero_page },
-    { "error/file", test_error_from_file, "raw", .fails = true },
-    { "abort/writer", test_writer_abort },
+    { "data-replaces-a-zero-page", test_data_again_after_zero },
+    { "neighbours-that-come-later-keep-what-is-there",
+      test_neighbours_come_later },
+    { "neighbours-that-come-later-keep-what-is-there/qcow2",
+      test_neighbours_come_later, "qcow2" },
+    { "data-of-zeroes-is-a-zero-page", test_data_of_zeroes },
+    { "pages-never-sent-are-missing", test_never_sent },
+    { "old-data-of-the-disk-does-not-show", test_over_old_data },
+    { "pages-may-follow-a-flush", test_after_flush },
+    { "repeated-page-is-noticed", test_repeated },
+    { "repeated-zero-page-is-noticed", test_repeated_zero },
+    { "pages-are-counted-by-what-they-became", test_counts },
+    { "random-pages-are-stored", test_random },
+    { "random-pages-are-stored/raw", test_random, "raw" },
+    { "random-pages-are-stored/qcow2", test_random, "qcow2" },
+    { "random-pages-are-stored/qcow2/subclusters",
+      test_random, "qcow2", "cluster_size=128k,extended_l2=on" },
+    { "random-pages-are-stored/qcow2/large-clusters",
+      test_random, "qcow2", "cluster_size=2M" },
+    { "random-pages-are-stored/qcow2/small-clusters",
+      test_random, "qcow2", "cluster_size=512" },
+    { "random-pages-are-stored/1k-pages", test_random, "qcow2", NULL, 10 },
+    { "random-pages-are-stored/64k-pages", test_random, "qcow2", NULL, 16 },
+    { "error/first-one-stays", test_ram_error_sticks },
+    { "error/earlier-one-is-reported-at-a-zero-page",
+      test_ram_error_at_zero_page },
+    { "error/of-the-file-is-reported",
+      test_error_from_file, "raw", .fails = true },
+    { "abort/waits-for-writes", test_writer_abort },
 };
 
 int main(int argc, char **argv)
 {
     block_tests_init(&argc, &argv);
-    ADD_TESTS("/snap/image/", tests, run_test);
+    ADD_TESTS("/snap/ram-writer/", tests, run_test);
     return g_test_run();
 }

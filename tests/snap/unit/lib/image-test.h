@@ -20,7 +20,7 @@ typedef struct ImageTest {
     void coroutine_fn (*fn)(Snapshot *s);
     const char *format;         /* of a file; NULL for the disk in memory */
     const char *options;        /* to create the file */
-    unsigned page_bits;         /* 12 where that is 0 */
+    unsigned page_bits;         /* 0 for 12 */
     bool many_pages;            /* room for all arrivals */
     bool fails;                 /* writes to the file fail */
 } ImageTest;

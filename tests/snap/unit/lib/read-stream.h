@@ -16,7 +16,7 @@
 /*
  * What a stream said: events as text, such as "page 0+400=aa" for a page full
  * of 0xaa at offset 0x400 of block 0, and the bytes that came along.  Pages
- * that were taken together are so many events; "0+400:3" tells of such a run.
+ * that were taken together are an event each; "0+400:3" is such a run.
  */
 typedef struct Result {
     GString *log;
@@ -192,7 +192,7 @@ static inline void coroutine_fn read_all(Result *res, SnapInput *input,
 
 typedef struct ReadJob {
     SnapInput *input;
-    unsigned room;      /* for so many pages at a time */
+    unsigned room;      /* pages to take at a time, at most */
     Result *res;
     bool done;
 } ReadJob;

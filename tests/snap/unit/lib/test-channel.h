@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A channel that gives bytes from memory, at most so many a call
+ * A channel that gives bytes from memory, a limited number a call
  */
 
 #ifndef SNAP_TESTS_TEST_CHANNEL_H
@@ -16,7 +16,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(TestChannel, TEST_CHANNEL)
 /**
  * TestChannel: state of the channel
  * @data, @size: what it gives
- * @chunk: at most so many bytes a call
+ * @chunk: most bytes a call
  * @fails: with an error, instead of the end
  * @grows: bytes that are there once the end has been seen
  * @nb_reads: calls so far

@@ -44,7 +44,7 @@ static void check_false_end(const GByteArray *devices, bool vmdesc,
  * FalseEnd: a device whose state has what looks like the end
  * @length: of the description that is announced there
  * @tail: what follows
- * @nb: so many such devices, each within what the one before announces; 0 for
+ * @nb: number of such devices, each within what the one before announces; 0 for
  *      one
  * @is_last: no other devices follow
  * @no_vmdesc: the stream has no description at its real end
@@ -135,7 +135,7 @@ static void test_section_ids(void)
     check_false_end(devices, false, "setup eos devices complete 58+0 end");
 }
 
-/* What cannot be a footer is none. */
+/* Bytes that cannot be a footer are not taken for one. */
 static void test_false_end_footer(void)
 {
     g_autoptr(GByteArray) devices = g_byte_array_new();

@@ -400,7 +400,7 @@ static void test_endless_setup(void)
     g_assert_cmpint(res->ret, <, 0);
 }
 
-/* As a FULL section with such a @name and so many bytes in all */
+/* A FULL section of @size bytes in all */
 static void put_filling(GByteArray *b, uint32_t id, const char *name,
                         size_t size)
 {

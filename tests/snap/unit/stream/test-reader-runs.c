@@ -191,7 +191,7 @@ typedef struct RunStep {
 /**
  * RunCase: how the pages of a stream are taken together
  * @runs: "block+offset:number" of each run, in hexadecimal
- * @room: for so many pages; 0 for many
+ * @room: most pages to take at a time; 0 for many
  */
 typedef struct RunCase {
     const char *path;

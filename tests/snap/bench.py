@@ -50,11 +50,12 @@ import bench_postcopy
 from bench_growth import Growth
 from bench_image import image_options
 from bench_stall import Stall
-from snaptest.bench import (GIB, MIX, cell, check_room, median, mixture, say,
-                            size, some_of, table)
-from snaptest.guests import MIB
-from snaptest.peers import (CAT, DEV_NULL, NULL_LOAD, NULL_SAVE, TITLES, Peer,
-                            snap, snap_unix, stopped_guest)
+from snaptest.bench.common import (GIB, MIX, cell, check_room, median, mixture,
+                                   say, size, some_of, table)
+from snaptest.bench.measure import (CAT, DEV_NULL, NULL_LOAD, NULL_SAVE,
+                                    TITLES, Peer, snap, snap_unix,
+                                    stopped_guest)
+from snaptest.vm.guests import MIB
 
 MULTIFD = {'multifd-channels': 2}
 
@@ -210,7 +211,8 @@ def main():
     args = arguments()
     if args.plot:
         # Rather now than after ten minutes
-        from snaptest import plot   # pylint: disable=import-outside-toplevel
+        # pylint: disable-next=import-outside-toplevel
+        from snaptest.bench import plot
     # For source and destination, and the page cache for warm loads
     ram = needed(args)
     check_room(args.dir, memory=3 * ram, shm=2 * ram, disk=2 * ram)

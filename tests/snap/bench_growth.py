@@ -16,12 +16,12 @@ import collections
 import os
 import re
 
-from snaptest.bench import (GIB, MACHINE, REGION, cell, fill, launch, median,
-                            say, table)
-from snaptest.guests import MIB, Loop
-from snaptest.machine import VM
-from snaptest.peers import Measure, snap
-from snaptest.ram import CHUNK, Ram
+from snaptest.bench.common import (GIB, MACHINE, REGION, cell, fill, launch,
+                                   median, say, table)
+from snaptest.bench.measure import Measure, snap
+from snaptest.vm.guests import MIB, Loop
+from snaptest.vm.machine import VM
+from snaptest.vm.ram import CHUNK, Ram
 
 DENSE = 4 * GIB
 PHASES = {'save': 'save', 'background': 'background save',

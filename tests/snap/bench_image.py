@@ -11,9 +11,9 @@ import subprocess
 import time
 
 from snaptest import env
-from snaptest.bench import (GIB, PYTHON, TIMEOUT, cell, median, remove, say,
-                            set_migration, sync, table)
-from snaptest.peers import CAT, NULL_WRITER, stopped_guest
+from snaptest.bench.common import (GIB, PYTHON, TIMEOUT, cell, median, remove,
+                                   say, set_migration, sync, table)
+from snaptest.bench.measure import CAT, NULL_WRITER, stopped_guest
 
 CREATION = {
     'default': [],

@@ -36,13 +36,14 @@ from typing import NamedTuple
 
 # pylint: disable=wrong-import-position
 from snaptest import env
-from snaptest.bench import (GIB, MACHINE, MIX, PYTHON, cell, check_room,
-                            drop_cache, fill, launch, median, mixture, remove,
-                            say, set_migration, size, some_of, sync, table)
-from snaptest.guests import MIB, WORKING_SET, Access
-from snaptest.machine import VM, wait_until
-from snaptest.ram import PAGE, Ram
-from snaptest.streams import CONTINUE, EOS, FOOTER, PART, ZERO
+from snaptest.bench.common import (GIB, MACHINE, MIX, PYTHON, cell, check_room,
+                                   drop_cache, fill, launch, median, mixture,
+                                   remove, say, set_migration, size, some_of,
+                                   sync, table)
+from snaptest.peers.streams import CONTINUE, EOS, FOOTER, PART, ZERO
+from snaptest.vm.guests import MIB, WORKING_SET, Access
+from snaptest.vm.machine import VM, wait_until
+from snaptest.vm.ram import PAGE, Ram
 
 TIMEOUT = 120.0
 FIRST = 3.0                     # seconds in which requests are counted
@@ -751,7 +752,8 @@ def main(argv: list[str]):
     args = arguments(argv)
     if args.plot:
         # Rather now than after ten minutes
-        from snaptest import plot   # pylint: disable=import-outside-toplevel
+        # pylint: disable-next=import-outside-toplevel
+        from snaptest.bench import plot
     # Source and destination at once, and an image in the page cache; nearly
     # all of a sparse guest is not there.
     ram = max(args.size, args.guests[1])

@@ -11,7 +11,7 @@ live        without it: the guest is stopped at the end, and continued when
             QEMU says that the migration has completed
 stopped     of a stopped guest: only the monitor can wait
 
-The guest (snaptest.guests.Clock) reads its clock all the time, and writes to
+The guest (snaptest.vm.guests.Clock) reads its clock all the time, and writes to
 another page now and then.  "longest" is its longest pause, which is one that
 it saw itself, or the time from STOP to RESUME, "stopped": while QEMU has
 stopped it, its clock stands still.  What it saw itself, and was longer than
@@ -28,14 +28,15 @@ import itertools
 import os
 import time
 
-from snaptest import env, preload
-from snaptest.bench import (GIB, MACHINE, REGION, cell, cont, fill, launch,
-                            median, say, table)
-from snaptest.guests import MIB, Clock
-from snaptest.machine import VM, Probe
-from snaptest.peers import (CAPS, CAT, DEV_NULL, Measure, Peer, snap,
-                            snap_unix)
-from snaptest.ram import PAGE, Ram
+from snaptest import env
+from snaptest.bench.common import (GIB, MACHINE, REGION, cell, cont, fill,
+                                   launch, median, say, table)
+from snaptest.bench.measure import (CAPS, CAT, DEV_NULL, Measure, Peer, snap,
+                                    snap_unix)
+from snaptest.faults import preload
+from snaptest.vm.guests import MIB, Clock
+from snaptest.vm.machine import VM, Probe
+from snaptest.vm.ram import PAGE, Ram
 
 SLOW = 200 * MIB                # bytes in a second
 PAUSE = 20e-6

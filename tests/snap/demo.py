@@ -20,8 +20,9 @@ import tempfile
 import time
 
 # pylint: disable=wrong-import-position
-from snaptest import env, guests
-from snaptest.machine import Q35, VM, wait_until
+from snaptest import env
+from snaptest.vm import guests
+from snaptest.vm.machine import Q35, VM, wait_until
 
 MACHINE = Q35
 RAM = '512M'

@@ -11,9 +11,9 @@ import subprocess
 import tempfile
 
 from snaptest import env
-from snaptest.multifd import MultifdBuilder
-from snaptest.streams import EOF, FULL, OPEN_RETURN_PATH, PART, PING, START, \
-    StreamBuilder, command, name8
+from snaptest.peers.multifd import MultifdBuilder
+from snaptest.peers.streams import (EOF, FULL, OPEN_RETURN_PATH, PART, PING,
+                                    START, StreamBuilder, command, name8)
 from snaptest.tool import TIMEOUT, pattern
 
 MIN_PAGE_BITS = 10

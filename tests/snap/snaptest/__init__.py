@@ -5,11 +5,38 @@
 """
 What tests, fuzzers and benches have in common; ../README.rst says more.
 
-To write tests  tool, case, failure, crash
-Streams, peers  streams, multifd, decode, destination
-Guests          machine, ram, guests, run, postcopy, qtest, kvm
-Faults          stages, storage, cuts, anatomy, flips, preload, sanitizers
-Benches         bench, peers, plot
+tool               ToolTest: save, load, info, refusals; sample streams
+vm.case            SnapTest, PostcopyTest: a source, a destination, save, load;
+                   Machines: all machines and releases of QEMU
+vm.failure         DisturbedTest: saves that something happens to
+faults.crash       CrashTest: an old and a new snapshot; FILE is one of them
+
+peers.streams      StreamBuilder: a migration stream as bytes
+peers.multifd      the same with multifd's channels, and who sends them
+peers.decode       Stream: take a stream apart, to compare what it means
+peers.destination  Destination: QEMU's part in a load by postcopy
+
+vm.machine         VM: an emulator; wait_until()
+vm.ram             Ram: RAM as a file: fill, read, compare
+vm.guests          a Linux, and loops in machine code that write to RAM
+vm.run             Run: a save or load to watch, and to end at any time
+vm.postcopy        Load: the same for a load by postcopy
+vm.qtest           devices driven from outside; virtio-mem
+vm.kvm             whether guests can run under KVM
+
+faults.stages      stop the tool, or let it fail, at a known stage
+faults.storage     watch what it writes, and let storage fail
+faults.powercut    what a disk holds after a power cut
+faults.preload     replace functions of the C library in a program
+
+image.anatomy      what each bit of an image file is for
+image.bitflips     images with one bit changed, and what becomes of them
+
+sanitizers         reports of sanitizers fail the test they belong to
+
+bench.common       RAM to save, tables, command lines
+bench.measure      what saves and loads: the tool, and others beside it
+bench.plot         figures of what "make bench" has measured
 
 Everything is found through the environment, and what is missing is an error:
 

@@ -15,7 +15,7 @@ import re
 import tempfile
 import unittest
 
-from . import env
+from snaptest import env
 
 OPTIONS = {
     # A library that a test preloads may come first.

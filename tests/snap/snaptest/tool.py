@@ -15,9 +15,9 @@ import tempfile
 import time
 import unittest
 
-from . import TIMEOUT, env, sanitizers
-from .decode import Stream
-from .streams import StreamBuilder
+from snaptest import TIMEOUT, env, sanitizers
+from snaptest.peers.decode import Stream
+from snaptest.peers.streams import StreamBuilder
 
 # What is no stream, and tells a destination of a failure
 REFUSAL = bytes(4)

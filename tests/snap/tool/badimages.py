@@ -11,8 +11,8 @@ import os
 import struct
 import unittest
 
-from snaptest.decode import Stream
-from snaptest.streams import StreamBuilder
+from snaptest.peers.decode import Stream
+from snaptest.peers.streams import StreamBuilder
 from snaptest.tool import (REFUSAL, MIB, PAGE, ToolTest, memory_limit, pattern,
                            sample, small)
 

@@ -9,8 +9,8 @@ import struct
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 
-from snaptest.streams import (COMMAND, FOOTER, FULL, PAGE as PAGE_FLAG, PART,
-                              START, StreamBuilder, command, name8)
+from snaptest.peers.streams import (COMMAND, FOOTER, FULL, PAGE as PAGE_FLAG,
+                                    PART, START, StreamBuilder, command, name8)
 from snaptest.tool import MIB, PAGE, TIMEOUT, ToolTest, pattern, sample, small
 
 NO_CHANNELS = ('multifd', 'channels have not come', '--uri=unix:PATH')

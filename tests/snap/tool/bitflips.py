@@ -12,12 +12,13 @@ import sys
 import unittest
 from collections import Counter
 
-from snaptest import flips, sanitizers
-from snaptest.anatomy import HEADER_USED, PARTS
-from snaptest.decode import Stream
-from snaptest.destination import PostcopyTest
-from snaptest.flips import (BARE, CORRUPT, FAILED, IMPOSSIBLE, LEAKS, SAME,
-                            SOUND, Flip)
+from snaptest import sanitizers
+from snaptest.image import bitflips as flips
+from snaptest.image.anatomy import HEADER_USED, PARTS
+from snaptest.image.bitflips import (BARE, CORRUPT, FAILED, IMPOSSIBLE, LEAKS,
+                                     SAME, SOUND, Flip)
+from snaptest.peers.decode import Stream
+from snaptest.peers.destination import PostcopyTest
 from snaptest.tool import PAGE, ToolTest
 
 MEMORY = 4 << 30

@@ -20,8 +20,9 @@ import threading
 import time
 import unittest
 
-from snaptest import env, preload, sanitizers
-from snaptest.streams import CONTINUE, PART, RAM_ID, ZERO, name8
+from snaptest import env, sanitizers
+from snaptest.faults import preload
+from snaptest.peers.streams import CONTINUE, PART, RAM_ID, ZERO, name8
 from snaptest.tool import (MIB, PAGE, TIMEOUT, ToolTest, memory_limit, pattern,
                            sample, small)
 

@@ -12,13 +12,14 @@ import random
 import sys
 import unittest
 
-from snaptest import storage
-from snaptest.crash import (NEW, NEW_BARE, OLD, READER, REFUSED, SAVES,
-                            CrashTest, Failure, Run, Save, files, one_line)
-from snaptest.cuts import SECTOR, replay
-from snaptest.decode import Stream
-from snaptest.destination import RUNNING, PostcopyTest
-from snaptest.streams import StreamBuilder
+from snaptest.faults import storage
+from snaptest.faults.crash import (NEW, NEW_BARE, OLD, READER, REFUSED, SAVES,
+                                   CrashTest, Failure, Run, Save, files,
+                                   one_line)
+from snaptest.faults.powercut import SECTOR, replay
+from snaptest.peers.decode import Stream
+from snaptest.peers.destination import RUNNING, PostcopyTest
+from snaptest.peers.streams import StreamBuilder
 from snaptest.tool import PAGE, TIMEOUT, pattern
 
 DELAY_US = 60000

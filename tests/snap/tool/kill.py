@@ -13,9 +13,9 @@ import time
 import unittest
 
 from snaptest import env
-from snaptest.crash import (NEW, OLD, REFUSED, SAVES, CrashTest, Failure, Run,
-                            Save, files)
-from snaptest.storage import Storage
+from snaptest.faults.crash import (NEW, OLD, REFUSED, SAVES, CrashTest,
+                                   Failure, Run, Save, files)
+from snaptest.faults.storage import Storage
 from snaptest.tool import TIMEOUT
 
 SEED = 4712

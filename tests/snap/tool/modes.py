@@ -11,7 +11,8 @@ import re
 import subprocess
 import unittest
 
-from snaptest import env, preload
+from snaptest import env
+from snaptest.faults import preload
 from snaptest.tool import MIB, TIMEOUT, ToolTest, sample
 
 # A file system without direct I/O, and a log of what reaches one.

@@ -14,13 +14,13 @@ import threading
 import time
 import unittest
 
-from snaptest.machine import wait_until
-from snaptest.multifd import (DATA_SIZE, FLUSH, SYNC, MultifdBuilder,
-                              MultifdTest, Sender, head, init, packet)
-from snaptest.run import is_pending
-from snaptest.stages import Stages
-from snaptest.streams import EOS, PAGE as PAGE_FLAG, PART, RAM_ID, name8
+from snaptest.faults.stages import Stages
+from snaptest.peers.multifd import (DATA_SIZE, FLUSH, SYNC, MultifdBuilder,
+                                    MultifdTest, Sender, head, init, packet)
+from snaptest.peers.streams import EOS, PAGE as PAGE_FLAG, PART, RAM_ID, name8
 from snaptest.tool import MIB, PAGE, TIMEOUT, pattern, sample
+from snaptest.vm.machine import wait_until
+from snaptest.vm.run import is_pending
 
 BATCH = DATA_SIZE // PAGE
 SHUT_OK = struct.pack('>HHI', 1, 4, 0)

@@ -18,13 +18,16 @@ import tempfile
 import time
 import unittest
 
-from snaptest.decode import Stream
-from snaptest.destination import (ADVISE, DISCARD, ENDED, LISTEN, PACKAGED,
-                                  PONG, REQ_PAGES_ID, RETURN_PATH, RUN,
-                                  RUNNING, SETUP, Destination, PostcopyTest,
-                                  ProtocolError, Userfaultfd, message, word)
-from snaptest.streams import (END, EOF, OPEN_RETURN_PATH, PAGE as PAGE_FLAG,
-                              PART, PING, ZERO, StreamBuilder, command, name8)
+from snaptest.peers.decode import Stream
+from snaptest.peers.destination import (ADVISE, DISCARD, ENDED, LISTEN,
+                                        PACKAGED, PONG, REQ_PAGES_ID,
+                                        RETURN_PATH, RUN, RUNNING, SETUP,
+                                        Destination, PostcopyTest,
+                                        ProtocolError, Userfaultfd, message,
+                                        word)
+from snaptest.peers.streams import (END, EOF, OPEN_RETURN_PATH,
+                                    PAGE as PAGE_FLAG, PART, PING, ZERO,
+                                    StreamBuilder, command, name8)
 from snaptest.tool import MIB, PAGE, TIMEOUT, pattern, sample
 
 GIB = 1 << 30

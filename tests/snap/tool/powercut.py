@@ -11,11 +11,11 @@ import sys
 import tempfile
 import unittest
 
-from snaptest import cuts
-from snaptest.crash import (NEW, OLD, REFUSED, CrashTest, Failure, Run, Save,
-                            files, guest)
-from snaptest.decode import Stream
-from snaptest.destination import PostcopyTest
+from snaptest.faults import powercut as cuts
+from snaptest.faults.crash import (NEW, OLD, REFUSED, CrashTest, Failure, Run,
+                                   Save, files, guest)
+from snaptest.peers.decode import Stream
+from snaptest.peers.destination import PostcopyTest
 from snaptest.tool import PAGE
 
 SEED = 4711

@@ -14,12 +14,14 @@ import time
 import unittest
 from collections import Counter
 
-from snaptest import TIMEOUT, flips
-from snaptest.anatomy import HEADER_USED, PARTS
-from snaptest.decode import Stream
-from snaptest.destination import RUNNING, PostcopyTest
-from snaptest.flips import BARE, CORRUPT, IMPOSSIBLE, LEAKS, SOUND, Flip
-from snaptest.streams import StreamBuilder
+from snaptest import TIMEOUT
+from snaptest.image import bitflips as flips
+from snaptest.image.anatomy import HEADER_USED, PARTS
+from snaptest.image.bitflips import (BARE, CORRUPT, IMPOSSIBLE, LEAKS, SOUND,
+                                     Flip)
+from snaptest.peers.decode import Stream
+from snaptest.peers.destination import RUNNING, PostcopyTest
+from snaptest.peers.streams import StreamBuilder
 
 HINTS = ('arrival list', 'working set', 'device description')
 UNREADABLE = b'Could not read'

@@ -13,7 +13,7 @@ import subprocess
 import unittest
 
 from snaptest import env
-from snaptest.streams import OPEN_RETURN_PATH, PING, command
+from snaptest.peers.streams import OPEN_RETURN_PATH, PING, command
 from snaptest.tool import MIB, TIMEOUT, ToolTest, sample
 
 SHUT, PONG = 1, 2

@@ -13,9 +13,9 @@ import sys
 import unittest
 
 from snaptest import env
-from snaptest.decode import Stream
-from snaptest.streams import (CONTINUE, END, FOOTER, PAGE as PAGE_FLAG, START,
-                              StreamBuilder, command, name8)
+from snaptest.peers.decode import Stream
+from snaptest.peers.streams import (CONTINUE, END, FOOTER, PAGE as PAGE_FLAG,
+                                    START, StreamBuilder, command, name8)
 from snaptest.tool import MIB, PAGE, ToolTest, pattern, sample
 
 

@@ -17,7 +17,7 @@ import threading
 import time
 import unittest
 
-from snaptest import preload
+from snaptest.faults import preload
 from snaptest.tool import MIB, REFUSAL, ToolTest, sample
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

@@ -6,7 +6,7 @@
 
 import unittest
 
-from snaptest.case import SnapTest
+from snaptest.vm.case import SnapTest
 
 
 class Containers(SnapTest):

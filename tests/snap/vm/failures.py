@@ -8,11 +8,12 @@ import os
 import signal
 import unittest
 
-from snaptest import TIMEOUT, preload
-from snaptest.failure import FailureTest
-from snaptest.guests import MIB
-from snaptest.machine import Probe, is_listening, wait_until
-from snaptest.ram import PAGE, Ram
+from snaptest import TIMEOUT
+from snaptest.faults import preload
+from snaptest.vm.failure import FailureTest
+from snaptest.vm.guests import MIB
+from snaptest.vm.machine import Probe, is_listening, wait_until
+from snaptest.vm.ram import PAGE, Ram
 
 RAM_START = 2 * MIB             # of the first block, in an image
 

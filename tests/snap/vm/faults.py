@@ -9,7 +9,7 @@ import os
 import random
 import unittest
 
-from snaptest.failure import MODES, DisturbedTest
+from snaptest.vm.failure import MODES, DisturbedTest
 
 
 class FaultTest(DisturbedTest):

@@ -13,7 +13,7 @@ import statistics
 import time
 import unittest
 
-from snaptest.failure import MODES, DisturbedTest
+from snaptest.vm.failure import MODES, DisturbedTest
 
 
 class KillTest(DisturbedTest):

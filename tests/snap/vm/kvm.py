@@ -11,7 +11,7 @@ import live
 import multifd
 import postcopy
 import recovery
-from snaptest import kvm
+from snaptest.vm import kvm
 
 
 class BackgroundPaused(kvm.KVM, background.Paused):

@@ -6,9 +6,9 @@
 
 import unittest
 
-from snaptest import guests
-from snaptest.case import SnapTest
-from snaptest.machine import NEWEST, Q35
+from snaptest.vm import guests
+from snaptest.vm.case import SnapTest
+from snaptest.vm.machine import NEWEST, Q35
 
 
 class Linux(SnapTest):

@@ -8,11 +8,11 @@ import shlex
 import unittest
 
 from snaptest import TIMEOUT
-from snaptest.case import Machines, SnapTest
-from snaptest.decode import Stream
-from snaptest.guests import MIB
-from snaptest.machine import NEWEST, Q35
-from snaptest.ram import PAGE
+from snaptest.peers.decode import Stream
+from snaptest.vm.case import Machines, SnapTest
+from snaptest.vm.guests import MIB
+from snaptest.vm.machine import NEWEST, Q35
+from snaptest.vm.ram import PAGE
 
 
 class Live(Machines, SnapTest):

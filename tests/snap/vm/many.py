@@ -11,12 +11,12 @@ import subprocess
 import unittest
 
 from snaptest import TIMEOUT
-from snaptest.case import PostcopyTest
-from snaptest.guests import MIB
-from snaptest.machine import NEWEST, PC, VM, wait_until
-from snaptest.postcopy import Load
-from snaptest.ram import Ram
 from snaptest.tool import REFUSAL
+from snaptest.vm.case import PostcopyTest
+from snaptest.vm.guests import MIB
+from snaptest.vm.machine import NEWEST, PC, VM, wait_until
+from snaptest.vm.postcopy import Load
+from snaptest.vm.ram import Ram
 
 
 class Many(PostcopyTest):

@@ -7,10 +7,10 @@
 import os
 import unittest
 
-from snaptest.case import Machines, SnapTest
-from snaptest.guests import MIB
-from snaptest.machine import NEWEST, Q35, is_listening
-from snaptest.ram import PAGE
+from snaptest.vm.case import Machines, SnapTest
+from snaptest.vm.guests import MIB
+from snaptest.vm.machine import NEWEST, Q35, is_listening
+from snaptest.vm.ram import PAGE
 
 
 class Multifd(SnapTest):

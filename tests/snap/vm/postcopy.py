@@ -6,11 +6,11 @@
 
 import unittest
 
-from snaptest.case import Machines, PostcopyTest
-from snaptest.guests import MIB
-from snaptest.machine import NEWEST, Q35, VIRT
-from snaptest.postcopy import PUSHED
-from snaptest.ram import PAGE
+from snaptest.vm.case import Machines, PostcopyTest
+from snaptest.vm.guests import MIB
+from snaptest.vm.machine import NEWEST, Q35, VIRT
+from snaptest.vm.postcopy import PUSHED
+from snaptest.vm.ram import PAGE
 
 HUGE = 2 * MIB // PAGE
 

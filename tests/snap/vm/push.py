@@ -6,13 +6,13 @@
 
 import unittest
 
-from snaptest import guests
-from snaptest.case import PostcopyTest
-from snaptest.guests import MIB
-from snaptest.machine import Q35
-from snaptest.postcopy import PUSHED
-from snaptest.ram import PAGE
 from snaptest.sanitizers import is_sanitized
+from snaptest.vm import guests
+from snaptest.vm.case import PostcopyTest
+from snaptest.vm.guests import MIB
+from snaptest.vm.machine import Q35
+from snaptest.vm.postcopy import PUSHED
+from snaptest.vm.ram import PAGE
 
 
 class Push(PostcopyTest):

@@ -11,11 +11,11 @@ import sys
 import unittest
 
 from snaptest import TIMEOUT
-from snaptest.case import PostcopyTest
-from snaptest.guests import WORKING_SET
-from snaptest.machine import NEWEST, Q35, VIRT, wait_until
-from snaptest.postcopy import Load
-from snaptest.ram import PAGE
+from snaptest.vm.case import PostcopyTest
+from snaptest.vm.guests import WORKING_SET
+from snaptest.vm.machine import NEWEST, Q35, VIRT, wait_until
+from snaptest.vm.postcopy import Load
+from snaptest.vm.ram import PAGE
 
 # So slow that a load takes seconds, in MiB/s
 SLOW = 2

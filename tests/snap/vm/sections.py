@@ -12,11 +12,11 @@ import sys
 import unittest
 
 from snaptest import TIMEOUT, env
-from snaptest.case import SnapTest
-from snaptest.guests import MIB
-from snaptest.machine import NEWEST, Q35, S390, VIRT
-from snaptest.qtest import QTest, VirtioMem
-from snaptest.ram import Ram
+from snaptest.vm.case import SnapTest
+from snaptest.vm.guests import MIB
+from snaptest.vm.machine import NEWEST, Q35, S390, VIRT
+from snaptest.vm.qtest import QTest, VirtioMem
+from snaptest.vm.ram import Ram
 
 
 class Memory(SnapTest):

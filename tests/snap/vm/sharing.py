@@ -7,10 +7,10 @@
 import os
 import unittest
 
-from snaptest.case import MIB
-from snaptest.failure import DisturbedTest
-from snaptest.machine import NEWEST, Q35
-from snaptest.run import Run
+from snaptest.vm.case import MIB
+from snaptest.vm.failure import DisturbedTest
+from snaptest.vm.machine import NEWEST, Q35
+from snaptest.vm.run import Run
 
 
 class SharingTest(DisturbedTest):

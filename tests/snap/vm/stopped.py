@@ -6,8 +6,8 @@
 
 import unittest
 
-from snaptest.case import Machines, SnapTest
-from snaptest.machine import NEWEST, Q35
+from snaptest.vm.case import Machines, SnapTest
+from snaptest.vm.machine import NEWEST, Q35
 
 
 class Stopped(Machines, SnapTest):

@@ -12,9 +12,9 @@ import time
 import unittest
 
 from snaptest import TIMEOUT
-from snaptest.failure import MODES, DisturbedTest
-from snaptest.machine import wait_until
-from snaptest.run import Run, is_pending
+from snaptest.vm.failure import MODES, DisturbedTest
+from snaptest.vm.machine import wait_until
+from snaptest.vm.run import Run, is_pending
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 POISON = 0xa5a5a5a5             # what Ram.poison() makes of a word

@@ -8,8 +8,8 @@ import os
 import socket
 import unittest
 
-from snaptest.case import SnapTest
-from snaptest.machine import is_listening
+from snaptest.vm.case import SnapTest
+from snaptest.vm.machine import is_listening
 
 
 class Transport(SnapTest):

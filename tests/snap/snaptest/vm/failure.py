@@ -12,10 +12,10 @@ import struct
 import sys
 from typing import NamedTuple
 
-from .case import SnapTest
-from .ram import PAGE
-from .run import Run
-from .stages import Stages
+from snaptest.faults.stages import Stages
+from snaptest.vm.case import SnapTest
+from snaptest.vm.ram import PAGE
+from snaptest.vm.run import Run
 
 
 class FailureTest(SnapTest):

@@ -15,7 +15,7 @@ import dataclasses
 import os
 import struct
 
-from . import preload
+from snaptest.faults import preload
 
 CLASSES = ('write', 'flush', 'read', 'meta', 'look')
 KINDS = ('write', 'flush', 'read', 'open', 'truncate', 'fallocate', 'link',

@@ -19,8 +19,9 @@ kernel does the work.
 import fcntl
 import os
 
-from . import TIMEOUT, preload
-from .machine import wait_until
+from snaptest import TIMEOUT
+from snaptest.faults import preload
+from snaptest.vm.machine import wait_until
 
 
 READS = ('preadv64', 'pread64')

@@ -18,7 +18,7 @@ import hashlib
 import os
 import random
 
-from .storage import Record
+from snaptest.faults.storage import Record
 
 SECTOR = 512
 ZERO = bytes(SECTOR)

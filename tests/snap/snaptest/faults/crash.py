@@ -13,10 +13,11 @@ import subprocess
 import tempfile
 import threading
 
-from . import env, storage
-from .cuts import Content, Disk
-from .streams import StreamBuilder
-from .tool import PAGE, REFUSAL, TIMEOUT, ToolTest, pattern
+from snaptest import env
+from snaptest.faults import storage
+from snaptest.faults.powercut import Content, Disk
+from snaptest.peers.streams import StreamBuilder
+from snaptest.tool import PAGE, REFUSAL, TIMEOUT, ToolTest, pattern
 
 RAM, VRAM = 131072, 32768
 WORKERS = 2

@@ -2,7 +2,7 @@
 #
 """Loads by postcopy."""
 
-from .run import Run
+from snaptest.vm.run import Run
 
 # Why pages are sent that nobody has asked for, while the guest runs
 PUSHED = ('working-set-pages', 'arrival-pages', 'around-pages',

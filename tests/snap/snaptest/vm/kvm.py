@@ -7,9 +7,9 @@ import functools
 import os
 import tempfile
 
-from .guests import MIB, Loop
-from .machine import Q35, VM
-from .ram import Ram
+from snaptest.vm.guests import MIB, Loop
+from snaptest.vm.machine import Q35, VM
+from snaptest.vm.ram import Ram
 
 # pylint: disable=wrong-import-order
 from qemu.machine.machine import VMLaunchFailure

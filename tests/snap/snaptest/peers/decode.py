@@ -10,9 +10,9 @@
 
 import struct
 
-from .streams import (COMMAND, CONFIGURATION, CONTINUE, END, EOF, EOS, FOOTER,
-                      FULL, MEM_SIZE, PAGE, PART, START, SUBSECTION, VMDESC,
-                      ZERO)
+from snaptest.peers.streams import (COMMAND, CONFIGURATION, CONTINUE, END, EOF,
+                                    EOS, FOOTER, FULL, MEM_SIZE, PAGE, PART,
+                                    START, SUBSECTION, VMDESC, ZERO)
 
 FLAGS = 0x3ff
 

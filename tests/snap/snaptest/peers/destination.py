@@ -25,13 +25,14 @@ import struct
 import termios
 from enum import IntEnum
 
-from . import TIMEOUT
-from .decode import Stream
-from .machine import wait_until
-from .streams import (COMMAND, CONTINUE, END, EOF, EOS, FOOTER, FULL,
-                      MEM_SIZE, OPEN_RETURN_PATH, PAGE, PART, PING, START,
-                      ZERO, StreamBuilder, command, name8)
-from .tool import ToolTest
+from snaptest import TIMEOUT
+from snaptest.peers.decode import Stream
+from snaptest.peers.streams import (COMMAND, CONTINUE, END, EOF, EOS, FOOTER,
+                                    FULL, MEM_SIZE, OPEN_RETURN_PATH, PAGE,
+                                    PART, PING, START, ZERO, StreamBuilder,
+                                    command, name8)
+from snaptest.tool import ToolTest
+from snaptest.vm.machine import wait_until
 
 ADVISE, LISTEN, RUN, DISCARD, PACKAGED, RESUME, RECV_BITMAP = \
     3, 4, 5, 6, 7, 9, 10

@@ -16,8 +16,8 @@ import subprocess
 import threading
 import time
 
-from .streams import END, EOS, StreamBuilder
-from .tool import PAGE, TIMEOUT, ToolTest
+from snaptest.peers.streams import END, EOS, StreamBuilder
+from snaptest.tool import PAGE, TIMEOUT, ToolTest
 
 MAGIC, VERSION = 0x11223344, 1
 SYNC = 0x01

@@ -9,8 +9,8 @@ import shlex
 import signal
 import socket
 
-from . import TIMEOUT
-from .machine import is_listening, wait_until
+from snaptest import TIMEOUT
+from snaptest.vm.machine import is_listening, wait_until
 
 
 def is_pending(pid: int, number: int) -> bool:

@@ -5,8 +5,8 @@
 import socket
 import struct
 
-from . import TIMEOUT
-from .machine import VM
+from snaptest import TIMEOUT
+from snaptest.vm.machine import VM
 
 
 class QTest:

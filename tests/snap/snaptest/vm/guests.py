@@ -58,9 +58,9 @@ import struct
 import time
 from typing import NamedTuple
 
-from . import TIMEOUT, env
-from .machine import wait_until
-from .ram import PAGE, Ram
+from snaptest import TIMEOUT, env
+from snaptest.vm.machine import wait_until
+from snaptest.vm.ram import PAGE, Ram
 
 MIB = 1 << 20
 

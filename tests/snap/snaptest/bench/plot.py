@@ -5,9 +5,9 @@
 import json
 import sys
 
-from .bench import GIB, median
-from .guests import MIB
-from .peers import TITLES
+from snaptest.bench.common import GIB, median
+from snaptest.bench.measure import TITLES
+from snaptest.vm.guests import MIB
 
 try:
     import matplotlib

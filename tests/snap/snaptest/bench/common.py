@@ -11,9 +11,9 @@ import struct
 import sys
 import time
 
-from .guests import MIB
-from .machine import Q35, VM
-from .ram import PAGE, Ram
+from snaptest.vm.guests import MIB
+from snaptest.vm.machine import Q35, VM
+from snaptest.vm.ram import PAGE, Ram
 
 GIB = 1 << 30
 REGION = 4 * MIB

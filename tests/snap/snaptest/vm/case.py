@@ -10,11 +10,11 @@ import subprocess
 import tempfile
 import unittest
 
-from . import TIMEOUT, env, sanitizers
-from .guests import MIB, Loop
-from .machine import NEWEST, PC, Q35, S390, VIRT, VM, wait_until
-from .postcopy import PUSHED, Load
-from .ram import Ram
+from snaptest import TIMEOUT, env, sanitizers
+from snaptest.vm.guests import MIB, Loop
+from snaptest.vm.machine import NEWEST, PC, Q35, S390, VIRT, VM, wait_until
+from snaptest.vm.postcopy import PUSHED, Load
+from snaptest.vm.ram import Ram
 
 
 

@@ -23,12 +23,13 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from . import sanitizers
-from .anatomy import Disk, Qcow2, Raw, checksum
-from .decode import Stream
-from .destination import RUNNING, Destination, PostcopyTest, Stage
-from .streams import StreamBuilder
-from .tool import PAGE, REFUSAL, ToolTest, pattern, sample
+from snaptest import sanitizers
+from snaptest.image.anatomy import Disk, Qcow2, Raw, checksum
+from snaptest.peers.decode import Stream
+from snaptest.peers.destination import (RUNNING, Destination, PostcopyTest,
+                                        Stage)
+from snaptest.peers.streams import StreamBuilder
+from snaptest.tool import PAGE, REFUSAL, ToolTest, pattern, sample
 
 JOBS = 2
 # With sanitizers, a process takes so much longer; it is not many cases that

@@ -10,12 +10,13 @@ import subprocess
 import time
 from typing import Callable, Iterator, NamedTuple
 
-from . import env
-from .bench import (MACHINE, PYTHON, REGION, TIMEOUT, cont, drop_cache,
-                    fill, fill_cache, launch, remove, set_migration, sync)
-from .guests import Loop
-from .machine import VM
-from .ram import Ram
+from snaptest import env
+from snaptest.bench.common import (MACHINE, PYTHON, REGION, TIMEOUT, cont,
+                                   drop_cache, fill, fill_cache, launch,
+                                   remove, set_migration, sync)
+from snaptest.vm.guests import Loop
+from snaptest.vm.machine import VM
+from snaptest.vm.ram import Ram
 
 # Run argv[2:]; leave in argv[1] when it ended, and what it has used.
 MEASURE = '''

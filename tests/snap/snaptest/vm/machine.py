@@ -9,13 +9,13 @@ import socket
 import threading
 import time
 
-from . import TIMEOUT, env
-from .ram import PAGE, Ram
+from snaptest import TIMEOUT, env
+from snaptest.vm.ram import PAGE, Ram
 
 from qemu.machine import QEMUMachine  # pylint: disable=wrong-import-order
 
 # Tests run on the newest QEMU that Debian has, 11.1 for example, but for those
-# that name 7.2 or 10.0 since what they look at differs (see case.Machines).
+# that name 7.2 or 10.0 since what they look at differs (see vm.case.Machines).
 NEWEST = os.path.basename(os.path.realpath(
     os.path.join(env('SNAP_EMULATORS'), 'newest')))
 Q35, PC, VIRT, S390 = (f'{name}-{NEWEST}' for name in (
@@ -54,7 +54,7 @@ class VM(QEMUMachine):
     @machine: versioned machine type, which chooses the architecture
     @ram: a Ram to run on, or a size for anonymous memory
     @version: whose emulator to take
-    @accel: tcg, or kvm where snaptest.kvm finds it
+    @accel: tcg, or kvm where snaptest.vm.kvm finds it
     """
 
     def __init__(self, directory: str, machine: str, ram: Ram | str,

@@ -50,12 +50,12 @@ import bench_postcopy
 from bench_growth import Growth
 from bench_image import image_options
 from bench_stall import Stall
-from snaptest.bench.common import (GIB, MIX, cell, check_room, median, mixture,
-                                   say, size, some_of, table)
+from snaptest.bench.common import (MIX, cell, check_room, median, mixture, say,
+                                   size, some_of, table)
 from snaptest.bench.measure import (CAT, DEV_NULL, NULL_LOAD, NULL_SAVE,
                                     TITLES, Peer, snap, snap_unix,
                                     stopped_guest)
-from snaptest.vm.guests import MIB
+from snaptest.units import GIB, MIB
 
 MULTIFD = {'multifd-channels': 2}
 
@@ -212,7 +212,7 @@ def main():
     if args.plot:
         # Rather now than after ten minutes
         # pylint: disable-next=import-outside-toplevel
-        from snaptest.bench import plot
+        from snaptest.bench.plot import draw
     # For source and destination, and the page cache for warm loads
     ram = needed(args)
     check_room(args.dir, memory=3 * ram, shm=2 * ram, disk=2 * ram)
@@ -242,7 +242,7 @@ def main():
         with open(args.json, 'w', encoding='utf-8') as f:
             json.dump(record, f, indent=1)
     if args.plot:
-        plot.draw(record, args.plot)
+        draw(record, args.plot)
 
 
 if __name__ == '__main__':

@@ -16,10 +16,11 @@ import collections
 import os
 import re
 
-from snaptest.bench.common import (GIB, MACHINE, REGION, cell, fill, launch,
-                                   median, say, table)
+from snaptest.bench.common import (MACHINE, REGION, cell, fill, launch, median,
+                                   say, table)
 from snaptest.bench.measure import Measure, snap
-from snaptest.vm.guests import MIB, Loop
+from snaptest.units import GIB, MIB
+from snaptest.vm.guests import Loop
 from snaptest.vm.machine import VM
 from snaptest.vm.ram import CHUNK, Ram
 

@@ -11,9 +11,10 @@ import subprocess
 import time
 
 from snaptest import env
-from snaptest.bench.common import (GIB, PYTHON, TIMEOUT, cell, median, remove,
-                                   say, set_migration, sync, table)
+from snaptest.bench.common import (PYTHON, TIMEOUT, cell, median, remove, say,
+                                   set_migration, sync, table)
 from snaptest.bench.measure import CAT, NULL_WRITER, stopped_guest
+from snaptest.units import GIB
 
 CREATION = {
     'default': [],

@@ -36,14 +36,16 @@ from typing import NamedTuple
 
 # pylint: disable=wrong-import-position
 from snaptest import env
-from snaptest.bench.common import (GIB, MACHINE, MIX, PYTHON, cell, check_room,
+from snaptest.bench.common import (MACHINE, MIX, PYTHON, cell, check_room,
                                    drop_cache, fill, launch, median, mixture,
                                    remove, say, set_migration, size, some_of,
                                    sync, table)
 from snaptest.peers.streams import CONTINUE, EOS, FOOTER, PART, ZERO
-from snaptest.vm.guests import MIB, WORKING_SET, Access
-from snaptest.vm.machine import VM, wait_until
-from snaptest.vm.ram import PAGE, Ram
+from snaptest.units import GIB, MIB, PAGE
+from snaptest.vm.guests import WORKING_SET, Access
+from snaptest.vm.machine import VM
+from snaptest.vm.ram import Ram
+from snaptest.waiting import wait_until
 
 TIMEOUT = 120.0
 FIRST = 3.0                     # seconds in which requests are counted
@@ -753,7 +755,7 @@ def main(argv: list[str]):
     if args.plot:
         # Rather now than after ten minutes
         # pylint: disable-next=import-outside-toplevel
-        from snaptest.bench import plot
+        from snaptest.bench.plot import draw
     # Source and destination at once, and an image in the page cache; nearly
     # all of a sparse guest is not there.
     ram = max(args.size, args.guests[1])
@@ -776,7 +778,7 @@ def main(argv: list[str]):
         with open(args.json, 'w', encoding='utf-8') as f:
             json.dump(record, f, indent=1)
     if args.plot:
-        plot.draw(record, args.plot)
+        draw(record, args.plot)
 
 
 if __name__ == '__main__':

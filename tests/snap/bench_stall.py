@@ -29,14 +29,15 @@ import os
 import time
 
 from snaptest import env
-from snaptest.bench.common import (GIB, MACHINE, REGION, cell, cont, fill,
-                                   launch, median, say, table)
+from snaptest.bench.common import (MACHINE, REGION, cell, cont, fill, launch,
+                                   median, say, table)
 from snaptest.bench.measure import (CAPS, CAT, DEV_NULL, Measure, Peer, snap,
                                     snap_unix)
-from snaptest.faults import preload
-from snaptest.vm.guests import MIB, Clock
+from snaptest.faults.preload import build_library
+from snaptest.units import GIB, MIB, PAGE
+from snaptest.vm.guests import Clock
 from snaptest.vm.machine import VM, Probe
-from snaptest.vm.ram import PAGE, Ram
+from snaptest.vm.ram import Ram
 
 SLOW = 200 * MIB                # bytes in a second
 PAUSE = 20e-6
@@ -111,7 +112,7 @@ class Stall:
         self.ram.fill_random(end - pages * PAGE, end, args.seed)
         self.clock = Clock(self.ram, end - pages * PAGE, pages)
         self.vm = VM(disk, MACHINE, self.ram, Clock.args(disk), name='stall')
-        preload.build(disk, 'slow-flush', SLOW_FLUSH,
+        build_library(disk, 'slow-flush', SLOW_FLUSH,
                       f'-DDELAY={FLUSH * 1e6:.0f}')
         self.to = Measure(disk, self.vm, args.size, used)
 

@@ -21,8 +21,10 @@ import time
 
 # pylint: disable=wrong-import-position
 from snaptest import env
-from snaptest.vm import guests
-from snaptest.vm.machine import Q35, VM, wait_until
+from snaptest.units import MIB
+from snaptest.vm.guests import Tick, console_ticks, linux_args
+from snaptest.vm.machine import Q35, VM
+from snaptest.waiting import wait_until
 
 MACHINE = Q35
 RAM = '512M'
@@ -42,18 +44,18 @@ class Timeline:
         self.last = now
 
 
-def tick(vm: VM) -> guests.Tick:
-    return guests.ticks(vm.console())[-1]
+def tick(vm: VM) -> Tick:
+    return console_ticks(vm.console())[-1]
 
 
-def wait_count(vm: VM, count: int) -> guests.Tick:
+def wait_count(vm: VM, count: int) -> Tick:
     vm.wait_console(lambda lines: any(t.count >= count
-                                      for t in guests.ticks(lines)))
+                                      for t in console_ticks(lines)))
     return tick(vm)
 
 
 def size(path: str) -> str:
-    return f'{os.stat(path).st_blocks * 512 / guests.MIB:.0f} MiB'
+    return f'{os.stat(path).st_blocks * 512 / MIB:.0f} MiB'
 
 
 def check(ok: bool, what: str) -> bool:
@@ -77,7 +79,7 @@ def report(path: str):
 
 
 def revert(guest, image: str, load_options: list[str],
-           line: Timeline) -> list[guests.Tick]:
+           line: Timeline) -> list[Tick]:
     """Load the image, and return what the guest prints from then on."""
     report_path = image + '.report'
     command = [env('QEMU_SNAP'), *load_options, f'--report={report_path}',
@@ -92,14 +94,14 @@ def revert(guest, image: str, load_options: list[str],
         vm.incoming('exec:' + shlex.join(command))
         vm.wait_until(lambda: vm.status() == 'running')
         line.say('the guest runs again')
-        vm.wait_console(guests.ticks)
-        back = guests.ticks(vm.console())[0]
+        vm.wait_console(console_ticks)
+        back = console_ticks(vm.console())[0]
         line.say(f'and counts: nonce {back.nonce}, counter {back.count}')
         vm.wait_migration(timeout=60)
         line.say(f'all of its RAM is loaded; it is at {tick(vm).count}')
         report(report_path)
         wait_count(vm, tick(vm).count + 10)
-        ticks = guests.ticks(vm.console())
+        ticks = console_ticks(vm.console())
         line.say(f'the guest goes on to {ticks[-1].count}')
         return ticks
     finally:
@@ -114,7 +116,7 @@ def demo(directory: str, load_options: list[str]) -> bool:
 
     def guest(name: str, *args: str) -> VM:
         vm = VM(directory, MACHINE, RAM,
-                [*guests.linux_args(directory), *args], name=name)
+                [*linux_args(directory), *args], name=name)
         vm.launch()
         return vm
 

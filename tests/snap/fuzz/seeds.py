@@ -10,15 +10,15 @@ import struct
 import subprocess
 import tempfile
 
-from snaptest import env
+from snaptest import TIMEOUT, env
 from snaptest.peers.multifd import MultifdBuilder
 from snaptest.peers.streams import (EOF, FULL, OPEN_RETURN_PATH, PART, PING,
                                     START, StreamBuilder, command, name8)
-from snaptest.tool import TIMEOUT, pattern
+from snaptest.tool import pattern
+from snaptest.units import MIB, PAGE
 
 MIN_PAGE_BITS = 10
 KIB = 1 << 10
-MIB = 1 << 20
 
 # --- streams ---
 
@@ -253,7 +253,6 @@ SHUT, PONG, REQ_PAGES_ID, REQ_PAGES, BITMAP, RESUME_ACK, SWITCHOVER_ACK = \
     range(1, 8)
 # tests/snap/some-ram.h
 BLOCKS = {'vga.vram': 77, 'pc.ram': 2048, '/rom@etc/acpi/tables': 3}
-PAGE = 4096
 HUGE = 2 * MIB
 
 

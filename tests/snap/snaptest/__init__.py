@@ -16,11 +16,10 @@ peers.multifd      the same with multifd's channels, and who sends them
 peers.decode       Stream: take a stream apart, to compare what it means
 peers.destination  Destination: QEMU's part in a load by postcopy
 
-vm.machine         VM: an emulator; wait_until()
+vm.machine         VM: an emulator
 vm.ram             Ram: RAM as a file: fill, read, compare
 vm.guests          a Linux, and loops in machine code that write to RAM
-vm.run             Run: a save or load to watch, and to end at any time
-vm.postcopy        Load: the same for a load by postcopy
+vm.run             Run, Load: a save or load to watch, and to end at any time
 vm.qtest           devices driven from outside; virtio-mem
 vm.kvm             whether guests can run under KVM
 
@@ -32,7 +31,9 @@ faults.preload     replace functions of the C library in a program
 image.anatomy      what each bit of an image file is for
 image.bitflips     images with one bit changed, and what becomes of them
 
+waiting            wait_until(), for conditions
 sanitizers         reports of sanitizers fail the test they belong to
+units              PAGE, MIB, GIB
 
 bench.common       RAM to save, tables, command lines
 bench.measure      what saves and loads: the tool, and others beside it

@@ -33,7 +33,7 @@ def is_sanitized() -> bool:
         return b'__asan_init' in f.read()
 
 
-def watch(test: unittest.TestCase):
+def watch_sanitizers(test: unittest.TestCase):
     """Let the reports of all processes that @test starts be its failures."""
     if not is_sanitized():
         return

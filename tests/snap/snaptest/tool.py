@@ -15,14 +15,15 @@ import tempfile
 import time
 import unittest
 
-from snaptest import TIMEOUT, env, sanitizers
+from snaptest import TIMEOUT, env
 from snaptest.peers.decode import Stream
 from snaptest.peers.streams import StreamBuilder
+from snaptest.sanitizers import (is_sanitized, limit_allocations,
+                                 watch_sanitizers)
+from snaptest.units import MIB, PAGE
 
 # What is no stream, and tells a destination of a failure
 REFUSAL = bytes(4)
-PAGE = 4096
-MIB = 1 << 20
 
 
 def pattern(number: int, size: int = PAGE) -> bytes:
@@ -63,8 +64,8 @@ def memory_limit(size: int) -> dict:
     Arguments of a process that may not have more memory.  AddressSanitizer
     reserves terabytes of addresses, so there each allocation is limited.
     """
-    if sanitizers.is_sanitized():
-        return {'env': sanitizers.limit_allocations(size)}
+    if is_sanitized():
+        return {'env': limit_allocations(size)}
     return {'preexec_fn': lambda: resource.setrlimit(resource.RLIMIT_AS,
                                                      (size, size))}
 
@@ -73,7 +74,7 @@ class ToolTest(unittest.TestCase):
     """A test with a directory of its own"""
 
     def setUp(self):
-        sanitizers.watch(self)
+        watch_sanitizers(self)
         tmp = tempfile.TemporaryDirectory(
             prefix='snap-', dir=os.environ.get('TMPDIR', '/var/tmp'))
         self.addCleanup(tmp.cleanup)

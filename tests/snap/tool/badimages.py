@@ -13,8 +13,9 @@ import unittest
 
 from snaptest.peers.decode import Stream
 from snaptest.peers.streams import StreamBuilder
-from snaptest.tool import (REFUSAL, MIB, PAGE, ToolTest, memory_limit, pattern,
-                           sample, small)
+from snaptest.tool import (REFUSAL, ToolTest, memory_limit, pattern, sample,
+                           small)
+from snaptest.units import MIB, PAGE
 
 HEADER_SIZE = 512
 PARTS = 104         # be64 offset, length and checksum each

@@ -9,9 +9,11 @@ import struct
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 
+from snaptest import TIMEOUT
 from snaptest.peers.streams import (COMMAND, FOOTER, FULL, PAGE as PAGE_FLAG,
                                     PART, START, StreamBuilder, command, name8)
-from snaptest.tool import MIB, PAGE, TIMEOUT, ToolTest, pattern, sample, small
+from snaptest.tool import ToolTest, pattern, sample, small
+from snaptest.units import MIB, PAGE
 
 NO_CHANNELS = ('multifd', 'channels have not come', '--uri=unix:PATH')
 

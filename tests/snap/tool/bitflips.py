@@ -12,14 +12,15 @@ import sys
 import unittest
 from collections import Counter
 
-from snaptest import sanitizers
-from snaptest.image import bitflips as flips
 from snaptest.image.anatomy import HEADER_USED, PARTS
 from snaptest.image.bitflips import (BARE, CORRUPT, FAILED, IMPOSSIBLE, LEAKS,
-                                     SAME, SOUND, Flip)
+                                     SAME, SOUND, Flip, Outcome, Specimen,
+                                     Specimens, Workers, as_many_as_can_be)
 from snaptest.peers.decode import Stream
 from snaptest.peers.destination import PostcopyTest
-from snaptest.tool import PAGE, ToolTest
+from snaptest.sanitizers import is_sanitized
+from snaptest.tool import ToolTest
+from snaptest.units import PAGE
 
 MEMORY = 4 << 30
 TOTAL = Counter()
@@ -30,7 +31,7 @@ CONTAINER = ('qcow2 header', 'qcow2 header extensions', 'L1 table', 'L2 table',
 
 def setUpModule():
     """No image makes the tool take all memory."""
-    if sanitizers.is_sanitized():
+    if is_sanitized():
         return              # which need more addresses than there is memory
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, hard))
@@ -63,7 +64,7 @@ class BitFlips(ToolTest):
 
     def setUp(self):
         super().setUp()
-        self.specimens = flips.Specimens(self)
+        self.specimens = Specimens(self)
 
     def content(self, anatomy, rng: random.Random, each: int):
         """Some bits of each part, of RAM, and of the file as a whole"""
@@ -73,20 +74,20 @@ class BitFlips(ToolTest):
         found += some(anatomy.extents('page'), 4 * each, rng)
         return found + some([(0, anatomy.size)], 8 * each, rng)
 
-    def flip(self, specimen: flips.Specimen, bits):
+    def flip(self, specimen: Specimen, bits):
         """Each bit once; some of them with more than check and load"""
         bits = sorted(set(bits))
         random.Random(specimen.name).shuffle(bits)
-        bits = flips.as_many_as_can_be(bits)
+        bits = as_many_as_can_be(bits)
         kinds = {0: 'postcopy', 5: 'info', 13: 'resume', 33: 'resume'}
         todo = [Flip(*bit, kinds.get(i % 40, kinds.get(i % 10, '')))
                 for i, bit in enumerate(bits)]
-        with flips.Workers(specimen) as workers:
+        with Workers(specimen) as workers:
             outcomes = workers.map(todo)
             self.assertTrue(workers.unchanged())
         self.judge(specimen, outcomes)
 
-    def judge(self, specimen: flips.Specimen, outcomes):
+    def judge(self, specimen: Specimen, outcomes):
         counts, wrong = Counter(), []
         for outcome in outcomes:
             flip = outcome.flip
@@ -102,7 +103,7 @@ class BitFlips(ToolTest):
         self.assertFalse(wrong, '\n'.join([f'{len(wrong)} problems',
                                            *wrong[:20]]))
 
-    def problem(self, outcome: flips.Outcome, what: str, carries: bool):
+    def problem(self, outcome: Outcome, what: str, carries: bool):
         """What is wrong with a check, given a load"""
         check, load = outcome.check, outcome.load
         if check == SOUND and carries:
@@ -120,7 +121,7 @@ class BitFlips(ToolTest):
             return 'the description is lost by other damage'
         return None
 
-    def show(self, specimen: flips.Specimen, counts: Counter):
+    def show(self, specimen: Specimen, counts: Counter):
         print(f'\n{specimen.name}, {sum(counts.values())} flips:',
               file=sys.stderr)
         for (what, carries, check, load), n in sorted(counts.items()):
@@ -139,7 +140,7 @@ class BitFlips(ToolTest):
         self.flip(specimen, all_bits(specimen.anatomy.metadata()) +
                   self.content(specimen.anatomy, rng, 30))
 
-    def flip_like_qcow2(self, specimen: flips.Specimen, rng: random.Random):
+    def flip_like_qcow2(self, specimen: Specimen, rng: random.Random):
         """All bits but those of the header, which is as in test_qcow2()"""
         bits = all_bits(specimen.anatomy.metadata())
         header = [(position, bit) for position, bit in bits if
@@ -175,7 +176,7 @@ class NoVerify(PostcopyTest):
 
     def setUp(self):
         super().setUp()
-        self.specimen = flips.Specimens(self).raw()
+        self.specimen = Specimens(self).raw()
         self.image = self.specimen.path
         self.disk = self.specimen.anatomy.disk
         self.good = Stream(self.specimen.loaded)

@@ -20,11 +20,12 @@ import threading
 import time
 import unittest
 
-from snaptest import env, sanitizers
-from snaptest.faults import preload
+from snaptest import TIMEOUT, env
+from snaptest.faults.preload import build_library
 from snaptest.peers.streams import CONTINUE, PART, RAM_ID, ZERO, name8
-from snaptest.tool import (MIB, PAGE, TIMEOUT, ToolTest, memory_limit, pattern,
-                           sample, small)
+from snaptest.sanitizers import is_sanitized
+from snaptest.tool import ToolTest, memory_limit, pattern, sample, small
+from snaptest.units import MIB, PAGE
 
 NOBODY = 65534
 
@@ -151,7 +152,7 @@ class Interrupted(SaveTest):
         disk = self.path('disk')
         with open(disk, 'wb') as f:
             f.truncate(256 * MIB)
-        environ = dict(os.environ, LD_PRELOAD=preload.build(
+        environ = dict(os.environ, LD_PRELOAD=build_library(
             self.dir, 'slow-flush', SLOW_FLUSH))
         statuses = set()
         for tenths in range(1, 18):
@@ -467,7 +468,7 @@ class Refused(ToolTest):
         self.assertNotIn(b'destination', process.stderr)
 
 
-@unittest.skipIf(sanitizers.is_sanitized(), 'sanitizers reserve terabytes')
+@unittest.skipIf(is_sanitized(), 'sanitizers reserve terabytes')
 class LittleMemory(SaveTest):
     """A limit of the address space: QEMU's code aborts if it has no stack."""
 

@@ -16,14 +16,15 @@ import time
 import unittest
 import uuid
 
-from snaptest import env
+from snaptest import TIMEOUT, env
 from snaptest.peers.destination import (BITMAP, BITMAP_END, ENDED, PONG,
                                         REQ_PAGES, REQ_PAGES_ID, RESUME_ACK,
                                         RETURN_PATH, RUNNING, SETUP, SHUT,
                                         Destination, PostcopyTest, Stage,
                                         message, word)
 from snaptest.peers.streams import StreamBuilder, name8
-from snaptest.tool import MIB, PAGE, TIMEOUT, pattern, sample
+from snaptest.tool import pattern, sample
+from snaptest.units import MIB, PAGE
 
 CHUNK, CHUNK_ENTRIES = 65536, 8191
 

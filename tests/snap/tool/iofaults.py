@@ -12,15 +12,17 @@ import random
 import sys
 import unittest
 
-from snaptest.faults import storage
+from snaptest import TIMEOUT
 from snaptest.faults.crash import (NEW, NEW_BARE, OLD, READER, REFUSED, SAVES,
                                    CrashTest, Failure, Run, Save, files,
                                    one_line)
 from snaptest.faults.powercut import SECTOR, replay
+from snaptest.faults.storage import Storage
 from snaptest.peers.decode import Stream
 from snaptest.peers.destination import RUNNING, PostcopyTest
 from snaptest.peers.streams import StreamBuilder
-from snaptest.tool import PAGE, TIMEOUT, pattern
+from snaptest.tool import pattern
+from snaptest.units import PAGE
 
 DELAY_US = 60000
 WARNINGS = (b'qemu-snap: warning: The description of the devices is lost: ',
@@ -328,7 +330,7 @@ class PostcopyFaults(FaultTest, PostcopyTest):
     def load_by_postcopy(self, rule: str = '') -> Run:
         """run.result is the peer, and whether it has come to a good end."""
         run = self.begin_run(self.work)
-        watched = storage.Storage(self.work, self.storage_library)
+        watched = Storage(self.work, self.storage_library)
         self.environ = watched.environ(rule, run.log)
         peer = self.connect()
         try:

@@ -12,11 +12,10 @@ import sys
 import time
 import unittest
 
-from snaptest import env
+from snaptest import TIMEOUT, env
 from snaptest.faults.crash import (NEW, OLD, REFUSED, SAVES, CrashTest,
                                    Failure, Run, Save, files)
 from snaptest.faults.storage import Storage
-from snaptest.tool import TIMEOUT
 
 SEED = 4712
 RANDOM_KILLS = 25

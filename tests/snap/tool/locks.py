@@ -13,8 +13,9 @@ import sys
 import unittest
 from collections import Counter
 
-from snaptest import env
-from snaptest.tool import MIB, TIMEOUT, ToolTest, sample
+from snaptest import TIMEOUT, env
+from snaptest.tool import ToolTest, sample
+from snaptest.units import MIB
 
 # Bytes that the block layer locks: who uses a permission, who keeps it for
 # himself (block/file-posix.c)

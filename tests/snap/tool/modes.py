@@ -11,9 +11,10 @@ import re
 import subprocess
 import unittest
 
-from snaptest import env
-from snaptest.faults import preload
-from snaptest.tool import MIB, TIMEOUT, ToolTest, sample
+from snaptest import TIMEOUT, env
+from snaptest.faults.preload import build_library
+from snaptest.tool import ToolTest, sample
+from snaptest.units import MIB
 
 # A file system without direct I/O, and a log of what reaches one.
 SHIM = r'''
@@ -75,7 +76,7 @@ class Modes(ToolTest):
 
     def setUp(self):
         super().setUp()
-        self.shim = preload.build(self.dir, 'shim', SHIM)
+        self.shim = build_library(self.dir, 'shim', SHIM)
         self.data = sample([('pc.ram', 8 * MIB)]).build()
 
     def traced(self, *args: str, stdin: bytes = b'', **environ: str):

@@ -14,13 +14,14 @@ import threading
 import time
 import unittest
 
+from snaptest import TIMEOUT
 from snaptest.faults.stages import Stages
 from snaptest.peers.multifd import (DATA_SIZE, FLUSH, SYNC, MultifdBuilder,
                                     MultifdTest, Sender, head, init, packet)
 from snaptest.peers.streams import EOS, PAGE as PAGE_FLAG, PART, RAM_ID, name8
-from snaptest.tool import MIB, PAGE, TIMEOUT, pattern, sample
-from snaptest.vm.machine import wait_until
-from snaptest.vm.run import is_pending
+from snaptest.tool import pattern, sample
+from snaptest.units import MIB, PAGE
+from snaptest.waiting import is_pending, wait_until
 
 BATCH = DATA_SIZE // PAGE
 SHUT_OK = struct.pack('>HHI', 1, 4, 0)

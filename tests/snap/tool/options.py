@@ -12,8 +12,9 @@ import subprocess
 import unittest
 import uuid
 
-from snaptest import env
-from snaptest.tool import MIB, REFUSAL, TIMEOUT, ToolTest, sample, small
+from snaptest import TIMEOUT, env
+from snaptest.tool import REFUSAL, ToolTest, sample, small
+from snaptest.units import MIB
 
 VERBS = ('save', 'load', 'info', 'check', 'embed')
 MAN_PAGE = os.path.join(os.path.dirname(os.path.realpath(__file__)),

@@ -18,6 +18,7 @@ import tempfile
 import time
 import unittest
 
+from snaptest import TIMEOUT
 from snaptest.peers.decode import Stream
 from snaptest.peers.destination import (ADVISE, DISCARD, ENDED, LISTEN,
                                         PACKAGED, PONG, REQ_PAGES_ID,
@@ -28,9 +29,9 @@ from snaptest.peers.destination import (ADVISE, DISCARD, ENDED, LISTEN,
 from snaptest.peers.streams import (END, EOF, OPEN_RETURN_PATH,
                                     PAGE as PAGE_FLAG, PART, PING, ZERO,
                                     StreamBuilder, command, name8)
-from snaptest.tool import MIB, PAGE, TIMEOUT, pattern, sample
+from snaptest.tool import pattern, sample
+from snaptest.units import GIB, MIB, PAGE
 
-GIB = 1 << 30
 SWITCHOVER_ACK = 7
 HOST_PAGE = 2 * MIB
 ARRIVAL_PAGES = 256

@@ -11,12 +11,12 @@ import sys
 import tempfile
 import unittest
 
-from snaptest.faults import powercut as cuts
 from snaptest.faults.crash import (NEW, OLD, REFUSED, CrashTest, Failure, Run,
                                    Save, files, guest)
+from snaptest.faults.powercut import Disk, relevant, replay
 from snaptest.peers.decode import Stream
 from snaptest.peers.destination import PostcopyTest
-from snaptest.tool import PAGE
+from snaptest.units import PAGE
 
 SEED = 4711
 # What is there, of all that nothing is known of, besides none and all
@@ -51,7 +51,7 @@ class PowerCut(CrashTest):
         """All went well, and nothing happened that is not in the log."""
         self.assertEqual((run.result.returncode, run.result.stderr), (0, b''))
         disk = run.disk()
-        for _ in cuts.replay(run.records(), disk):
+        for _ in replay(run.records(), disk):
             pass
         replayed, found = disk.whole(), files(run.work)
         self.assertEqual(sorted(replayed), sorted(found))
@@ -60,12 +60,12 @@ class PowerCut(CrashTest):
 
     # What may be left of it
 
-    def states(self, records: list, disk: cuts.Disk):
+    def states(self, records: list, disk: Disk):
         """States that differ, and whether the tool has exited before them"""
         rng = random.Random(SEED)
         seen = set()
-        last = len(cuts.relevant(records))
-        for i, now in enumerate(cuts.replay(records, disk)):
+        last = len(relevant(records))
+        for i, now in enumerate(replay(records, disk)):
             draws = LAST_DRAWS if i == last else self.draws
             for share in (0, 1, *(SHARES * draws)[:draws]):
                 state = now.cut(rng, share)

@@ -15,10 +15,10 @@ import unittest
 from collections import Counter
 
 from snaptest import TIMEOUT
-from snaptest.image import bitflips as flips
-from snaptest.image.anatomy import HEADER_USED, PARTS
+from snaptest.image.anatomy import HEADER_USED, PARTS, checksum
 from snaptest.image.bitflips import (BARE, CORRUPT, IMPOSSIBLE, LEAKS, SOUND,
-                                     Flip)
+                                     Flip, Outcome, Specimen, Specimens,
+                                     Worker, Workers, as_many_as_can_be)
 from snaptest.peers.decode import Stream
 from snaptest.peers.destination import RUNNING, PostcopyTest
 from snaptest.peers.streams import StreamBuilder
@@ -37,10 +37,10 @@ def tearDownModule():
         print(f'# {number} {what}', file=sys.stderr)
 
 
-class Mender(flips.Worker):
+class Mender(Worker):
     """Damage an image, have it repaired, and see what it has become."""
 
-    def begin_work(self, specimen: flips.Specimen):
+    def begin_work(self, specimen: Specimen):
         super().begin_work(specimen)
         with open(self.image, 'rb') as f:
             self.good = f.read()
@@ -53,10 +53,10 @@ class Mender(flips.Worker):
             os.truncate(self.image, len(self.good))
             os.pwrite(self.file.fileno(), self.good, 0)
 
-    def examine(self, flip) -> flips.Outcome:
+    def examine(self, flip) -> Outcome:
         """Some bits at once, which are like one in their effect"""
         bits = flip if isinstance(flip, tuple) else (flip,)
-        outcome = flips.Outcome(bits[0])
+        outcome = Outcome(bits[0])
         for bit in bits:
             self.flip(bit)
         try:
@@ -68,7 +68,7 @@ class Mender(flips.Worker):
         self.restore()
         return outcome
 
-    def repair(self, outcome: flips.Outcome):
+    def repair(self, outcome: Outcome):
         before = self.whole(), os.stat(self.image).st_mtime_ns
         result = self.tool('check', '--repair', '--output=json', *self.target)
         after = self.whole(), os.stat(self.image).st_mtime_ns
@@ -88,13 +88,13 @@ class Mender(flips.Worker):
                          (0,) * 6, result)
         self.is_sound(outcome)
 
-    def statuses(self, outcome: flips.Outcome):
+    def statuses(self, outcome: Outcome):
         """What is in vain does not get further than to the attempt."""
         if UNREADABLE in outcome.errors[0]:
             return outcome.check, IMPOSSIBLE
         return (outcome.check,)
 
-    def is_sound(self, outcome: flips.Outcome):
+    def is_sound(self, outcome: Outcome):
         """The image is as good as new, but for what was removed."""
         self.assertEqual(self.check(outcome), SOUND)
         result = self.tool('load', *self.target)
@@ -109,24 +109,24 @@ class Repair(PostcopyTest):
 
     def setUp(self):
         super().setUp()
-        self.specimens = flips.Specimens(self)
+        self.specimens = Specimens(self)
 
     def some(self, extents, number: int, rng: random.Random) -> list[Flip]:
         weights = [length for _, length in extents]
         return [Flip(start + rng.randrange(length), rng.randrange(8))
                 for start, length in rng.choices(extents, weights, k=number)]
 
-    def examine(self, specimen: flips.Specimen, todo):
+    def examine(self, specimen: Specimen, todo):
         """@todo: what is flipped, and whether it is to be repaired"""
-        todo = flips.as_many_as_can_be(todo)
-        with flips.Workers(specimen, Mender) as workers:
+        todo = as_many_as_can_be(todo)
+        with Workers(specimen, Mender) as workers:
             outcomes = workers.map([bits for bits, _ in todo])
         wrong = [f'{flip}: {outcome}' for (flip, good), outcome in
                  zip(todo, outcomes) if outcome.problem or
                  not self.right(good, outcome)]
         self.assertFalse(wrong, '\n'.join([str(len(wrong)), *wrong[:20]]))
 
-    def right(self, good: bool | None, outcome: flips.Outcome) -> bool:
+    def right(self, good: bool | None, outcome: Outcome) -> bool:
         """Whether it was repaired where it could be; None: where it leaks"""
         if good is None:
             good = outcome.check == LEAKS
@@ -138,7 +138,7 @@ class Repair(PostcopyTest):
             TOTAL[LEFT] += 1
         return bool(outcome.repaired) == good
 
-    def bits(self, specimen: flips.Specimen, rng: random.Random, each: int):
+    def bits(self, specimen: Specimen, rng: random.Random, each: int):
         """Some of all parts"""
         anatomy = specimen.anatomy
         for part in ('header', 'page', *PARTS):
@@ -158,7 +158,7 @@ class Repair(PostcopyTest):
                   for at in HEADER_USED[::3]]
         self.examine(specimen, [*header, *self.bits(specimen, rng, 25)])
 
-    def container(self, specimen: flips.Specimen, rng: random.Random):
+    def container(self, specimen: Specimen, rng: random.Random):
         metadata = rng.sample(specimen.anatomy.metadata(), 300)
         self.examine(specimen, [
             *((Flip(at, rng.randrange(8)), None) for at in metadata),
@@ -239,7 +239,7 @@ class Repair(PostcopyTest):
         with open(specimen.path, 'r+b') as f:
             header = bytearray(f.read(512))
             header[31] |= 2
-            header[504:] = flips.checksum(bytes(header[:504]))
+            header[504:] = checksum(bytes(header[:504]))
             f.seek(0)
             f.write(header)
         options = ['--repair', *specimen.options, specimen.path]

@@ -12,9 +12,10 @@ import struct
 import subprocess
 import unittest
 
-from snaptest import env
+from snaptest import TIMEOUT, env
 from snaptest.peers.streams import OPEN_RETURN_PATH, PING, command
-from snaptest.tool import MIB, TIMEOUT, ToolTest, sample
+from snaptest.tool import ToolTest, sample
+from snaptest.units import MIB
 
 SHUT, PONG = 1, 2
 

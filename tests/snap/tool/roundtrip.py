@@ -16,7 +16,8 @@ from snaptest import env
 from snaptest.peers.decode import Stream
 from snaptest.peers.streams import (CONTINUE, END, FOOTER, PAGE as PAGE_FLAG,
                                     START, StreamBuilder, command, name8)
-from snaptest.tool import MIB, PAGE, ToolTest, pattern, sample
+from snaptest.tool import ToolTest, pattern, sample
+from snaptest.units import MIB, PAGE
 
 
 def section(kind: int, number: int, payload: bytes, name: str = '') -> bytes:

@@ -17,8 +17,9 @@ import threading
 import time
 import unittest
 
-from snaptest.faults import preload
-from snaptest.tool import MIB, REFUSAL, ToolTest, sample
+from snaptest.faults.preload import build_library
+from snaptest.tool import REFUSAL, ToolTest, sample
+from snaptest.units import MIB
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # What holds the tool does so for good, so this is no measure of speed.
@@ -126,7 +127,7 @@ class SignalTest(ToolTest):
 
     def preloaded(self, name: str, source: str, *flags: str) -> dict:
         """Arguments of a command that runs with a library"""
-        library = preload.build(self.dir, name, source, *flags)
+        library = build_library(self.dir, name, source, *flags)
         return {'env': dict(os.environ, LD_PRELOAD=library)}
 
     def listen(self, name: str, backlog: int = 8) -> socket.socket:

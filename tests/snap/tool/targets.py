@@ -10,8 +10,9 @@ import subprocess
 import sys
 import unittest
 
-from snaptest import env
-from snaptest.tool import MIB, TIMEOUT, ToolTest, sample, small
+from snaptest import TIMEOUT, env
+from snaptest.tool import ToolTest, sample, small
+from snaptest.units import MIB
 
 
 class Existing(ToolTest):

@@ -8,9 +8,9 @@ import json
 import time
 import unittest
 
+from snaptest.units import PAGE
 from snaptest.vm.case import Machines, SnapTest
 from snaptest.vm.machine import NEWEST, Probe
-from snaptest.vm.ram import PAGE
 
 
 class Paused(Machines, SnapTest):

@@ -9,11 +9,12 @@ import signal
 import unittest
 
 from snaptest import TIMEOUT
-from snaptest.faults import preload
+from snaptest.faults.preload import build_library
+from snaptest.units import MIB, PAGE
 from snaptest.vm.failure import FailureTest
-from snaptest.vm.guests import MIB
-from snaptest.vm.machine import Probe, is_listening, wait_until
-from snaptest.vm.ram import PAGE, Ram
+from snaptest.vm.machine import Probe
+from snaptest.vm.ram import Ram
+from snaptest.waiting import is_listening, wait_until
 
 RAM_START = 2 * MIB             # of the first block, in an image
 
@@ -153,7 +154,7 @@ class File(FailureTest):
     def setUp(self):
         super().setUp()
         self.flushes = self.path('flushes')
-        self.shim = preload.build(self.dir, 'slow-flush', SLOW_FLUSH,
+        self.shim = build_library(self.dir, 'slow-flush', SLOW_FLUSH,
                                   f'-DDELAY={DELAY}')
 
     def slow_flush(self):

@@ -10,10 +10,10 @@ import signal
 import subprocess
 import unittest
 
+from snaptest.units import MIB, PAGE
 from snaptest.vm.case import PostcopyTest
-from snaptest.vm.guests import MIB
 from snaptest.vm.machine import NEWEST, Q35
-from snaptest.vm.ram import PAGE, Ram
+from snaptest.vm.ram import Ram
 
 RESERVE = '/proc/sys/vm/nr_hugepages'
 HUGE = 2 * MIB

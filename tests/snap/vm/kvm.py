@@ -11,14 +11,14 @@ import live
 import multifd
 import postcopy
 import recovery
-from snaptest.vm import kvm
+from snaptest.vm.kvm import KVM, why_no_kvm
 
 
-class BackgroundPaused(kvm.KVM, background.Paused):
+class BackgroundPaused(KVM, background.Paused):
     pass
 
 
-class BackgroundRunning(kvm.KVM, background.Running):
+class BackgroundRunning(KVM, background.Running):
 
     # It measures time, and needs a machine for itself.
     test_responsive = None
@@ -34,28 +34,28 @@ class BackgroundRunning(kvm.KVM, background.Running):
         return super().vm(*args, *self.processor, **kwargs)
 
 
-class Live(kvm.KVM, live.Live):
+class Live(KVM, live.Live):
     pass
 
 
-class PostcopyRunning(kvm.KVM, postcopy.Running):
+class PostcopyRunning(KVM, postcopy.Running):
     pass
 
 
-class Recovery(kvm.KVM, recovery.Broken):
+class Recovery(KVM, recovery.Broken):
     pass
 
 
-class MultifdSave(kvm.KVM, multifd.Save):
+class MultifdSave(KVM, multifd.Save):
     pass
 
 
-class MultifdLoad(kvm.KVM, multifd.Load):
+class MultifdLoad(KVM, multifd.Load):
     pass
 
 
 if __name__ == '__main__':
-    WHY = kvm.missing()
+    WHY = why_no_kvm()
     if WHY:
         print(f'# 0 cases under KVM; {WHY}', file=sys.stderr)
         sys.exit(77)        # to meson, the test is skipped

@@ -9,8 +9,8 @@ import shlex
 import sys
 import unittest
 
+from snaptest.units import MIB
 from snaptest.vm.case import SnapTest
-from snaptest.vm.guests import MIB
 
 TOOL_MIB = 128
 

@@ -6,8 +6,8 @@
 
 import unittest
 
-from snaptest.vm import guests
 from snaptest.vm.case import SnapTest
+from snaptest.vm.guests import console_ticks, linux_args
 from snaptest.vm.machine import NEWEST, Q35
 
 
@@ -15,21 +15,21 @@ class Linux(SnapTest):
     """Anonymous RAM; the guest's own nonce, counter and data are the proof."""
 
     def boot(self, machine, version=NEWEST):
-        vm = self.vm(machine, '256M', *guests.linux_args(self.dir),
+        vm = self.vm(machine, '256M', *linux_args(self.dir),
                      version=version)
-        vm.wait_console(lambda lines: len(guests.ticks(lines)) > 3)
+        vm.wait_console(lambda lines: len(console_ticks(lines)) > 3)
         return vm
 
     def revert(self, src, version=NEWEST):
         """A new machine, loaded; the first lines that it prints."""
         src.kill()
-        dst = self.vm(src.machine, '256M', *guests.linux_args(self.dir),
+        dst = self.vm(src.machine, '256M', *linux_args(self.dir),
                       '-incoming', 'defer', version=version)
         self.load(self.path('image'), dst)
         self.assertEqual(dst.status(), 'running')
         # The first line may be cut: its beginning was printed by the source.
-        dst.wait_console(lambda lines: len(guests.ticks(lines)) > 20)
-        return guests.ticks(dst.console())
+        dst.wait_console(lambda lines: len(console_ticks(lines)) > 20)
+        return console_ticks(dst.console())
 
     def assert_goes_on_from(self, before, after, ticks):
         """The counter goes on from between two ticks, one by one."""
@@ -43,15 +43,15 @@ class Linux(SnapTest):
 
     def background(self, machine, version=NEWEST, to=NEWEST):
         src = self.boot(machine, version)
-        before = guests.ticks(src.console())[-1]
+        before = console_ticks(src.console())[-1]
         src.migrate(self.exec_uri(self.command('save', self.path('image'))),
                     'background-snapshot')
         src.wait_snapshot_taken()
-        after = guests.ticks(src.console())[-1]
+        after = console_ticks(src.console())[-1]
         src.wait_migration()
         self.assert_completed('save')
         src.wait_console(
-            lambda lines: guests.ticks(lines)[-1].count > after.count + 10)
+            lambda lines: console_ticks(lines)[-1].count > after.count + 10)
         self.assert_goes_on_from(before, after, self.revert(src, to))
 
     def test_background(self):
@@ -63,7 +63,7 @@ class Linux(SnapTest):
     def test_live(self):
         src = self.boot(Q35)
         self.save(src, self.path('image'), caps=['return-path'])
-        last = guests.ticks(src.console())[-1]
+        last = console_ticks(src.console())[-1]
         self.assert_goes_on_from(last, last, self.revert(src))
 
 

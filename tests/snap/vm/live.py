@@ -9,10 +9,9 @@ import unittest
 
 from snaptest import TIMEOUT
 from snaptest.peers.decode import Stream
+from snaptest.units import MIB, PAGE
 from snaptest.vm.case import Machines, SnapTest
-from snaptest.vm.guests import MIB
 from snaptest.vm.machine import NEWEST, Q35
-from snaptest.vm.ram import PAGE
 
 
 class Live(Machines, SnapTest):

@@ -12,11 +12,12 @@ import unittest
 
 from snaptest import TIMEOUT
 from snaptest.tool import REFUSAL
+from snaptest.units import MIB
 from snaptest.vm.case import PostcopyTest
-from snaptest.vm.guests import MIB
-from snaptest.vm.machine import NEWEST, PC, VM, wait_until
-from snaptest.vm.postcopy import Load
+from snaptest.vm.machine import NEWEST, PC, VM
 from snaptest.vm.ram import Ram
+from snaptest.vm.run import Load
+from snaptest.waiting import wait_until
 
 
 class Many(PostcopyTest):

@@ -7,10 +7,10 @@
 import os
 import unittest
 
+from snaptest.units import MIB, PAGE
 from snaptest.vm.case import Machines, SnapTest
-from snaptest.vm.guests import MIB
-from snaptest.vm.machine import NEWEST, Q35, is_listening
-from snaptest.vm.ram import PAGE
+from snaptest.vm.machine import NEWEST, Q35
+from snaptest.waiting import is_listening
 
 
 class Multifd(SnapTest):

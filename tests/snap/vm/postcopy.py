@@ -6,11 +6,10 @@
 
 import unittest
 
+from snaptest.units import MIB, PAGE
 from snaptest.vm.case import Machines, PostcopyTest
-from snaptest.vm.guests import MIB
 from snaptest.vm.machine import NEWEST, Q35, VIRT
-from snaptest.vm.postcopy import PUSHED
-from snaptest.vm.ram import PAGE
+from snaptest.vm.run import PUSHED
 
 HUGE = 2 * MIB // PAGE
 

@@ -7,12 +7,11 @@
 import unittest
 
 from snaptest.sanitizers import is_sanitized
-from snaptest.vm import guests
+from snaptest.units import MIB, PAGE
 from snaptest.vm.case import PostcopyTest
-from snaptest.vm.guests import MIB
+from snaptest.vm.guests import console_ticks, linux_args
 from snaptest.vm.machine import Q35
-from snaptest.vm.postcopy import PUSHED
-from snaptest.vm.ram import PAGE
+from snaptest.vm.run import PUSHED
 
 
 class Push(PostcopyTest):
@@ -81,12 +80,12 @@ class Linux(PostcopyTest):
 
     def setUp(self):
         super().setUp()
-        self.args = guests.linux_args(self.dir)
+        self.args = linux_args(self.dir)
         src = self.vm(Q35, '256M', *self.args)
-        src.wait_console(lambda lines: len(guests.ticks(lines)) > 3)
+        src.wait_console(lambda lines: len(console_ticks(lines)) > 3)
         self.save(src, self.image, caps=['background-snapshot'])
         self.stored = self.report()['stored-pages']
-        self.last = guests.ticks(src.console())[-1]
+        self.last = console_ticks(src.console())[-1]
         src.kill()
 
     def waiting(self, *options):
@@ -98,11 +97,11 @@ class Linux(PostcopyTest):
             dst = self.waiting()
             return dst, self.postcopy(dst, self.image, *rate)
         dst, load, _ = self.unfinished(
-            start, lambda dst: dst.wait_console(guests.ticks), 30)
+            start, lambda dst: dst.wait_console(console_ticks), 30)
         self.assert_all_sent(self.complete(load))
-        count = len(guests.ticks(dst.console()))
-        dst.wait_console(lambda lines: len(guests.ticks(lines)) > count + 20)
-        ticks = guests.ticks(dst.console())
+        count = len(console_ticks(dst.console()))
+        dst.wait_console(lambda lines: len(console_ticks(lines)) > count + 20)
+        ticks = console_ticks(dst.console())
         self.assertEqual({t.nonce for t in ticks}, {self.last.nonce})
         self.assertEqual({t.state for t in ticks}, {'ok'})
         counts = [t.count for t in ticks]

@@ -11,11 +11,12 @@ import sys
 import unittest
 
 from snaptest import TIMEOUT
+from snaptest.units import PAGE
 from snaptest.vm.case import PostcopyTest
 from snaptest.vm.guests import WORKING_SET
-from snaptest.vm.machine import NEWEST, Q35, VIRT, wait_until
-from snaptest.vm.postcopy import Load
-from snaptest.vm.ram import PAGE
+from snaptest.vm.machine import NEWEST, Q35, VIRT
+from snaptest.vm.run import Load
+from snaptest.waiting import wait_until
 
 # So slow that a load takes seconds, in MiB/s
 SLOW = 2

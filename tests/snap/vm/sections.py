@@ -12,8 +12,8 @@ import sys
 import unittest
 
 from snaptest import TIMEOUT, env
+from snaptest.units import MIB
 from snaptest.vm.case import SnapTest
-from snaptest.vm.guests import MIB
 from snaptest.vm.machine import NEWEST, Q35, S390, VIRT
 from snaptest.vm.qtest import QTest, VirtioMem
 from snaptest.vm.ram import Ram

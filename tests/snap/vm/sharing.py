@@ -7,7 +7,7 @@
 import os
 import unittest
 
-from snaptest.vm.case import MIB
+from snaptest.units import MIB
 from snaptest.vm.failure import DisturbedTest
 from snaptest.vm.machine import NEWEST, Q35
 from snaptest.vm.run import Run

@@ -13,8 +13,8 @@ import unittest
 
 from snaptest import TIMEOUT
 from snaptest.vm.failure import MODES, DisturbedTest
-from snaptest.vm.machine import wait_until
-from snaptest.vm.run import Run, is_pending
+from snaptest.vm.run import Run
+from snaptest.waiting import is_pending, wait_until
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 POISON = 0xa5a5a5a5             # what Ram.poison() makes of a word

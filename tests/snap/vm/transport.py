@@ -9,7 +9,7 @@ import socket
 import unittest
 
 from snaptest.vm.case import SnapTest
-from snaptest.vm.machine import is_listening
+from snaptest.waiting import is_listening
 
 
 class Transport(SnapTest):

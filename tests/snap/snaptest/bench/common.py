@@ -11,11 +11,10 @@ import struct
 import sys
 import time
 
-from snaptest.vm.guests import MIB
+from snaptest.units import GIB, MIB, PAGE
 from snaptest.vm.machine import Q35, VM
-from snaptest.vm.ram import PAGE, Ram
+from snaptest.vm.ram import Ram
 
-GIB = 1 << 30
 REGION = 4 * MIB
 # A float: for QMP, a number without a point is for ever
 TIMEOUT = 600.0

@@ -5,9 +5,9 @@
 import json
 import sys
 
-from snaptest.bench.common import GIB, median
+from snaptest.bench.common import median
 from snaptest.bench.measure import TITLES
-from snaptest.vm.guests import MIB
+from snaptest.units import GIB, MIB
 
 try:
     import matplotlib

@@ -13,11 +13,13 @@ import subprocess
 import tempfile
 import threading
 
-from snaptest import env
-from snaptest.faults import storage
+from snaptest import TIMEOUT, env
 from snaptest.faults.powercut import Content, Disk
+from snaptest.faults.storage import (Record, Storage, build_storage_library,
+                                     read_log)
 from snaptest.peers.streams import StreamBuilder
-from snaptest.tool import PAGE, REFUSAL, TIMEOUT, ToolTest, pattern
+from snaptest.tool import REFUSAL, ToolTest, pattern
+from snaptest.units import PAGE
 
 RAM, VRAM = 131072, 32768
 WORKERS = 2
@@ -100,9 +102,9 @@ class Run:
     result: subprocess.CompletedProcess | None = None
 
     def records(self) -> list:
-        return storage.read_log(self.log)
+        return read_log(self.log)
 
-    def disturbed(self) -> storage.Record | None:
+    def disturbed(self) -> Record | None:
         """The beginning of what was disturbed"""
         return next((record for record in self.records()
                      if record.disturbed and not record.end), None)
@@ -166,7 +168,7 @@ class CrashTest(ToolTest):
         scratch = tempfile.mkdtemp(prefix='snap-', dir=os.environ.get(
             'TMPDIR', '/var/tmp'))
         cls.addClassCleanup(shutil.rmtree, scratch)
-        cls.storage_library = storage.build(scratch)
+        cls.storage_library = build_storage_library(scratch)
         cls.streams = {OLD: guest(1).build(), NEW: guest(2).build()}
         cls.outputs = {}
 
@@ -232,7 +234,7 @@ class CrashTest(ToolTest):
 
     def finish_run(self, run: Run, *args: str, stdin: bytes = b'',
                    rule: str = '', exchange: bool = True) -> Run:
-        watched = storage.Storage(run.work, self.storage_library)
+        watched = Storage(run.work, self.storage_library)
         run.result = self.run_tool(
             *args, '--aio=threads', run.image, stdin=stdin,
             env=watched.environ(rule, run.log, exchange=exchange))

@@ -8,7 +8,7 @@ import os
 import subprocess
 
 
-def build(directory: str, name: str, source: str, *flags: str) -> str:
+def build_library(directory: str, name: str, source: str, *flags: str) -> str:
     """Compile C @source, in @directory, and return the library's path."""
     path = os.path.join(directory, name + '.so')
     subprocess.run(['cc', '-shared', '-fPIC', '-o', path, *flags,

@@ -20,8 +20,8 @@ import fcntl
 import os
 
 from snaptest import TIMEOUT
-from snaptest.faults import preload
-from snaptest.vm.machine import wait_until
+from snaptest.faults.preload import build_library
+from snaptest.waiting import wait_until
 
 
 READS = ('preadv64', 'pread64')
@@ -135,7 +135,7 @@ class Stages:
 
     def __init__(self, directory: str, home: str):
         self.home = os.path.realpath(home)
-        self.shim = preload.build(directory, 'stages', SHIM)
+        self.shim = build_library(directory, 'stages', SHIM)
         self.path = os.path.join(directory, 'stages.log')
         self.step, self.lock = ('', 0), None
 

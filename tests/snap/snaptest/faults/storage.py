@@ -4,7 +4,7 @@
 #
 """What a command does to the files of a directory, and how to disturb it.
 
-    storage = Storage(directory, build(scratch))
+    storage = Storage(directory, build_storage_library(scratch))
     subprocess.run(..., env=storage.environ('write 3 error 5', log=log))
     for record in read_log(log): ...
 
@@ -15,7 +15,7 @@ import dataclasses
 import os
 import struct
 
-from snaptest.faults import preload
+from snaptest.faults.preload import build_library
 
 CLASSES = ('write', 'flush', 'read', 'meta', 'look')
 KINDS = ('write', 'flush', 'read', 'open', 'truncate', 'fallocate', 'link',
@@ -69,11 +69,11 @@ def read_log(path: str) -> list:
     return records
 
 
-def build(scratch: str) -> str:
+def build_storage_library(scratch: str) -> str:
     """Compile the library, in @scratch."""
     source = os.path.join(os.path.dirname(__file__), 'storage.c')
     with open(source, encoding='ascii') as f:
-        return preload.build(scratch, 'storage', f.read(), '-O1')
+        return build_library(scratch, 'storage', f.read(), '-O1')
 
 
 class Storage:

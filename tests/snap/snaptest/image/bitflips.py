@@ -23,13 +23,14 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from snaptest import sanitizers
 from snaptest.image.anatomy import Disk, Qcow2, Raw, checksum
 from snaptest.peers.decode import Stream
 from snaptest.peers.destination import (RUNNING, Destination, PostcopyTest,
                                         Stage)
 from snaptest.peers.streams import StreamBuilder
-from snaptest.tool import PAGE, REFUSAL, ToolTest, pattern, sample
+from snaptest.sanitizers import is_sanitized
+from snaptest.tool import REFUSAL, ToolTest, pattern, sample
+from snaptest.units import PAGE
 
 JOBS = 2
 # With sanitizers, a process takes so much longer; it is not many cases that
@@ -152,7 +153,7 @@ class Specimens:
 
 
 def as_many_as_can_be(cases: list) -> list:
-    return cases[::SANITIZED_SHARE] if sanitizers.is_sanitized() else cases
+    return cases[::SANITIZED_SHARE] if is_sanitized() else cases
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from snaptest.peers.streams import (COMMAND, CONTINUE, END, EOF, EOS, FOOTER,
                                     PART, PING, START, ZERO, StreamBuilder,
                                     command, name8)
 from snaptest.tool import ToolTest
-from snaptest.vm.machine import wait_until
+from snaptest.waiting import wait_until
 
 ADVISE, LISTEN, RUN, DISCARD, PACKAGED, RESUME, RECV_BITMAP = \
     3, 4, 5, 6, 7, 9, 10

@@ -16,8 +16,10 @@ import subprocess
 import threading
 import time
 
+from snaptest import TIMEOUT
 from snaptest.peers.streams import END, EOS, StreamBuilder
-from snaptest.tool import PAGE, TIMEOUT, ToolTest
+from snaptest.tool import ToolTest
+from snaptest.units import PAGE
 
 MAGIC, VERSION = 0x11223344, 1
 SYNC = 0x01

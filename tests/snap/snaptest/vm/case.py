@@ -10,11 +10,14 @@ import subprocess
 import tempfile
 import unittest
 
-from snaptest import TIMEOUT, env, sanitizers
-from snaptest.vm.guests import MIB, Loop
-from snaptest.vm.machine import NEWEST, PC, Q35, S390, VIRT, VM, wait_until
-from snaptest.vm.postcopy import PUSHED, Load
+from snaptest import TIMEOUT, env
+from snaptest.sanitizers import watch_sanitizers
+from snaptest.units import MIB
+from snaptest.vm.guests import Loop
+from snaptest.vm.machine import NEWEST, PC, Q35, S390, VIRT, VM
 from snaptest.vm.ram import Ram
+from snaptest.vm.run import PUSHED, Load
+from snaptest.waiting import wait_until
 
 
 
@@ -24,7 +27,7 @@ class SnapTest(unittest.TestCase):
     accel = 'tcg'
 
     def setUp(self):
-        sanitizers.watch(self)
+        watch_sanitizers(self)
         # Kept short: the paths of sockets are bounded.
         self.dir = self.directory(os.environ.get('TMPDIR', '/var/tmp'))
         self.shm = self.directory('/dev/shm')

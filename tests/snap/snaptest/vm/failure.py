@@ -13,8 +13,8 @@ import sys
 from typing import NamedTuple
 
 from snaptest.faults.stages import Stages
+from snaptest.units import PAGE
 from snaptest.vm.case import SnapTest
-from snaptest.vm.ram import PAGE
 from snaptest.vm.run import Run
 
 

@@ -59,10 +59,9 @@ import time
 from typing import NamedTuple
 
 from snaptest import TIMEOUT, env
-from snaptest.vm.machine import wait_until
-from snaptest.vm.ram import PAGE, Ram
-
-MIB = 1 << 20
+from snaptest.units import MIB, PAGE
+from snaptest.vm.ram import Ram
+from snaptest.waiting import wait_until
 
 MAILBOX = 3 * MIB           # offsets in RAM; up to 4 MiB belongs to the guest
 CODE = 2 * MIB
@@ -477,7 +476,7 @@ class Tick(NamedTuple):
     state: str
 
 
-def ticks(console: list[str]) -> list[Tick]:
+def console_ticks(console: list[str]) -> list[Tick]:
     """The whole lines of the Linux guest among what it has printed."""
     found = re.findall(r'^snap ([0-9a-f]{16}) ([0-9]+) (ok|corrupt)\r?$',
                        '\n'.join(console), re.MULTILINE)

@@ -7,7 +7,8 @@ import functools
 import os
 import tempfile
 
-from snaptest.vm.guests import MIB, Loop
+from snaptest.units import MIB
+from snaptest.vm.guests import Loop
 from snaptest.vm.machine import Q35, VM
 from snaptest.vm.ram import Ram
 
@@ -34,7 +35,7 @@ def start(vm: VM, loop: Loop) -> str | None:
 
 
 @functools.cache
-def missing() -> str | None:
+def why_no_kvm() -> str | None:
     """Why no guest can run under KVM here; None if one can."""
     try:
         os.close(os.open(DEVICE, os.O_RDWR))

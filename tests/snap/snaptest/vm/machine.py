@@ -10,7 +10,9 @@ import threading
 import time
 
 from snaptest import TIMEOUT, env
-from snaptest.vm.ram import PAGE, Ram
+from snaptest.units import PAGE
+from snaptest.vm.ram import Ram
+from snaptest.waiting import wait_until
 
 from qemu.machine import QEMUMachine  # pylint: disable=wrong-import-order
 
@@ -28,23 +30,6 @@ MACHINES = {
     's390-': ('s390x', 's390.ram', []),
     'pseries-': ('ppc64', 'ppc_spapr.ram', []),
 }
-
-
-def wait_until(what, timeout: float):
-    """Wait for @what() to be true, and return that."""
-    deadline = time.monotonic() + timeout
-    while True:
-        value = what()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise TimeoutError(f'{timeout} s have passed')
-        time.sleep(0.01)
-
-
-def is_listening(path: str) -> bool:
-    """Whether connections to @path are taken: as soon as it is there."""
-    return os.path.exists(path)
 
 
 class VM(QEMUMachine):

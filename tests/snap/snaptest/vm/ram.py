@@ -7,7 +7,8 @@ import os
 import random
 import struct
 
-PAGE = 4096
+from snaptest.units import PAGE
+
 CHUNK = 1 << 20
 
 

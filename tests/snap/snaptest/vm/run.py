@@ -10,17 +10,11 @@ import signal
 import socket
 
 from snaptest import TIMEOUT
-from snaptest.vm.machine import is_listening, wait_until
+from snaptest.waiting import is_listening, wait_until
 
-
-def is_pending(pid: int, number: int) -> bool:
-    """Whether the process has not seen the signal yet"""
-    try:
-        with open(f'/proc/{pid}/status', encoding='ascii') as f:
-            mask = next(line for line in f if line.startswith('ShdPnd:'))
-    except FileNotFoundError:
-        return False
-    return bool(int(mask.split()[1], 16) & 1 << number - 1)
+# Why pages are sent that nobody has asked for, while the guest runs
+PUSHED = ('working-set-pages', 'arrival-pages', 'around-pages',
+          'linear-pages')
 
 
 class Run:
@@ -105,3 +99,12 @@ class Run:
 
     def report(self) -> dict:
         return self.test.report(self.path)
+
+
+class Load(Run):
+    """A load by postcopy into @vm, which is told where by @accept(uri)."""
+
+    def __init__(self, test, vm, accept, over: str, image: str,
+                 *options: str, **kwargs):
+        super().__init__(test, vm, accept, over, 'load', image, *options,
+                         **kwargs)

@@ -13,7 +13,7 @@ from snaptest.vm.case import Machines, SnapTest
 from snaptest.vm.machine import NEWEST, Probe
 
 
-class Paused(Machines, SnapTest):
+class StoppedGuest(Machines, SnapTest):
     """Of a stopped guest, byte for byte.  (7.2 lets it run afterwards.)"""
 
     def round_trip(self, machine, version=NEWEST, to=NEWEST):
@@ -26,7 +26,7 @@ class Paused(Machines, SnapTest):
         self.assert_goes_on(dst, src.loop)
 
 
-class Running(Machines, SnapTest):
+class RunningGuest(Machines, SnapTest):
     """Of a running guest: RAM and devices are those of one instant."""
 
     def round_trip(self, machine, version=NEWEST, to=NEWEST):
@@ -50,8 +50,7 @@ class Running(Machines, SnapTest):
         self.assertIsNone(src.ram.difference(dst.ram, loop.end))
         self.assert_goes_on(dst, loop)
 
-    def test_completed_is_durable(self):
-        """When the source says completed, the image is complete."""
+    def test_image_is_complete_when_source_says_completed(self):
         src = self.source(run=True)
         image = self.path('image')
         src.migrate(self.exec_uri(self.command('save', image)),
@@ -70,8 +69,7 @@ class Running(Machines, SnapTest):
         out = self.tool('check', image)
         self.assertEqual(out.returncode, 0, out.stderr)
 
-    def test_responsive(self):
-        """QMP does not stand still while a guest is saved."""
+    def test_monitor_answers_while_guest_is_saved(self):
         src = self.source(run=True, mib=256)
         start = time.monotonic()
         with Probe(src) as probe:
@@ -82,8 +80,7 @@ class Running(Machines, SnapTest):
         self.assertGreater(probe.count, 10)
         self.assertLess(probe.longest, passed / 2)
 
-    def test_one_after_another(self):
-        """Several snapshots of one running guest, each of its own moment."""
+    def test_each_snapshot_is_of_its_own_moment(self):
         src = self.source(run=True)
         for n in range(3):
             self.save(src, self.path(f'image{n}'),

@@ -37,50 +37,47 @@ class Containers(SnapTest):
             image = target
         self.verify(image, '-f', fmt)
 
-    def test_qcow2(self):
+    def test_qcow2_copy_loads(self):
         self.convert(([], 'qcow2'))
 
-    def test_compressed(self):
+    def test_compressed_copy_loads(self):
         self.convert((['-c'], 'qcow2'))
 
-    def test_raw(self):
+    def test_raw_copy_loads(self):
         self.convert(([], 'raw'))
 
-    def test_raw_full(self):
+    def test_raw_copy_without_holes_loads(self):
         self.convert((['-S', '0'], 'raw'))
 
-    def test_raw_and_back(self):
+    def test_copy_by_way_of_raw_loads(self):
         self.convert(([], 'raw'), ([], 'qcow2'))
 
-    def test_compressed_and_back(self):
+    def test_copy_by_way_of_compression_loads(self):
         self.convert((['-c'], 'qcow2'), (['-S', '0'], 'qcow2'))
 
-    def test_save_raw(self):
+    def test_image_saved_raw_loads(self):
         self.save(self.src, self.image, '-O', 'raw')
         self.verify(self.image, '-f', 'raw')
 
-    def test_save_cluster_size(self):
+    def test_image_of_4k_clusters_loads(self):
         self.save(self.src, self.image, '-O', 'qcow2', '-o',
                   'cluster_size=4k')
         self.verify(self.image)
 
-    def test_save_existing(self):
-        """-n saves into an image that is there, over what it held."""
+    def test_n_saves_over_what_an_image_held(self):
         self.img('create', '-f', 'qcow2', self.image, '256M')
         self.save(self.src, self.image, '-n')
         self.save(self.src, self.image, '-n')
         self.verify(self.image)
 
-    def test_backing(self):
-        """An overlay of a snapshot is a snapshot."""
+    def test_overlay_of_a_snapshot_is_a_snapshot(self):
         self.save(self.src, self.image)
         overlay = self.path('overlay')
         self.img('create', '-f', 'qcow2', '-b', self.image, '-F', 'qcow2',
                  overlay)
         self.verify(overlay, '--backing-chain')
 
-    def test_over_snapshot(self):
-        """Zero pages hide what an older snapshot below has at their place."""
+    def test_zero_pages_hide_an_older_snapshot_below(self):
         old = self.source()
         old.ram.fill_random(old.loop.end, old.ram.size)
         self.save(old, self.image)
@@ -90,7 +87,7 @@ class Containers(SnapTest):
         self.save(self.src, overlay, '-n')
         self.verify(overlay, '--backing-chain')
 
-    def test_cache_and_aio(self):
+    def test_saves_and_loads_with_each_aio_mode(self):
         for options in (['--cache=none', '--aio=native'],
                         ['--cache=writeback', '--aio=threads'],
                         ['--cache=none', '--aio=io_uring']):

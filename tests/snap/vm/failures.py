@@ -49,7 +49,7 @@ int fdatasync(int fd) { return slow("fdatasync", fd); }
 DELAY = 2
 
 
-class Disk(FailureTest):
+class FailingDisk(FailureTest):
     """What a failing disk does to a save into an existing image."""
 
     def setUp(self):
@@ -88,17 +88,17 @@ class Disk(FailureTest):
         # To invalidate, before the header, and after it
         self.assertGreater(n, 3)
 
-    def test_each_flush(self):
+    def test_each_failed_flush_fails_background_save(self):
         self.each_flush('background-snapshot')
         self.assert_runs_on()
         self.assert_loads(self.image)
 
-    def test_each_flush_live(self):
+    def test_each_failed_flush_fails_live_save(self):
         self.each_flush()
         self.assertEqual(self.src.status(), 'postmigrate')
         self.assert_loads(self.image)
 
-    def test_each_flush_return_path(self):
+    def test_each_failed_flush_fails_return_path_save(self):
         self.each_flush('return-path')
         self.assertEqual(self.src.status(), 'postmigrate')
         self.assert_loads(self.image)
@@ -117,20 +117,19 @@ class Disk(FailureTest):
         self.assert_failed(words)
         self.assert_no_snapshot(self.image)
 
-    def test_write_error(self):
+    def test_write_error_fails_background_save(self):
         self.write_error(5, 'Input/output error', 'background-snapshot')
 
-    def test_write_error_live(self):
+    def test_write_error_fails_live_save(self):
         self.write_error(5, 'Input/output error')
 
-    def test_write_error_return_path(self):
+    def test_write_error_fails_return_path_save(self):
         self.write_error(5, 'Input/output error', 'return-path')
 
-    def test_no_space(self):
+    def test_full_disk_fails_background_save(self):
         self.write_error(28, 'No space left', 'background-snapshot')
 
-    def test_unix(self):
-        """Over a socket, it is the exit status that tells."""
+    def test_exit_status_tells_of_failed_flush_over_unix(self):
         options, image = self.nth_flush(2)
         path = self.path('socket')
         tool = self.start(self.command('save', image, *options,
@@ -145,7 +144,7 @@ class Disk(FailureTest):
         self.assert_no_snapshot(self.image)
 
 
-class File(FailureTest):
+class FailedSave(FailureTest):
     """What becomes of FILE: all of the new snapshot, or what was there."""
 
     # A file may grow to 20 MiB; the signal is left out, as on a full disk.
@@ -184,24 +183,24 @@ class File(FailureTest):
     def assert_old(self, old):
         self.assertEqual(Ram.existing(self.image).digest(), old)
 
-    def test_too_large(self):
+    def test_background_save_too_large_leaves_nothing(self):
         self.start_save(prefix=self.TOO_LARGE)
         self.assert_failed('File too large')
         self.assert_only()
 
-    def test_too_large_live(self):
+    def test_live_save_too_large_leaves_nothing(self):
         self.start_save(prefix=self.TOO_LARGE, caps=())
         self.assert_failed('File too large')
         self.assert_only()
 
-    def test_too_large_over_old(self):
+    def test_save_too_large_leaves_only_old_file(self):
         old = self.save_old()
         self.start_save(prefix=self.TOO_LARGE)
         self.assert_failed('File too large')
         self.assert_only('image')
         self.assert_old(old)
 
-    def test_killed(self):
+    def test_kill_during_flush_keeps_old_file(self):
         """kill -9 when all but the last is written."""
         old = self.save_old()
         self.start_save('--aio=threads', prefix=self.slow_flush())
@@ -213,8 +212,7 @@ class File(FailureTest):
         self.save(self.src, self.image, caps=['background-snapshot'])
         self.assert_loads(self.image)
 
-    def test_terminated(self):
-        """A signal that can be caught leaves nothing."""
+    def test_sigterm_during_flush_leaves_only_old_file(self):
         old = self.save_old()
         self.start_save('--aio=threads', prefix=self.slow_flush())
         os.kill(self.flushing(), signal.SIGTERM)
@@ -222,7 +220,7 @@ class File(FailureTest):
         self.assert_only('image')
         self.assert_old(old)
 
-    def test_cancelled(self):
+    def test_cancelled_save_leaves_only_old_file(self):
         old = self.save_old()
         self.start_save('--aio=threads', prefix=self.slow_flush())
         self.flushing()
@@ -265,19 +263,18 @@ class File(FailureTest):
         self.src = self.source(machine, version=version, run=True,
                                mib=self.MIB)
 
-    def test_cancelled_with_return_path(self):
+    def test_cancelled_return_path_save_leaves_only_old_file(self):
         self.notices_cancellation()
 
-    def test_cancelled_with_return_path_10_0(self):
+    def test_cancelled_return_path_save_leaves_only_old_file_10_0(self):
         self.replace_source('pc-q35-10.0', '10.0')
         self.notices_cancellation()
 
-    def test_cancelled_with_return_path_7_2(self):
+    def test_cancelled_return_path_save_leaves_only_old_file_7_2(self):
         self.replace_source('pc-q35-7.2', '7.2')
         self.cancelled_with_return_path()
 
-    def test_quit(self):
-        """The source goes away in the middle."""
+    def test_killed_source_leaves_only_old_file(self):
         old = self.save_old()
         self.start_save('--aio=threads', prefix=self.slow_flush())
         self.flushing()
@@ -300,15 +297,15 @@ class File(FailureTest):
         self.assertLess(probe.longest, 0.75 * DELAY)
         self.assert_loads(self.image)
 
-    def test_slow_flush(self):
+    def test_monitor_answers_during_slow_flush(self):
         self.slow('background-snapshot')
         self.assert_runs_on()
 
-    def test_slow_flush_return_path(self):
+    def test_monitor_answers_during_slow_flush_with_return_path(self):
         self.slow('return-path')
 
 
-class Loads(FailureTest):
+class FailedLoad(FailureTest):
     """A load that fails ends the emulator that waited for it."""
 
     def setUp(self):
@@ -325,11 +322,11 @@ class Loads(FailureTest):
         for word in (image, *words):
             self.assertIn(word, dst.log())
 
-    def test_missing(self):
+    def test_missing_image_fails_load(self):
         os.unlink(self.image)
         self.assert_refused(self.image, 'No such file')
 
-    def test_corrupt_page(self):
+    def test_corrupt_page_fails_load(self):
         """One bit of the last page that is not zero."""
         ram = self.src.ram
         offset = next(p for p in range(ram.size - PAGE, 0, -PAGE)
@@ -341,18 +338,17 @@ class Loads(FailureTest):
             f.write(bytes([byte ^ 1]))
         self.assert_refused(self.image)
 
-    def test_lost_page(self):
-        """Data that has become zeroes."""
+    def test_page_lost_to_zeroes_fails_load(self):
         with open(self.image, 'r+b') as f:
             f.seek(RAM_START + self.src.loop.end)
             f.write(bytes(PAGE))
         self.assert_refused(self.image)
 
-    def test_truncated(self):
+    def test_truncated_image_fails_load(self):
         os.truncate(self.image, RAM_START + self.src.ram.size // 2)
         self.assert_refused(self.image)
 
-    def test_incomplete(self):
+    def test_image_without_header_fails_load(self):
         with open(self.image, 'r+b') as f:
             f.write(bytes(4096))
         self.assert_refused(self.image)

@@ -86,30 +86,30 @@ class FaultTest(DisturbedTest):
         self.assert_loads_whole()
 
 
-class Replaced(FaultTest):
+class FaultInNewFile(FaultTest):
     """FILE stays what it was, and nothing is beside it."""
 
     def assert_after_fault(self):
         self.assertEqual(self.whole(), self.old)
         self.assert_only('image')
 
-    def test_background(self):
+    def test_fault_in_background_save_leaves_only_old_file(self):
         self.each('background')
 
-    def test_live(self):
+    def test_fault_in_live_save_leaves_only_old_file(self):
         self.each('live')
 
-    def test_return_path(self):
+    def test_fault_in_return_path_save_leaves_only_old_file(self):
         self.each('return-path')
 
-    def test_unix(self):
+    def test_fault_in_unix_save_leaves_only_old_file(self):
         self.each('unix')
 
-    def test_unix_return_path(self):
+    def test_fault_in_unix_return_path_save_leaves_only_old_file(self):
         self.each('unix-return-path')
 
 
-class Existing(FaultTest):
+class FaultInExistingImage(FaultTest):
     """The image is no snapshot after any failure."""
 
     def setUp(self):
@@ -124,19 +124,19 @@ class Existing(FaultTest):
         else:
             self.assertIn(self.image, out.stderr)
 
-    def test_background(self):
+    def test_fault_in_background_save_leaves_no_false_snapshot(self):
         self.each('background', '-n')
 
-    def test_live(self):
+    def test_fault_in_live_save_leaves_no_false_snapshot(self):
         self.each('live', '-n')
 
-    def test_return_path(self):
+    def test_fault_in_return_path_save_leaves_no_false_snapshot(self):
         self.each('return-path', '-n')
 
-    def test_unix(self):
+    def test_fault_in_unix_save_leaves_no_false_snapshot(self):
         self.each('unix', '-n')
 
-    def test_unix_return_path(self):
+    def test_fault_in_unix_return_path_save_leaves_no_false_snapshot(self):
         self.each('unix-return-path', '-n')
 
 

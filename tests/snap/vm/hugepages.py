@@ -78,7 +78,7 @@ class HugePages(PostcopyTest):
         src.ram.write(SPARSE[1] + HUGE - PAGE, b'last page')
         return self.snapshot_of(src)
 
-    def test_stopped(self):
+    def test_stopped_guest_has_same_ram(self):
         src = self.sparse()
         for percent in (0, 50, 100):
             with self.subTest(percent):
@@ -105,22 +105,22 @@ class HugePages(PostcopyTest):
         self.assert_all_sent(self.complete(load))
         self.assert_ran_on(dst, src)
 
-    def test_running(self):
+    def test_running_guest_gets_all_its_ram(self):
         self.run_on()
 
-    def test_running_unix(self):
+    def test_running_guest_gets_all_its_ram_over_unix(self):
         self.run_on(over='unix')
 
-    def test_running_percent(self):
+    def test_running_guest_gets_all_its_ram_after_precopy(self):
         self.run_on(percent=50)
 
-    def test_running_preempt(self):
+    def test_running_guest_gets_all_its_ram_with_preempt(self):
         self.run_on('--preempt', over='unix', caps=['postcopy-preempt'])
 
-    def test_running_7_2(self):
+    def test_7_2_guest_gets_all_its_ram(self):
         self.run_on(machine='pc-q35-7.2', version='7.2')
 
-    def test_running_10_0(self):
+    def test_10_0_guest_gets_all_its_ram(self):
         self.run_on(machine='pc-q35-10.0', version='10.0')
 
     def recover(self, *options, **kwargs):
@@ -139,10 +139,10 @@ class HugePages(PostcopyTest):
         self.assertLess(stats['stored-pages'], self.stored)
         self.assert_ran_on(dst, src)
 
-    def test_recover(self):
+    def test_broken_load_can_be_resumed(self):
         self.recover()
 
-    def test_recover_preempt(self):
+    def test_broken_load_can_be_resumed_with_preempt(self):
         self.recover('--preempt', over='unix', caps=['postcopy-preempt'])
 
     def refused(self, *options, words='--host-page-size', huge=True):
@@ -156,20 +156,19 @@ class HugePages(PostcopyTest):
         self.assertIn(words, err)
         self.assertIn(words, load.report()['error'])
 
-    def test_option_missing(self):
+    def test_error_names_the_option_that_is_missing(self):
         self.refused()
 
-    def test_wrong_size(self):
+    def test_wrong_size_is_refused(self):
         self.refused('--host-page-size=pc.ram=4M')
 
-    def test_too_large(self):
-        """No block has that many bytes."""
+    def test_host_page_larger_than_its_block_is_refused(self):
         self.refused('--host-page-size=pc.ram=1G', words='pc.ram')
 
-    def test_other_block(self):
+    def test_option_for_unknown_block_is_refused(self):
         self.refused('--host-page-size=nosuch=2M', words='nosuch')
 
-    def test_not_huge(self):
+    def test_option_for_ordinary_pages_is_refused(self):
         self.refused(OPTION, huge=False)
 
 

@@ -43,7 +43,7 @@ class KillTest(DisturbedTest):
                 for n in range(count)]
 
 
-class Tool(KillTest):
+class KilledTool(KillTest):
     """kill -9 of the tool: what it leaves is in nobody's way."""
 
     # So many kills until a save is left alone, and until FILE is loaded
@@ -82,7 +82,7 @@ class Tool(KillTest):
         # Any machine is slow enough for the first ones.
         self.assertGreater(self.seen['failed'], 0)
 
-    def test_at_once(self):
+    def test_save_killed_at_once_leaves_file_whole(self):
         """Before there is anything to read"""
         for mode in ('background', 'live', 'return-path'):
             for _ in range(2):
@@ -94,16 +94,16 @@ class Tool(KillTest):
                 run.finish(1)
         self.next_save()
 
-    def test_random(self):
+    def test_background_save_killed_at_random_leaves_file_whole(self):
         self.at_random('background', 20)
 
-    def test_random_live(self):
+    def test_live_save_killed_at_random_leaves_file_whole(self):
         self.at_random('live', 5)
 
-    def test_random_return_path(self):
+    def test_return_path_save_killed_at_random_leaves_file_whole(self):
         self.at_random('return-path', 5)
 
-    def test_random_unix(self):
+    def test_unix_save_killed_at_random_leaves_file_whole(self):
         self.at_random('unix', 5)
 
     def at_stages(self, mode: str, nb_writes: int, last: int = 2):
@@ -134,20 +134,20 @@ class Tool(KillTest):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self.home, name))
 
-    def test_stages(self):
+    def test_background_save_killed_at_a_step_leaves_file_whole(self):
         self.at_stages('background', 8, 4)
 
-    def test_stages_live(self):
+    def test_live_save_killed_at_a_step_leaves_file_whole(self):
         self.at_stages('live', 2)
 
-    def test_stages_return_path(self):
+    def test_return_path_save_killed_at_a_step_leaves_file_whole(self):
         self.at_stages('return-path', 2)
 
-    def test_stages_unix(self):
+    def test_unix_save_killed_at_a_step_leaves_file_whole(self):
         self.at_stages('unix', 2)
 
 
-class Source(KillTest):
+class KilledSource(KillTest):
     """kill -9 of the source: the tool knows better than to go on."""
 
     def kill(self, run):
@@ -172,7 +172,7 @@ class Source(KillTest):
         os.unlink(self.src.ram.path)
         self.src = self.source(run=True, mib=self.MIB)
 
-    def test_random(self):
+    def test_exit_status_tells_if_source_is_killed_at_random(self):
         for mode, count in (('background', 6), ('return-path', 2),
                             ('unix', 2)):
             for delay in self.delays(mode, count, count):
@@ -184,7 +184,7 @@ class Source(KillTest):
         self.assertGreater(self.seen['failed'], 0)
         self.assert_loads_whole()
 
-    def test_stages(self):
+    def test_exit_status_tells_if_source_is_killed_at_a_step(self):
         for mode in MODES:
             for step in (('pwrite64', 12), ('fdatasync', 1),
                          ('renameat2', 1), ('fsync', 2)):

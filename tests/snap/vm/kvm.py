@@ -14,19 +14,19 @@ import recovery
 from snaptest.vm.kvm import KVM, why_no_kvm
 
 
-class BackgroundPaused(KVM, background.Paused):
+class BackgroundOfStoppedGuest(KVM, background.StoppedGuest):
     pass
 
 
-class BackgroundRunning(KVM, background.Running):
+class BackgroundOfRunningGuest(KVM, background.RunningGuest):
 
     # It measures time, and needs a machine for itself.
-    test_responsive = None
+    test_monitor_answers_while_guest_is_saved = None
 
-    def test_host_processor(self):
+    def test_guest_with_host_processor_can_be_saved(self):
         """With all that the processor has, as most users run it"""
         self.processor = ['-cpu', 'host']
-        self.test_one_after_another()
+        self.test_each_snapshot_is_of_its_own_moment()
 
     processor = []
 
@@ -34,23 +34,23 @@ class BackgroundRunning(KVM, background.Running):
         return super().vm(*args, *self.processor, **kwargs)
 
 
-class Live(KVM, live.Live):
+class LiveSave(KVM, live.LiveSave):
     pass
 
 
-class PostcopyRunning(KVM, postcopy.Running):
+class PostcopyOfRunningGuest(KVM, postcopy.RunningGuest):
     pass
 
 
-class Recovery(KVM, recovery.Broken):
+class BrokenLoad(KVM, recovery.BrokenLoad):
     pass
 
 
-class MultifdSave(KVM, multifd.Save):
+class SaveOverMultifd(KVM, multifd.SaveOverMultifd):
     pass
 
 
-class MultifdLoad(KVM, multifd.Load):
+class LoadOverMultifd(KVM, multifd.LoadOverMultifd):
     pass
 
 

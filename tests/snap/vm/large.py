@@ -15,7 +15,7 @@ from snaptest.vm.case import SnapTest
 TOOL_MIB = 128
 
 
-class Large(SnapTest):
+class LargeGuest(SnapTest):
     """4 GiB, of which 2.5 GiB are not zero, on both sides of the PCI hole."""
 
     def measured(self, verb):
@@ -39,7 +39,7 @@ class Large(SnapTest):
         print(f'{verb}: {peak} MiB at most')
         self.assertLess(peak, TOOL_MIB)
 
-    def test_4_gib(self):
+    def test_4_gib_come_back_in_little_memory(self):
         src = self.source(mib=4096, run=True)
         src.cmd('stop')
         src.ram.fill_random(1024 * MIB, 3200 * MIB)

@@ -11,7 +11,7 @@ from snaptest.vm.guests import console_ticks, linux_args
 from snaptest.vm.machine import NEWEST, Q35
 
 
-class Linux(SnapTest):
+class LinuxGuest(SnapTest):
     """Anonymous RAM; the guest's own nonce, counter and data are the proof."""
 
     def boot(self, machine, version=NEWEST):
@@ -54,13 +54,13 @@ class Linux(SnapTest):
             lambda lines: console_ticks(lines)[-1].count > after.count + 10)
         self.assert_goes_on_from(before, after, self.revert(src, to))
 
-    def test_background(self):
+    def test_linux_goes_on_from_background_snapshot(self):
         self.background(Q35)
 
-    def test_background_7_2_to_newest(self):
+    def test_linux_of_7_2_goes_on_in_newest(self):
         self.background('pc-i440fx-7.2', '7.2')
 
-    def test_live(self):
+    def test_linux_goes_on_from_live_save(self):
         src = self.boot(Q35)
         self.save(src, self.path('image'), caps=['return-path'])
         last = console_ticks(src.console())[-1]

@@ -14,7 +14,7 @@ from snaptest.vm.case import Machines, SnapTest
 from snaptest.vm.machine import NEWEST, Q35
 
 
-class Live(Machines, SnapTest):
+class LiveSave(Machines, SnapTest):
     """Pages come again, become zero and come back: the last one counts."""
 
     def save_recorded(self, src):
@@ -52,15 +52,13 @@ class Live(Machines, SnapTest):
         self.assert_same_ram(src, dst)
         self.assert_goes_on(dst, src.loop)
 
-    def test_return_path(self):
+    def test_guest_saved_with_return_path_comes_back(self):
         self.round_trip(Q35, caps=['return-path'])
 
-    def test_return_path_without_description(self):
-        """Only the source's silence tells the end."""
+    def test_return_path_without_description_ends_by_silence(self):
         self.round_trip(f'{Q35},suppress-vmdesc=on', caps=['return-path'])
 
-    def test_runs_on(self):
-        """A destination without -S runs, like the source."""
+    def test_guest_runs_without_S_as_its_source_did(self):
         src = self.source(run=True)
         self.save(src, self.path('image'))
         dst = self.destination(src, run=True)
@@ -68,8 +66,7 @@ class Live(Machines, SnapTest):
         self.assertEqual(dst.status(), 'running')
         dst.wait_until(lambda: src.loop.gen(dst.ram) > src.loop.gen())
 
-    def test_grown_zero(self):
-        """Much of RAM becomes zero while it is saved."""
+    def test_ram_zeroed_during_save_comes_back_zero(self):
         src = self.source(run=True, mib=96)
         src.migrate(self.exec_uri(self.command('save', self.path('image'))),
                     bandwidth=40 * MIB)

@@ -20,10 +20,10 @@ from snaptest.vm.run import Load
 from snaptest.waiting import wait_until
 
 
-class Many(PostcopyTest):
+class SeveralLoads(PostcopyTest):
     """Several machines revert to one image, each at its own pace."""
 
-    def test_many(self):
+    def test_guests_of_one_image_each_get_all_their_ram(self):
         src = self.snapshot(run=True, mib=32)
         loads = []
 
@@ -47,8 +47,7 @@ class Many(PostcopyTest):
         for vm in vms:
             self.assert_ran_on(vm, src)
 
-    def test_replaced(self):
-        """A load goes on with the file that it has opened."""
+    def test_load_goes_on_with_file_it_has_opened(self):
         src = self.snapshot(run=True, mib=32)
         other = self.source(run=True, mib=32, pages=1024)
 
@@ -116,7 +115,7 @@ class WorkingSet(PostcopyTest):
         else:
             self.assertEqual(self.warnings, '')
 
-    def test_recorded(self):
+    def test_recorded_working_set_spares_requests(self):
         asked = self.record()
         inode = os.stat(self.sidecar).st_ino
         self.assert_of_use(self.load(), asked)
@@ -127,16 +126,14 @@ class WorkingSet(PostcopyTest):
         self.assertNotEqual(os.stat(self.sidecar).st_ino, inode)
         self.assert_of_use(self.load(), asked)
 
-    def test_other_file(self):
-        """--working-set names the file, for all that use it."""
+    def test_working_set_option_names_the_file(self):
         path = self.path('else')
         asked = self.record('--working-set', path)
         self.assertFalse(os.path.exists(self.sidecar))
         self.assert_ignored(self.load())
         self.assert_of_use(self.load('--working-set', path), asked)
 
-    def test_foreign(self):
-        """The order of another snapshot is no help."""
+    def test_working_set_of_another_snapshot_is_ignored(self):
         self.record()
         foreign = Ram.existing(self.sidecar).digest()
         self.src = self.hot()
@@ -146,7 +143,7 @@ class WorkingSet(PostcopyTest):
         self.assert_not_embedded(self.sidecar)
         self.assertEqual(Ram.existing(self.image).digest(), before)
 
-    def test_damaged(self):
+    def test_damaged_working_set_is_ignored(self):
         self.record()
         size = os.path.getsize(self.sidecar)
         with open(self.sidecar, 'r+b') as f:
@@ -166,8 +163,7 @@ class WorkingSet(PostcopyTest):
         self.assertIn(cause, out.stderr)
         self.assertEqual(out.stderr.count('\n'), 1, out.stderr)
 
-    def test_embed(self):
-        """A set within the image serves where there is no other."""
+    def test_embedded_working_set_serves_if_there_is_no_other(self):
         self.assert_not_embedded(self.sidecar)
         asked = self.record()
         self.assertEqual(self.info(self.image)['working-set'], 0)
@@ -184,7 +180,7 @@ class WorkingSet(PostcopyTest):
         self.image = copy
         self.assert_of_use(self.load(), asked)
 
-    def test_embed_during_loads(self):
+    def test_embed_refuses_image_that_is_being_loaded(self):
         """An image that is being loaded is not written to."""
         self.record()
         before = Ram.existing(self.image).digest()
@@ -213,10 +209,10 @@ class Misuse(PostcopyTest):
         self.assertIn('postcopy-ram', load.report()['error'])
         wait_until(lambda: dst.exitcode() is not None, TIMEOUT)
 
-    def test_no_capability(self):
+    def test_missing_capability_is_named_over_exec(self):
         self.no_capability('exec')
 
-    def test_no_capability_unix(self):
+    def test_missing_capability_is_named_over_unix(self):
         self.no_capability('unix')
 
     def refused(self, dst: VM, over: str, *options: str) -> str:
@@ -281,7 +277,7 @@ class Misuse(PostcopyTest):
                 wait_until(lambda dst=dst: dst.exitcode() is not None, 20)
                 self.assertIn('qemu-snap: ', dst.log())
 
-    def test_percent(self):
+    def test_wrong_percent_is_refused(self):
         self.snapshot(mib=32)
         for percent in ('101', '-1', 'x', '', '50%', '1e1', '4294967296'):
             with self.subTest(percent):
@@ -293,8 +289,7 @@ class Misuse(PostcopyTest):
                 # A byte that no stream begins with, if any
                 self.assertIn(out.stdout, ('', REFUSAL.decode()))
 
-    def test_combinations(self):
-        """Options that only make sense with others."""
+    def test_options_that_make_no_sense_are_refused(self):
         self.snapshot(mib=32)
         for options in (['--preempt'],
                         ['--preempt', '--postcopy'],

@@ -13,7 +13,7 @@ from snaptest.vm.machine import NEWEST, Q35
 from snaptest.waiting import is_listening
 
 
-class Multifd(SnapTest):
+class MultifdTest(SnapTest):
     """A socket that all channels are made to."""
 
     def setUp(self):
@@ -46,7 +46,7 @@ class Multifd(SnapTest):
         self.assert_completed('load')
 
 
-class Save(Machines, Multifd):
+class SaveOverMultifd(Machines, MultifdTest):
     """An image is the same, whichever way its pages came."""
 
     def round_trip(self, machine, version=NEWEST, to=NEWEST, **kwargs):
@@ -57,25 +57,25 @@ class Save(Machines, Multifd):
         self.assert_same_ram(src, dst)
         self.assert_goes_on(dst, src.loop)
 
-    def test_one_channel(self):
+    def test_guest_comes_back_over_one_channel(self):
         self.round_trip(Q35, channels=1)
 
-    def test_many_channels(self):
+    def test_guest_comes_back_over_32_channels(self):
         """More than there are open buffers"""
         self.round_trip(Q35, channels=32)
 
-    def test_zero_pages_of_the_main_channel(self):
+    def test_zero_pages_may_come_over_main_channel(self):
         self.round_trip(Q35,
                         params={'zero-page-detection': 'legacy'})
 
-    def test_return_path(self):
+    def test_guest_saved_with_return_path_has_same_ram(self):
         src = self.source()
         self.save_multifd(src, 'return-path')
         dst = self.destination(src)
         self.load(self.image, dst)
         self.assert_same_ram(src, dst)
 
-    def test_live(self):
+    def test_last_copy_of_a_page_counts(self):
         """Pages come again, over whichever channel."""
         src = self.source(run=True, pages=4096, mib=128)
         info = self.save_multifd(src, channels=4)
@@ -87,14 +87,14 @@ class Save(Machines, Multifd):
         self.assertIsNone(src.loop.torn(dst.ram))
         self.assert_same_ram(src, dst)
 
-    def test_no_arrivals(self):
+    def test_no_order_of_arrivals_is_recorded(self):
         """What comes over several channels has no order."""
         src = self.source()
         self.save_multifd(src)
         self.assertEqual(self.info(self.image)['arrivals'], 0)
 
 
-class Load(Machines, Multifd):
+class LoadOverMultifd(Machines, MultifdTest):
     """Any image, whichever way it was saved."""
 
     def round_trip(self, machine, version=NEWEST, to=NEWEST, channels=2):
@@ -105,13 +105,13 @@ class Load(Machines, Multifd):
         self.assert_same_ram(src, dst)
         self.assert_goes_on(dst, src.loop)
 
-    def test_one_channel(self):
+    def test_guest_comes_back_over_one_channel(self):
         self.round_trip(Q35, channels=1)
 
-    def test_many_channels(self):
+    def test_guest_comes_back_over_20_channels(self):
         self.round_trip(Q35, channels=20)
 
-    def test_live(self):
+    def test_guest_saved_and_loaded_over_multifd_comes_back(self):
         """There and back over several channels, while the guest runs"""
         src = self.source(run=True, mib=128)
         self.save_multifd(src, channels=3)
@@ -121,7 +121,7 @@ class Load(Machines, Multifd):
         self.assert_same_ram(src, dst)
         self.assert_goes_on(dst, src.loop)
 
-    def test_uuid(self):
+    def test_destination_takes_channels_with_its_uuid(self):
         """A destination does not take the channels of another machine."""
         uuid = '3f2504e0-4f89-11d3-9a0c-0305e82c3301'
         src = self.source()
@@ -130,8 +130,7 @@ class Load(Machines, Multifd):
         self.load_multifd(dst, f'--uuid={uuid}')
         self.assert_same_ram(src, dst)
 
-    def test_damage(self):
-        """What is not as it was saved fails the load."""
+    def test_damaged_page_fails_load(self):
         src = self.source()
         self.save(src, self.image, '-O', 'raw')
         block = self.info(self.image)['ram-blocks'][0]

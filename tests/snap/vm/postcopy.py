@@ -14,7 +14,7 @@ from snaptest.vm.run import PUSHED
 HUGE = 2 * MIB // PAGE
 
 
-class Stopped(Machines, PostcopyTest):
+class StoppedGuest(Machines, PostcopyTest):
     """A destination with -S does not run, and has RAM byte for byte."""
 
     def round_trip(self, machine, version=NEWEST, to=NEWEST):
@@ -26,8 +26,7 @@ class Stopped(Machines, PostcopyTest):
         self.assert_same_ram(src, dst)
         self.assert_goes_on(dst, src.loop)
 
-    def test_percent(self):
-        """Pages that precopy has sent come no second time."""
+    def test_pages_of_precopy_come_no_second_time(self):
         src = self.snapshot()
         for percent in (0, 1, 60, 100):
             with self.subTest(percent):
@@ -43,7 +42,7 @@ class Stopped(Machines, PostcopyTest):
                 self.assert_same_ram(src, dst)
                 dst.kill()
 
-    def test_sockets(self):
+    def test_guest_has_same_ram_over_unix_and_fd(self):
         src = self.snapshot(mib=32)
         for over in ('unix', 'fd'):
             with self.subTest(over):
@@ -54,7 +53,7 @@ class Stopped(Machines, PostcopyTest):
                 dst.kill()
 
 
-class Running(Machines, PostcopyTest):
+class RunningGuest(Machines, PostcopyTest):
     """A destination runs before its RAM is there, and is none the worse."""
 
     def round_trip(self, machine, version=NEWEST, to=NEWEST, *options,
@@ -75,13 +74,13 @@ class Running(Machines, PostcopyTest):
         self.assertGreater(stats['latency-us']['count'], 0)
         self.assert_ran_on(dst, src)
 
-    def test_unix(self):
+    def test_guest_comes_back_over_unix(self):
         self.round_trip(Q35, over='unix')
 
-    def test_fd(self):
+    def test_guest_comes_back_over_fd(self):
         self.round_trip(Q35, over='fd')
 
-    def test_percent(self):
+    def test_guest_comes_back_after_half_by_precopy(self):
         self.round_trip(Q35, percent=50)
 
     def preempt(self, machine, version=NEWEST):
@@ -89,19 +88,19 @@ class Running(Machines, PostcopyTest):
         self.round_trip(machine, version, version, '--preempt', over='unix',
                         caps=['postcopy-preempt'])
 
-    def test_preempt(self):
+    def test_guest_comes_back_with_preempt(self):
         self.preempt(Q35)
 
-    def test_preempt_7_2(self):
+    def test_7_2_guest_comes_back_with_preempt(self):
         self.preempt('pc-q35-7.2', '7.2')
 
-    def test_preempt_10_0(self):
+    def test_10_0_guest_comes_back_with_preempt(self):
         self.preempt('pc-q35-10.0', '10.0')
 
-    def test_preempt_aarch64(self):
+    def test_aarch64_guest_comes_back_with_preempt(self):
         self.preempt(VIRT)
 
-    def test_paused_snapshot(self):
+    def test_guest_runs_though_it_was_saved_stopped(self):
         """QEMU lets it run: postcopy knows of no other run state."""
         src = self.snapshot(mib=32)
         dst = self.destination(src, run=True)
@@ -122,7 +121,7 @@ class Running(Machines, PostcopyTest):
         self.assertTrue(self.info(self.path('again'))['live'])
         self.assert_runs(dst, src.loop)
 
-    def test_live_snapshot(self):
+    def test_snapshot_of_live_save_comes_back(self):
         """A snapshot of plain precopy has no arrivals of use."""
         src = self.source(run=True, mib=32, pages=1024)
         self.save(src, self.image)
@@ -148,17 +147,17 @@ class Containers(PostcopyTest):
                 self.assert_same_ram(src, dst)
             dst.kill()
 
-    def test_compressed(self):
+    def test_compressed_copy_loads(self):
         src = self.snapshot(mib=32)
         self.img_convert('-c', '-O', 'qcow2', self.image, self.path('copy'))
         self.verify(src, self.path('copy'))
 
-    def test_raw(self):
+    def test_raw_copy_loads(self):
         src = self.snapshot(mib=32)
         self.img_convert('-O', 'raw', self.image, self.path('copy'))
         self.verify(src, self.path('copy'), '-f', 'raw')
 
-    def test_encrypted(self):
+    def test_encrypted_copy_loads(self):
         src = self.snapshot(mib=32)
         secret = ['--object', 'secret,id=s0,data=abc']
         self.img_convert(
@@ -168,13 +167,13 @@ class Containers(PostcopyTest):
         self.verify(src, f'driver=qcow2,file.filename={self.path("copy")},'
                          'encrypt.key-secret=s0', '--image-opts', *secret)
 
-    def test_overlay(self):
+    def test_overlay_loads(self):
         src = self.snapshot(mib=32)
         self.img('create', '-f', 'qcow2', '-b', self.image, '-F', 'qcow2',
                  self.path('overlay'))
         self.verify(src, self.path('overlay'), '--backing-chain')
 
-    def test_cache_and_aio(self):
+    def test_image_loads_with_each_aio_mode(self):
         src = self.snapshot(mib=32)
         for options in (['--cache=none', '--aio=native'],
                         ['--cache=none', '--aio=io_uring'],

@@ -14,7 +14,7 @@ from snaptest.vm.machine import Q35
 from snaptest.vm.run import PUSHED
 
 
-class Push(PostcopyTest):
+class PushPolicies(PostcopyTest):
     """Each policy can be switched off, and the rate be limited."""
 
     def watch(self, src, *options):
@@ -32,7 +32,7 @@ class Push(PostcopyTest):
         self.assertEqual(stats['arrival-pages'], 0)
         return stats, placed
 
-    def test_none(self):
+    def test_guest_without_push_gets_only_what_it_asks_for(self):
         """Such a load does not end, but the guest lacks nothing."""
         src = self.snapshot(run=True)
         stats, placed = self.watch(src, '--push=none')
@@ -41,7 +41,7 @@ class Push(PostcopyTest):
         self.assertGreaterEqual(stats['requests'], src.loop.pages + 1)
         self.assertLess(placed, src.loop.pages + 64)
 
-    def test_around(self):
+    def test_push_around_saves_requests(self):
         """A guest goes through its pages, but need not ask for each."""
         src = self.snapshot(run=True, pages=2048)
         around, _ = self.watch(src, '--push=around')
@@ -52,8 +52,7 @@ class Push(PostcopyTest):
         factor = 1 if is_sanitized() else 3
         self.assertGreater(none['requests'], factor * around['requests'])
 
-    def test_off(self):
-        """What is switched off is not pushed."""
+    def test_policy_that_is_off_pushes_nothing(self):
         src = self.snapshot(run=True)
         for push, off in (('linear', 'arrival'), ('linear', 'around'),
                           ('arrivals,linear', 'around'),
@@ -66,7 +65,7 @@ class Push(PostcopyTest):
                 self.assertEqual(stats[off + '-pages'], 0)
                 dst.kill()
 
-    def test_rate_limit(self):
+    def test_pushed_pages_keep_to_the_rate_limit(self):
         src = self.snapshot(mib=32)
         dst = self.destination(src)
         stats = self.load_postcopy(dst, self.image, '-r', '8M')
@@ -75,7 +74,7 @@ class Push(PostcopyTest):
                            0.7e6 * pushed / (8 * MIB))
 
 
-class Linux(PostcopyTest):
+class LinuxGuest(PostcopyTest):
     """A real guest, whose RAM is anonymous, does not notice."""
 
     def setUp(self):
@@ -92,7 +91,7 @@ class Linux(PostcopyTest):
         return self.vm(Q35, '256M', *self.args, *options,
                        '-incoming', 'defer')
 
-    def test_goes_on(self):
+    def test_linux_goes_on_where_it_was_saved(self):
         def start(*rate):
             dst = self.waiting()
             return dst, self.postcopy(dst, self.image, *rate)
@@ -109,7 +108,7 @@ class Linux(PostcopyTest):
                                             counts[0] + len(counts))))
         self.assertLessEqual(counts[0], self.last.count + 2)
 
-    def test_arrivals(self):
+    def test_arrivals_are_pushed_if_wanted(self):
         """Pages that the guest wrote to during the save come first."""
         self.assertGreater(self.info(self.image)['arrivals'], 50)
         for push, wanted in (('working-set,arrivals,around,linear', True),

@@ -70,7 +70,7 @@ class RecoveryTest(PostcopyTest):
             self.assert_goes_on(dst, src.loop)
 
 
-class Broken(RecoveryTest):
+class BrokenLoad(RecoveryTest):
     """The tool is killed, and another one takes over."""
 
     def recovers(self, *options, machine=Q35, version=NEWEST,
@@ -81,47 +81,45 @@ class Broken(RecoveryTest):
         self.break_off(dst, load)
         self.end(src, dst, *options, over=over)
 
-    def test_exec(self):
+    def test_load_over_exec_can_be_resumed(self):
         self.recovers()
 
-    def test_unix(self):
+    def test_load_over_unix_can_be_resumed(self):
         self.recovers(over='unix')
 
-    def test_7_2(self):
+    def test_7_2_load_can_be_resumed(self):
         self.recovers(machine='pc-q35-7.2', version='7.2')
 
-    def test_10_0(self):
+    def test_10_0_load_can_be_resumed(self):
         self.recovers(machine='pc-q35-10.0', version='10.0')
 
-    def test_preempt(self):
+    def test_preempt_load_can_be_resumed(self):
         self.recovers('--preempt', **self.PREEMPT)
 
-    def test_preempt_7_2(self):
+    def test_7_2_preempt_load_can_be_resumed(self):
         self.recovers('--preempt', machine='pc-q35-7.2', version='7.2',
                       **self.PREEMPT)
 
-    def test_preempt_10_0(self):
+    def test_10_0_preempt_load_can_be_resumed(self):
         self.recovers('--preempt', machine='pc-q35-10.0', version='10.0',
                       **self.PREEMPT)
 
-    def test_aarch64(self):
+    def test_aarch64_load_can_be_resumed(self):
         self.recovers(machine=VIRT)
 
-    def test_stopped(self):
-        """A destination with -S has the same RAM, byte for byte."""
+    def test_stopped_guest_has_same_ram_once_resumed(self):
         src = self.snapshot(mib=32)
         dst, load = self.begin(src, run=False)
         self.break_off(dst, load)
         self.end(src, dst, run=False)
 
-    def test_percent(self):
-        """Pages of precopy count as received."""
+    def test_pages_of_precopy_count_as_received(self):
         src = self.snapshot(run=True, mib=32)
         dst, load = self.begin(src, percent=50)
         self.break_off(dst, load)
         self.end(src, dst, most=self.stored / 2 + 1)
 
-    def test_terminated(self):
+    def test_terminated_load_can_be_resumed(self):
         src = self.snapshot(run=True, mib=32)
         dst, load = self.begin(src)
         err = self.break_off(dst, load, signal.SIGTERM)
@@ -143,13 +141,13 @@ class Broken(RecoveryTest):
         self.break_off(dst, load)
         self.end(src, dst, *options, over=ways[0])
 
-    def test_several(self):
+    def test_load_can_break_several_times(self):
         self.several(ways=('exec', 'unix'))
 
-    def test_several_preempt(self):
+    def test_preempt_load_can_break_several_times(self):
         self.several('--preempt', caps=['postcopy-preempt'], ways=('unix',))
 
-    def test_nobody_asked(self):
+    def test_load_can_break_before_a_page_has_come(self):
         """Breaks before a page has come, and as soon as one is resumed."""
         src = self.snapshot(run=True, mib=32)
         dst = self.destination(src, run=True)
@@ -165,7 +163,7 @@ class Broken(RecoveryTest):
         self.end(src, dst)
 
 
-class Other(RecoveryTest):
+class OtherSnapshot(RecoveryTest):
     """
     A load is resumed with the snapshot that it was of, or not at all: RAM of
     two moments is of no use to a guest.
@@ -229,7 +227,7 @@ class Other(RecoveryTest):
         self.refuses(dst, image, *options,
                      causes=(self.uuid, self.other_uuid), **kwargs)
 
-    def test_saved_again_under_the_same_name(self):
+    def test_image_saved_again_is_refused(self):
         """As a periodic save does while a load by postcopy is under way"""
         src, dst = self.broken()
         kept = self.path('kept')
@@ -239,14 +237,13 @@ class Other(RecoveryTest):
         os.rename(kept, self.image)
         self.end(src, dst)
 
-    def test_another_file(self):
+    def test_another_snapshot_is_refused(self):
         src, dst = self.broken()
         for _ in range(3):
             self.refuses_other(dst, self.other)
         self.end(src, dst)
 
-    def test_raw_conversion(self):
-        """Not of another snapshot, but of the same"""
+    def test_raw_copy_is_taken_only_of_same_snapshot(self):
         src, dst = self.broken()
         for image in (self.image, self.other):
             self.img_convert('-O', 'raw', image, image + '.raw')
@@ -254,7 +251,7 @@ class Other(RecoveryTest):
         self.image += '.raw'
         self.end(src, dst, *RAW)
 
-    def test_compressed_copy(self):
+    def test_compressed_copy_is_taken_only_of_same_snapshot(self):
         src, dst = self.broken()
         for image in (self.image, self.other):
             self.img_convert('-c', '-O', 'qcow2', image, image + '.copy')
@@ -262,14 +259,13 @@ class Other(RecoveryTest):
         self.image += '.copy'
         self.end(src, dst)
 
-    def test_terminated(self):
-        """A tool that can still say something says how to go on."""
+    def test_terminated_tool_says_how_to_go_on(self):
         src, dst = self.broken(number=signal.SIGTERM)
         self.assertIn(f'--resume={self.uuid}', self.message)
         self.refuses_other(dst, self.other)
         self.end(src, dst, f'--resume={self.uuid}')
 
-    def test_paused_by_the_user(self):
+    def test_load_paused_by_user_resumes_only_its_snapshot(self):
         src = self.two_snapshots()
         # QEMU cannot do that with a pipe.
         dst, load = self.begin(src, over='unix')
@@ -279,53 +275,52 @@ class Other(RecoveryTest):
         self.refuses_other(dst, self.other)
         self.end(src, dst)
 
-    def test_unix(self):
+    def test_another_snapshot_is_refused_over_unix(self):
         src, dst = self.broken(over='unix')
         self.refuses_other(dst, self.other, over='unix')
         self.end(src, dst, over='unix')
 
-    def test_fd(self):
+    def test_another_snapshot_is_refused_over_fd(self):
         """A socket pair that both ends were given, also by name only"""
         src, dst = self.broken(run=False, over='fd')
         self.refuses_other(dst, self.other, over='fd')
         self.end(src, dst, over='fd', run=False)
 
-    def test_another_channel(self):
+    def test_another_snapshot_is_refused_over_another_channel(self):
         """The destination is the same, however it is talked to."""
         src, dst = self.broken(over='unix')
         self.refuses_other(dst, self.other, over='exec')
         self.refuses_other(dst, self.other, over='unix')
         self.end(src, dst)
 
-    def test_no_image(self):
-        """A resumption that fails before it begins leaves things as they are."""
+    def test_missing_image_leaves_load_resumable(self):
         src, dst = self.broken('--preempt', machine='pc-q35-7.2',
                                version='7.2', **self.PREEMPT)
         self.refuses(dst, self.path('none'), '--preempt', over='unix')
         self.end(src, dst, '--preempt', over='unix')
 
-    def test_preempt(self):
+    def test_another_snapshot_is_refused_with_preempt(self):
         src, dst = self.broken('--preempt', **self.PREEMPT)
         self.refuses_other(dst, self.other, '--preempt', over='unix')
         self.end(src, dst, '--preempt', over='unix')
 
-    def test_7_2(self):
+    def test_another_snapshot_is_refused_with_7_2(self):
         src, dst = self.broken(machine='pc-q35-7.2', version='7.2')
         self.refuses_other(dst, self.other)
         self.end(src, dst)
 
-    def test_preempt_7_2(self):
+    def test_another_snapshot_is_refused_with_preempt_of_7_2(self):
         src, dst = self.broken('--preempt', machine='pc-q35-7.2',
                                version='7.2', **self.PREEMPT)
         self.refuses_other(dst, self.other, '--preempt', over='unix')
         self.end(src, dst, '--preempt', over='unix')
 
-    def test_percent(self):
+    def test_another_snapshot_is_refused_after_precopy(self):
         src, dst = self.broken(percent=50)
         self.refuses_other(dst, self.other)
         self.end(src, dst, most=self.stored / 2 + 1)
 
-    def test_several_breaks(self):
+    def test_another_snapshot_is_refused_after_each_break(self):
         src, dst = self.broken()
         for over in ('exec', 'unix', 'exec'):
             self.refuses_other(dst, self.other, over=over)
@@ -335,7 +330,7 @@ class Other(RecoveryTest):
             self.break_off(dst, load)
         self.end(src, dst)
 
-    def test_first_load_into_a_paused_destination(self):
+    def test_first_load_into_paused_destination_is_forgotten(self):
         """It comes to nothing, and nothing of it is remembered."""
         src, dst = self.broken()
         Load(self, dst, dst.recover, 'exec', self.other, '--postcopy',
@@ -344,7 +339,7 @@ class Other(RecoveryTest):
         self.refuses_other(dst, self.other)
         self.end(src, dst)
 
-    def test_two_destinations(self):
+    def test_each_destination_resumes_what_it_was_loading(self):
         """Each has what it was loading, with the same parent process."""
         src = self.two_snapshots()
         one, load = self.begin(src)
@@ -363,7 +358,7 @@ class Other(RecoveryTest):
         record, = self.records(dst)
         os.remove(record)
 
-    def test_unknown(self):
+    def test_unknown_destination_needs_uuid_to_resume(self):
         """Where nobody knows, the user has to."""
         src, dst = self.broken()
         self.forget(dst)
@@ -379,8 +374,7 @@ class Other(RecoveryTest):
         self.refuses_other(dst, self.other, f'--resume={self.other_uuid}')
         self.end(src, dst)
 
-    def test_unknown_owner(self):
-        """What another user has put there is not believed."""
+    def test_record_of_another_user_is_not_believed(self):
         if os.geteuid():
             self.skipTest('needs root')
         src, dst = self.broken()
@@ -390,8 +384,7 @@ class Other(RecoveryTest):
                                               record])
         self.end(src, dst, f'--resume={self.uuid}')
 
-    def test_working_set(self):
-        """None is recorded of what was not loaded."""
+    def test_no_working_set_is_recorded_of_refused_load(self):
         src, dst = self.broken()
         path = self.path('working-set')
         self.refuses_other(dst, self.other, '--record',
@@ -452,16 +445,16 @@ class BadImage(RecoveryTest):
         again = [o for o in options if o == '--preempt']
         self.end(self.src, dst, *RAW, *again, over=over)
 
-    def test_read_error(self):
+    def test_read_error_of_pushed_page_pauses_guest(self):
         self.read_error(self.pushed, *self.LATER)
 
-    def test_read_error_asked(self):
+    def test_read_error_of_requested_page_pauses_guest(self):
         self.read_error(self.asked, '--push=none')
 
-    def test_read_error_unix(self):
+    def test_read_error_of_requested_page_pauses_guest_over_unix(self):
         self.read_error(self.asked, '--push=none', over='unix')
 
-    def test_read_error_preempt(self):
+    def test_read_error_of_requested_page_pauses_guest_with_preempt(self):
         self.read_error(self.asked, '--push=none', '--preempt',
                         **self.PREEMPT)
 
@@ -479,14 +472,13 @@ class BadImage(RecoveryTest):
         self.flip(page)
         self.end(self.src, dst, *RAW)
 
-    def test_corrupt_page(self):
+    def test_corrupt_pushed_page_pauses_guest(self):
         self.corrupt(self.pushed, *self.LATER)
 
-    def test_corrupt_page_asked(self):
+    def test_corrupt_requested_page_pauses_guest(self):
         self.corrupt(self.asked, '--push=none')
 
-    def test_corrupt_page_resumed(self):
-        """A second load is as careful as the first."""
+    def test_corrupt_page_of_resumed_load_pauses_guest(self):
         dst, load = self.begin(self.src, *RAW, '--push=none')
         self.break_off(dst, load)
         self.flip(self.pushed)
@@ -495,7 +487,7 @@ class BadImage(RecoveryTest):
         self.end(self.src, dst, *RAW)
 
 
-class Lost(RecoveryTest):
+class LostDestination(RecoveryTest):
     """Where there is nothing to go on with, the tool says so."""
 
     def destination_killed(self, *options, **kwargs):
@@ -507,20 +499,19 @@ class Lost(RecoveryTest):
         self.assertIn(self.image, err)
         self.assertEqual(load.report()['status'], 'failed')
 
-    def test_exec(self):
+    def test_load_over_exec_fails_if_destination_is_killed(self):
         self.destination_killed()
 
-    def test_unix(self):
+    def test_load_over_unix_fails_if_destination_is_killed(self):
         self.destination_killed(over='unix')
 
-    def test_fd(self):
+    def test_load_over_fd_fails_if_destination_is_killed(self):
         self.destination_killed(over='fd')
 
-    def test_preempt(self):
+    def test_preempt_load_fails_if_destination_is_killed(self):
         self.destination_killed('--preempt', **self.PREEMPT)
 
-    def test_resume_of_nothing(self):
-        """A destination that waits for a first stream is none to resume."""
+    def test_destination_awaiting_first_stream_is_not_resumed(self):
         src = self.snapshot('pc-q35-7.2', mib=32)
         for version in ('7.2', '10.0', NEWEST):
             with self.subTest(version):

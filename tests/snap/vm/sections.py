@@ -19,7 +19,7 @@ from snaptest.vm.qtest import QTest, VirtioMem
 from snaptest.vm.ram import Ram
 
 
-class Memory(SnapTest):
+class VirtioMemory(SnapTest):
     """virtio-mem: memory that a stream speaks of, but does not send."""
 
     SIZE = 64 * MIB
@@ -60,23 +60,23 @@ class Memory(SnapTest):
         self.assertLessEqual(os.stat(theirs.path).st_blocks * 512,
                              len(plugged) * self.BLOCK)
 
-    def test_unplugged(self):
+    def test_precopy_keeps_unplugged_memory_empty(self):
         self.round_trip(())
 
-    def test_unplugged_background(self):
+    def test_background_save_keeps_unplugged_memory_empty(self):
         self.round_trip((), 'background-snapshot')
 
-    def test_plugged(self):
+    def test_precopy_brings_back_plugged_memory(self):
         self.round_trip(self.PLUGGED)
 
-    def test_plugged_background(self):
+    def test_background_save_brings_back_plugged_memory(self):
         self.round_trip(self.PLUGGED, 'background-snapshot')
 
-    def test_plugged_return_path(self):
+    def test_return_path_save_brings_back_plugged_memory(self):
         self.round_trip(self.PLUGGED, 'return-path')
 
 
-class Bitmaps(SnapTest):
+class DirtyBitmaps(SnapTest):
     """Dirty bitmaps, which have sections of their own among those of RAM."""
 
     def disk(self):
@@ -108,14 +108,14 @@ class Bitmaps(SnapTest):
             [self.digest(dst, n) for n in ('first', 'second')], before)
         self.assert_same_ram(src, dst)
 
-    def test_live(self):
+    def test_bitmaps_come_back_from_live_save(self):
         self.round_trip()
 
-    def test_return_path(self):
+    def test_bitmaps_come_back_from_return_path_save(self):
         self.round_trip('return-path')
 
 
-class Analyzed(SnapTest):
+class QemusDecoder(SnapTest):
     """QEMU's own decoder finds in a load's stream what the source sent."""
 
     def analyze(self, stream, name):
@@ -161,34 +161,34 @@ class Analyzed(SnapTest):
                     self.assertIsNone(Ram.existing(path).difference(
                         Ram.existing(b[name])))
 
-    def test_q35(self):
+    def test_decoder_finds_the_same_in_q35_stream(self):
         self.compare(Q35, args=[
             '-device', 'virtio-balloon-pci', '-device', 'qemu-xhci',
             '-device', 'VGA', '-device', 'e1000e'])
 
-    def test_background(self):
+    def test_decoder_finds_the_same_in_background_stream(self):
         self.compare(Q35, 'background-snapshot')
 
-    def test_7_2(self):
+    def test_decoder_finds_the_same_in_7_2_stream(self):
         self.compare('pc-i440fx-7.2', version='7.2')
 
-    def test_10_0(self):
+    def test_decoder_finds_the_same_in_10_0_stream(self):
         self.compare('pc-q35-10.0', version='10.0')
 
-    def test_aarch64(self):
+    def test_decoder_finds_the_same_in_aarch64_stream(self):
         self.compare(VIRT)
 
-    def test_s390x(self):
+    def test_decoder_finds_the_same_in_s390x_stream(self):
         self.compare(S390)
 
 
-class Refused(SnapTest):
+class RefusedSections(SnapTest):
     """What cannot be saved is refused by name, and leaves nothing behind."""
 
     def assert_nothing_left(self, directory):
         self.assertEqual(os.listdir(directory), [])
 
-    def test_htab(self):
+    def test_htab_of_pseries_is_refused_by_name(self):
         """ppc64 pseries has an iterable section of its own."""
         def start(section, name, version, payload):
             return struct.pack('>BIB', 1, section, len(name)) + name \
@@ -211,7 +211,7 @@ class Refused(SnapTest):
         self.assertIn('spapr/htab', self.report()['error'])
         self.assert_nothing_left(directory)
 
-    def test_xbzrle(self):
+    def test_xbzrle_is_refused_by_name(self):
         src = self.source(run=True, pages=4096, delay=0)
         # It must not converge: only what is sent again is compressed.
         src.cmd('migrate-set-parameters', {'xbzrle-cache-size': 32 * MIB,

@@ -67,7 +67,7 @@ class SharingTest(DisturbedTest):
         self.assertEqual(self.report()['status'], 'failed')
 
 
-class Saves(SharingTest):
+class TwoSaves(SharingTest):
     """Two virtual machines, and one FILE"""
 
     def setUp(self):
@@ -91,22 +91,21 @@ class Saves(SharingTest):
         self.assert_only('image')
         self.assert_loads_whole()
 
-    def test_two(self):
+    def test_second_save_is_refused(self):
         pairs = (('background', 'background'), ('background', 'live'),
                  ('return-path', 'return-path'), ('unix', 'background'))
         for pair in pairs:
             with self.subTest(pair):
                 self.two(*pair, 'Another save')
 
-    def test_two_existing(self):
+    def test_second_save_to_existing_image_is_refused(self):
         self.img('create', '-f', 'qcow2', self.image, '256M')
         pairs = (('background', 'background'), ('live', 'return-path'))
         for pair in pairs:
             with self.subTest(pair):
                 self.two(*pair, 'lock', '-n')
 
-    def test_readers(self):
-        """Until the new FILE is in place, the old one is there for all."""
+    def test_old_file_can_be_loaded_until_new_one_is_in_place(self):
         for step in (('pwrite64', 9), ('fdatasync', 3), ('renameat2', 1)):
             with self.subTest(step):
                 run = self.hold('background', *step)
@@ -122,11 +121,10 @@ class Saves(SharingTest):
                                  ('completed', True))
 
 
-class Loads(SharingTest):
+class ImageBeingLoaded(SharingTest):
     """What goes on while an image is loaded"""
 
-    def test_replaced(self):
-        """A load goes on with what it has opened."""
+    def test_load_goes_on_with_file_it_has_opened(self):
         for way in self.WAYS:
             with self.subTest(way):
                 mark = self.old_mark
@@ -138,8 +136,7 @@ class Loads(SharingTest):
                 self.finish_load(dst, load, mark)
                 self.assert_loads_whole()
 
-    def test_existing(self):
-        """An image that is being loaded is not written to."""
+    def test_existing_image_is_not_written_to_during_load(self):
         self.img('create', '-f', 'qcow2', self.image, '256M')
         run = self.begin('background', '-n')
         run.finish()
@@ -160,7 +157,7 @@ class Loads(SharingTest):
         run.finish()
         self.assertNotEqual(self.whole(), self.old)
 
-    def test_many(self):
+    def test_image_can_be_checked_during_several_loads(self):
         """Several loads, and those who look at the image meanwhile"""
         ways = ('precopy', 'postcopy', 'precopy', 'postcopy')
         prefix = self.stages.prefix('pread64', 25)
@@ -180,7 +177,7 @@ class Loads(SharingTest):
             self.finish_load(dst, load, self.old_mark)
 
 
-class Disks(SharingTest):
+class LockedDisks(SharingTest):
     """
     A destination whose disks another QEMU has locked does not run, and its
     migration is completed: QEMU tells the tool nothing of it.
@@ -195,7 +192,8 @@ class Disks(SharingTest):
                                  ('7.2', 'pc-q35-7.2')):
             with self.subTest(version):
                 src = self.source(machine, *options, version=version, run=True)
-                self.save(src, self.path('locked'), caps=['background-snapshot'])
+                self.save(src, self.path('locked'),
+                          caps=['background-snapshot'])
                 dst = self.destination(src, *options, version=version)
                 self.load(self.path('locked'), dst)
                 self.assertEqual(dst.status(), 'paused')

@@ -10,7 +10,7 @@ from snaptest.vm.case import Machines, SnapTest
 from snaptest.vm.machine import NEWEST, Q35
 
 
-class Stopped(Machines, SnapTest):
+class StoppedGuest(Machines, SnapTest):
     """Every page once, the device state of the same instant."""
 
     def round_trip(self, machine, version=NEWEST, to=NEWEST):
@@ -21,14 +21,14 @@ class Stopped(Machines, SnapTest):
         self.assert_same_ram(src, dst)
         self.assert_goes_on(dst, src.loop)
 
-    def test_return_path(self):
+    def test_guest_saved_with_return_path_has_same_ram(self):
         src = self.source()
         self.save(src, self.path('image'), caps=['return-path'])
         dst = self.destination(src)
         self.load(self.path('image'), dst)
         self.assert_same_ram(src, dst)
 
-    def test_stays_paused(self):
+    def test_guest_stays_paused_without_S(self):
         """A destination without -S takes the run state of the source."""
         src = self.source()
         self.save(src, self.path('image'))
@@ -36,8 +36,7 @@ class Stopped(Machines, SnapTest):
         self.load(self.path('image'), dst)
         self.assertEqual(dst.status(), 'paused')
 
-    def test_two_saves(self):
-        """A save leaves a source that can be saved again, over the first."""
+    def test_guest_can_be_saved_again_over_first_image(self):
         src = self.source()
         self.save(src, self.path('image'))
         src.cmd('cont')
@@ -49,7 +48,7 @@ class Stopped(Machines, SnapTest):
         self.assert_same_ram(src, dst)
 
 
-class States(SnapTest):
+class RunStates(SnapTest):
     """
     Run states in which background-snapshot aborts QEMU: without it, the guest
     can be saved, and is in the same state when it is loaded.

@@ -48,7 +48,7 @@ class StuckTest(DisturbedTest):
         self.assertFalse(run.ended(), run.read('.err'))
 
 
-class Signals(StuckTest):
+class SignalledSave(StuckTest):
     """The tool is told to end, while it saves."""
 
     STAGES = (('pwrite64', 1), ('pwrite64', 5), ('pwrite64', 25),
@@ -84,23 +84,23 @@ class Signals(StuckTest):
         self.next_save()
         return failed
 
-    def test_background(self):
+    def test_signal_fails_background_save(self):
         self.assertEqual(self.signals('background'), len(self.STAGES))
 
-    def test_live(self):
+    def test_signal_fails_live_save(self):
         self.assertEqual(self.signals('live'), len(self.STAGES))
 
-    def test_at_the_commit(self):
+    def test_all_agree_on_save_signalled_at_commit(self):
         """Soon, a source that asks nobody will have sent all it has."""
         stages = (('fdatasync', 3), ('renameat2', 1), ('fsync', 2))
         for mode in ('background', 'live'):
             for stage in stages * 5:
                 self.signalled(mode, signal.SIGTERM, stage)
 
-    def test_unix(self):
+    def test_signal_fails_save_over_unix(self):
         self.assertEqual(self.signals('unix'), len(self.STAGES))
 
-    def test_return_path(self):
+    def test_signal_in_time_fails_return_path_save(self):
         """A source that asks may have sent everything by then."""
         self.assertGreater(self.signals('return-path'), 0)
 
@@ -138,7 +138,7 @@ class StuckSource(StuckTest):
         self.assertEqual(self.outcome(mode, run), ('completed', True))
         self.assert_only('image')
 
-    def test_all(self):
+    def test_tool_waits_for_stuck_source_or_ends_when_told(self):
         for n, mode in enumerate(MODES):
             with self.subTest(mode):
                 self.ends(mode, SIGNALS[n % len(SIGNALS)])
@@ -225,19 +225,19 @@ class KilledLoad(LoadTest):
                 self.assert_gives_up(dst)
                 self.tried(f'kills of loads ({way}): no guest ran')
 
-    def test_exec(self):
+    def test_guest_never_runs_if_load_over_exec_is_killed(self):
         self.each('exec')
 
-    def test_unix(self):
+    def test_guest_never_runs_if_load_over_unix_is_killed(self):
         self.each('unix')
 
-    def test_multifd(self):
+    def test_guest_never_runs_if_multifd_load_is_killed(self):
         self.each('multifd')
 
-    def test_postcopy(self):
+    def test_guest_never_runs_if_postcopy_load_is_killed(self):
         self.each('postcopy', 0.7)
 
-    def test_nothing_sent(self):
+    def test_destination_waits_on_if_load_is_killed_at_once(self):
         """QEMU goes on to wait, where a command ends without a word."""
         dst, load = self.hold_load('exec', 1)
         load.kill()
@@ -259,7 +259,7 @@ class StuckDestination(LoadTest):
                    'when told to')
         return dst, load
 
-    def test_all(self):
+    def test_tool_waits_for_stuck_destination_or_ends_when_told(self):
         for n, way in enumerate(self.WAYS):
             with self.subTest(way):
                 dst, load = self.stuck(way)
@@ -277,7 +277,7 @@ class StuckDestination(LoadTest):
                 dst.kill()
 
 
-class Opening(LoadTest):
+class SignalWhileLoadOpens(LoadTest):
     """The image is at a server that accepts, and never says a word."""
 
     def setUp(self):
@@ -308,20 +308,20 @@ class Opening(LoadTest):
                 self.interrupt(load, number)
                 self.assert_gives_up(dst)
 
-    def test_load_over_exec_fails(self):
+    def test_signal_fails_load_over_exec(self):
         self.loads('exec')
 
-    def test_load_over_unix_fails(self):
+    def test_signal_fails_load_over_unix(self):
         self.loads('unix')
 
-    def test_load_over_descriptor_fails(self):
+    def test_signal_fails_load_over_fd(self):
         self.loads('fd')
 
 
-class OpeningSave(StuckTest):
+class SignalWhileSaveOpens(StuckTest):
     """The same, and the source's guest runs on."""
 
-    def test_save_fails(self):
+    def test_signal_fails_save(self):
         path = self.path('server')
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(path)
@@ -340,7 +340,7 @@ class OpeningSave(StuckTest):
                     self.tried('signals to the tool while it opened an image: '
                                'QEMU knows')
 
-    def test_listening_save_leaves_no_socket(self):
+    def test_signalled_listening_save_leaves_no_socket(self):
         """The source has not come yet, and finds nobody."""
         path = self.path('channel')
         for number in SIGNALS:

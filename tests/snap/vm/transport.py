@@ -67,32 +67,32 @@ class Transport(SnapTest):
     def pair():
         return [s.detach() for s in socket.socketpair()]
 
-    def test_save_unix(self):
+    def test_background_save_over_unix_has_all_ram(self):
         src = self.stopped()
         self.save_unix(src, 'background-snapshot')
         self.verify(src)
 
-    def test_save_unix_precopy(self):
+    def test_precopy_save_over_unix_has_all_ram(self):
         src = self.stopped()
         self.save_unix(src)
         self.verify(src)
 
-    def test_save_unix_return_path(self):
+    def test_return_path_save_over_unix_has_all_ram(self):
         src = self.stopped()
         self.save_unix(src, 'return-path')
         self.verify(src)
 
-    def test_save_pipe(self):
+    def test_background_save_over_pipe_has_all_ram(self):
         src = self.stopped()
         self.save_fd(src, *os.pipe(), 'background-snapshot')
         self.verify(src)
 
-    def test_save_socketpair(self):
+    def test_background_save_over_socketpair_has_all_ram(self):
         src = self.stopped()
         self.save_fd(src, *self.pair(), 'background-snapshot')
         self.verify(src)
 
-    def test_save_socketpair_return_path(self):
+    def test_return_path_save_over_socketpair_has_all_ram(self):
         src = self.stopped()
         self.save_fd(src, *self.pair(), 'return-path')
         self.verify(src)
@@ -102,7 +102,7 @@ class Transport(SnapTest):
         self.save(src, self.image)
         return src
 
-    def test_load_unix(self):
+    def test_load_over_unix_has_all_ram(self):
         src = self.loadable()
         dst = self.destination(src)
         path = self.path('socket')
@@ -114,14 +114,14 @@ class Transport(SnapTest):
         self.assert_completed('load')
         self.assert_same_ram(src, dst)
 
-    def test_load_pipe(self):
+    def test_load_over_pipe_has_all_ram(self):
         src = self.loadable()
         dst = self.destination(src)
         theirs, ours = os.pipe()
         self.load_fd(dst, ours, theirs)
         self.assert_same_ram(src, dst)
 
-    def test_load_socketpair(self):
+    def test_load_over_socketpair_has_all_ram(self):
         src = self.loadable()
         dst = self.destination(src)
         self.load_fd(dst, *self.pair())

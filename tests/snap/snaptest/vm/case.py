@@ -321,32 +321,32 @@ class Machines:
     that save and load: other tests run on the newest one alone.
     """
 
-    def test_q35(self):
+    def test_q35_guest_comes_back(self):
         self.round_trip(Q35)
 
-    def test_pc(self):
+    def test_pc_guest_comes_back(self):
         self.round_trip(PC)
 
-    def test_7_2(self):
+    def test_7_2_guest_comes_back(self):
         self.round_trip('pc-q35-7.2', '7.2', '7.2')
 
-    def test_10_0(self):
+    def test_10_0_guest_comes_back(self):
         self.round_trip('pc-q35-10.0', '10.0', '10.0')
 
-    def test_7_2_to_10_0(self):
+    def test_7_2_guest_comes_back_in_10_0(self):
         self.round_trip('pc-q35-7.2', '7.2', '10.0')
 
-    def test_7_2_to_newest(self):
+    def test_7_2_guest_comes_back_in_newest(self):
         self.round_trip('pc-q35-7.2', '7.2', NEWEST)
 
-    def test_10_0_to_newest(self):
+    def test_10_0_guest_comes_back_in_newest(self):
         self.round_trip('pc-q35-10.0', '10.0', NEWEST)
 
-    def test_newest_to_10_0(self):
+    def test_newest_guest_comes_back_in_10_0(self):
         self.round_trip('pc-q35-10.0', NEWEST, '10.0')
 
-    def test_aarch64(self):
+    def test_aarch64_guest_comes_back(self):
         self.round_trip(VIRT)
 
-    def test_s390x(self):
+    def test_s390x_guest_comes_back(self):
         self.round_trip(S390)

@@ -60,9 +60,12 @@ class KVM:
     accel = 'kvm'
 
     # There is no KVM for these; of the releases, each one saves and loads.
-    test_aarch64 = test_s390x = test_preempt_aarch64 = None
-    test_pc = test_7_2_to_10_0 = test_7_2_to_newest = None
-    test_newest_to_10_0 = None
+    test_aarch64_guest_comes_back = test_s390x_guest_comes_back = None
+    test_aarch64_guest_comes_back_with_preempt = None
+    test_aarch64_load_can_be_resumed = None
+    test_pc_guest_comes_back = test_7_2_guest_comes_back_in_10_0 = None
+    test_7_2_guest_comes_back_in_newest = None
+    test_newest_guest_comes_back_in_10_0 = None
 
     def source(self, *args, run: bool = False, **kwargs) -> VM:
         src = super().source(*args, run=True, **kwargs, delay=0)

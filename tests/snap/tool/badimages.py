@@ -45,42 +45,42 @@ class NoSnapshot(ToolTest):
         with open(self.path(name), 'wb') as f:
             f.write(data)
 
-    def test_missing(self):
+    def test_missing_image_is_refused(self):
         self.refuse('missing', 'no such file')
         self.refuse('missing/too', 'no such file')
 
-    def test_directory(self):
+    def test_directory_is_refused(self):
         os.mkdir(self.path('dir'))
         self.refuse('dir', 'regular file')
 
-    def test_fifo(self):
+    def test_fifo_is_refused_without_waiting(self):
         """Nobody will ever write to it."""
         os.mkfifo(self.path('fifo'))
         for verb in ('load', 'info', 'check'):
             self.refused(verb, self.path('fifo'),
                          causes=[self.path('fifo')])
 
-    def test_text(self):
+    def test_text_is_refused_as_no_snapshot(self):
         for data in (b'', b'x', b'Hello, world\n', b'text ' * MIB):
             self.write('text', data)
             self.refuse('text', 'not a snapshot')
 
-    def test_stream(self):
+    def test_migration_stream_is_refused_as_no_snapshot(self):
         """An easy mistake: the stream itself."""
         self.write('stream', sample([('r', 4 * MIB)]).build())
         self.refuse('stream', 'not a snapshot')
 
-    def test_empty_images(self):
+    def test_empty_image_is_refused_as_no_snapshot(self):
         for fmt in ('qcow2', 'raw'):
             for size in ('0', '512', '1M', '1G'):
                 self.img('create', '-f', fmt, self.path('empty'), size)
                 self.refuse('empty', 'not a snapshot')
 
-    def test_encrypted_or_broken_container(self):
+    def test_broken_container_is_refused(self):
         self.write('broken', b'QFI\xfb\0\0\0\3' + pattern(1, 4 * MIB))
         self.refuse('broken')
 
-    def test_backing_file_missing(self):
+    def test_missing_backing_file_is_named(self):
         self.save(small(), self.path('base'))
         self.img('create', '-f', 'qcow2', '-b', self.path('base'), '-F',
                  'qcow2', self.path('overlay'))
@@ -91,8 +91,7 @@ class NoSnapshot(ToolTest):
                          causes=['backing file', self.path('base'),
                                  'no such file'])
 
-    def test_terminal(self):
-        """What containers make QEMU say does nothing to a terminal."""
+    def test_what_containers_say_does_nothing_to_a_terminal(self):
         self.save(small())
         with open(self.image, 'r+b') as f:
             data = bytearray(f.read(65536))
@@ -107,7 +106,7 @@ class NoSnapshot(ToolTest):
             error = self.refused(verb, self.image, causes=['feature', 'ä'])
             self.assertTrue(error.rstrip('\n').isprintable(), error)
 
-    def test_cut_image(self):
+    def test_cut_image_is_refused_unless_all_is_there(self):
         """What a full disk or a broken copy leaves of an image."""
         data = sample().build()
         self.save(data)
@@ -163,22 +162,22 @@ class References(ToolTest):
                 self.refused(verb, image, *options,
                              causes=['refers to', '--backing-chain', *causes])
 
-    def test_backing_file(self):
+    def test_backing_file_is_followed_only_if_wanted(self):
         overlay = self.overlay(self.image)
         self.not_followed(overlay, f"backing file '{self.image}'")
         self.assertEqual(self.load(overlay, '--backing-chain'), self.load())
 
-    def test_chain(self):
+    def test_chain_is_followed_only_if_wanted(self):
         overlay = self.overlay(self.overlay(self.image, 'middle'))
         self.not_followed(overlay, self.path('middle'))
         self.assertEqual(self.load(overlay, '--backing-chain'), self.load())
 
-    def test_data_file(self):
+    def test_data_file_is_followed_only_if_wanted(self):
         image = self.data_file()
         self.not_followed(image, f"data file '{self.path('data')}'")
         self.assertEqual(self.load(image, '--backing-chain'), self.load())
 
-    def test_not_even_opened(self):
+    def test_other_file_is_not_even_opened(self):
         """Who opens a FIFO waits for its writer."""
         os.mkfifo(self.path('fifo'))
         self.not_followed(self.overlay(self.path('fifo'), fmt='raw'), 'fifo')
@@ -187,7 +186,7 @@ class References(ToolTest):
         os.mkfifo(self.path('data'))
         self.not_followed(image, 'data')
 
-    def test_names(self):
+    def test_no_kind_of_name_is_followed(self):
         """Pseudo-protocols, networks, and what a terminal should not see"""
         for name in ('json:{"driver": "null-co"}', 'nbd://192.0.2.1/x',
                      'fat:/etc', '/etc/passwd', 'missing', '\x1b[31m'):
@@ -198,15 +197,14 @@ class References(ToolTest):
                                       causes=['backing file'])
             self.assertNotIn('\x1b', error)
 
-    def test_below_filter(self):
+    def test_backing_file_below_a_filter_is_not_followed(self):
         self.overlay(self.image)
         self.refused('load', '--image-opts', '--object',
                      'throttle-group,id=g', 'driver=throttle,'
                      'throttle-group=g,file.driver=qcow2,file.file.filename=' +
                      self.path('overlay'), causes=['refers to', self.image])
 
-    def test_given(self):
-        """Image options that name the file say that it is wanted."""
+    def test_file_named_in_image_options_is_wanted(self):
         options = f'driver=qcow2,file.filename={self.overlay("nowhere")},'
         self.assertEqual(
             self.load(options + f'backing.file.filename={self.image},'
@@ -217,7 +215,7 @@ class References(ToolTest):
                       f'data-file.filename={self.path("data")},'
                       'data-file.driver=file', '--image-opts'), self.load())
 
-    def test_save_over(self):
+    def test_save_may_write_over_an_overlay(self):
         """What is written to is the user's own."""
         overlay = self.overlay(self.image)
         self.save(self.data, overlay, '-n')
@@ -225,7 +223,7 @@ class References(ToolTest):
         self.succeeds('check', '--backing-chain', overlay)
 
 
-class Damaged(ToolTest):
+class DamagedImage(ToolTest):
     """Everything about a raw image, where each byte can be reached"""
 
     def setUp(self):
@@ -279,11 +277,10 @@ class Damaged(ToolTest):
             self.assertEqual(check.returncode, 2, what)
         return load.returncode == 0
 
-    def test_untouched(self):
+    def test_undamaged_image_loads(self):
         self.assertTrue(self.examine('nothing'))
 
-    def test_stored_pages(self):
-        """A flip in any page is found, and the message says where."""
+    def test_flip_in_any_page_is_found_and_located(self):
         pages = Stream(self.data).pages
         for block in self.info()['ram-blocks']:
             for offset in range(0, block['size'], 7 * PAGE):
@@ -295,16 +292,14 @@ class Damaged(ToolTest):
                 self.assertIn(f'{offset:#x}', error)
                 self.save(self.data, self.image, '-O', 'raw')
 
-    def test_lost_pages(self):
-        """What reads as zeroes by mistake is not taken for a zero page."""
+    def test_page_lost_to_zeroes_is_no_zero_page(self):
         for block in self.info()['ram-blocks']:
             self.patch(block['offset'], bytes(PAGE))
             self.refused('load', self.image, stdout=None,
                          causes=[self.image, block['name'], '0x0'])
             self.save(self.data, self.image, '-O', 'raw')
 
-    def test_parts(self):
-        """Damage in each part, and the message names it."""
+    def test_damage_of_each_part_is_named(self):
         for name, part in self.parts.items():
             old = self.patch(part['offset'], b'\xa5' * 8)
             self.assertEqual(self.examine(name), name in (
@@ -324,8 +319,7 @@ class Damaged(ToolTest):
         self.patch(0, self.header)
         return ok
 
-    def test_checksum(self):
-        """These tests know how headers are made."""
+    def test_these_tests_know_the_checksum_of_headers(self):
         self.assertEqual(self.header[504:], checksum(self.header[:504]))
 
     def numbers(self, form: str, *more: int):
@@ -335,7 +329,7 @@ class Damaged(ToolTest):
                 {0, 1, 2, 3, 4095, 4097, 65536, top - 1, top // 2,
                  top // 2 - 1, top - 4096, *more}]
 
-    def test_version(self):
+    def test_unknown_version_is_refused(self):
         for data in self.numbers('I'):
             if data != struct.pack('>I', 1):
                 self.hostile(8, data)
@@ -350,7 +344,7 @@ class Damaged(ToolTest):
             self.refused(verb, self.image, causes=[self.image, cause])
         self.patch(0, self.header)
 
-    def test_features(self):
+    def test_only_incompatible_features_are_refused(self):
         for bit in range(64):
             data = struct.pack('>Q', 1 << bit)
             if bit % 8 == 0:
@@ -358,7 +352,7 @@ class Damaged(ToolTest):
             self.assertFalse(self.hostile(16, data))
         self.assertTrue(self.hostile(24, b'\xff' * 8))
 
-    def test_numbers(self):
+    def test_numbers_that_lie_do_no_harm(self):
         """Sizes, counts and identities that lie."""
         for position in (12, 60, 64, 76):
             for data in self.numbers('I'):
@@ -382,7 +376,7 @@ class Damaged(ToolTest):
             self.assertLessEqual(result.stderr.count(b'\n'), 1)
         self.patch(0, self.header)
 
-    def test_offsets(self):
+    def test_part_at_a_wrong_place_does_no_harm(self):
         """Parts that lie outside, over RAM, or wrap around."""
         image = os.stat(self.image).st_size
         for part in (PAGE_TABLE, ARRIVALS, BLOCK_TABLE, CONFIGURATION,
@@ -404,7 +398,7 @@ class Damaged(ToolTest):
         else:
             self.assertFalse(self.hostile(position, data), (part, data))
 
-    def test_block_table(self):
+    def test_wrong_block_table_is_refused(self):
         """A table of blocks with a right checksum and wrong content."""
         part = self.parts['block table']
         position = PARTS + 24 * BLOCK_TABLE
@@ -430,7 +424,7 @@ class Damaged(ToolTest):
             self.patch(part['offset'], old)
 
 
-class Claims(ToolTest):
+class HugeClaims(ToolTest):
     """A small image that claims as much RAM as an image may"""
 
     RAM = 64 << 40
@@ -469,7 +463,7 @@ class Claims(ToolTest):
                 f.write(content.ljust(65536, b'\0'))
             self.io(self.image, f'write -s {self.path("part")} {place} 64k')
 
-    def test_memory(self):
+    def test_claim_of_64_tib_takes_no_memory(self):
         """There is no abort, and no memory for what does not come."""
         limits = memory_limit(self.LIMIT)
         result = self.tool('info', '--output=json', self.image, **limits)
@@ -482,16 +476,16 @@ class Claims(ToolTest):
         self.refused('load', '--postcopy', self.image, causes=['memory'],
                      **limits)
 
-    def test_save(self):
+    def test_save_of_64_tib_is_refused_for_want_of_memory(self):
         builder = StreamBuilder([('ram', self.RAM)], page_bits=10)
         builder.page('ram', 0, bytes(1024))
         self.refused('save', self.path('new'), stdin=builder.build(),
                      causes=['memory'], **memory_limit(self.LIMIT))
 
 
-class Info(ToolTest):
+class InfoAndCheck(ToolTest):
 
-    def test_json(self):
+    def test_json_tells_what_is_in_a_snapshot(self):
         builder = sample([('pc.ram', MIB), ('vga.vram', 65536, 4096)],
                          machine='pc-q35-10.0')
         builder.early('virtio-mem-device-early', b'abc')
@@ -517,7 +511,7 @@ class Info(ToolTest):
         for part in info['parts'].values():
             self.assertEqual(part['offset'] % 65536, 0)
 
-    def test_precopy(self):
+    def test_precopy_of_a_paused_guest_is_not_live(self):
         builder = sample()
         builder.devices = b''
         builder.run_state('paused')
@@ -526,14 +520,13 @@ class Info(ToolTest):
         self.assertFalse(info['live'])
         self.assertEqual(info['run-state'], 'paused')
 
-    def test_block_offsets(self):
-        """Blocks start at multiples of 2 MiB, from 2 MiB on."""
+    def test_blocks_start_at_multiples_of_2_mib(self):
         self.save(StreamBuilder([('a', PAGE), ('b', 3 * MIB),
                                  ('c', PAGE)]).build())
         self.assertEqual([b['offset'] for b in self.info()['ram-blocks']],
                          [2 * MIB, 4 * MIB, 8 * MIB])
 
-    def test_human(self):
+    def test_text_for_humans_tells_the_main_facts(self):
         self.save(sample(machine='some-machine').build())
         out = self.succeeds('info', self.image).decode()
         for word in (self.image, 'some-machine', 'pc.ram', 'vga.vram', 'cpu',
@@ -542,15 +535,14 @@ class Info(ToolTest):
         out = self.succeeds('check', self.image).decode()
         self.assertIn('No errors', out)
 
-    def test_hostile_names(self):
-        """Names that a terminal should not see as they are."""
+    def test_names_are_escaped_for_terminals(self):
         builder = sample([('ram', MIB)], machine='\x1b[31mred\n')
         self.save(builder.build())
         out = self.succeeds('info', self.image)
         self.assertNotIn(b'\x1b', out)
         self.assertEqual(self.info()['machine'], '\x1b[31mred\n')
 
-    def test_check_json(self):
+    def test_check_counts_corrupt_pages_in_json(self):
         self.save(sample().build(), self.image, '-O', 'raw')
         result = json.loads(self.succeeds('check', '--output=json',
                                           self.image))

@@ -128,20 +128,20 @@ class BitFlips(ToolTest):
             print(f'  {what}{"" if carries else " (carries nothing)"}: '
                   f'check {check}, load {load}: {n}', file=sys.stderr)
 
-    def test_raw(self):
+    def test_flips_that_matter_in_raw_image_are_found(self):
         specimen = self.specimens.raw()
         rng = random.Random(1)
         self.flip(specimen, all_bits(HEADER_USED) +
                   self.content(specimen.anatomy, rng, 60))
 
-    def test_qcow2(self):
+    def test_flips_that_matter_in_qcow2_image_are_found(self):
         specimen = self.specimens.qcow2()
         rng = random.Random(2)
         self.flip(specimen, all_bits(specimen.anatomy.metadata()) +
                   self.content(specimen.anatomy, rng, 30))
 
     def flip_like_qcow2(self, specimen: Specimen, rng: random.Random):
-        """All bits but those of the header, which is as in test_qcow2()"""
+        """All bits but those of the header, which is that of qcow2()"""
         bits = all_bits(specimen.anatomy.metadata())
         header = [(position, bit) for position, bit in bits if
                   specimen.anatomy.what(position, bit)[0] == 'qcow2 header']
@@ -149,13 +149,13 @@ class BitFlips(ToolTest):
             *(set(bits) - set(header)), *rng.sample(header, 100),
             *self.content(specimen.anatomy, rng, 30)])
 
-    def test_subclusters(self):
+    def test_flips_that_matter_in_subclusters_are_found(self):
         self.flip_like_qcow2(self.specimens.subclusters(), random.Random(3))
 
-    def test_compressed(self):
+    def test_flips_that_matter_in_compressed_image_are_found(self):
         self.flip_like_qcow2(self.specimens.compressed(), random.Random(4))
 
-    def test_luks(self):
+    def test_flips_that_matter_in_luks_image_are_found(self):
         specimen = self.specimens.luks()
         if not specimen:
             print('No LUKS in this build', file=sys.stderr)
@@ -204,7 +204,7 @@ class NoVerify(PostcopyTest):
         self.assertEqual(self.tool('check', '-f', 'raw',
                                    self.image).returncode, CORRUPT)
 
-    def test_pages(self):
+    def test_no_verify_loads_damaged_pages_as_they_are(self):
         rng = random.Random(6)
         for key, place in rng.sample(sorted(self.disk.pages.items()), 20):
             data = bytearray(self.good.pages[key])
@@ -214,13 +214,12 @@ class NoVerify(PostcopyTest):
                 self.damaged(key, bytes(data))
                 self.patch(place, old)
 
-    def test_lost_page(self):
+    def test_no_verify_loads_a_lost_page_as_zeroes(self):
         key, place = sorted(self.disk.pages.items())[5]
         self.patch(place, bytes(PAGE))
         self.damaged(key, bytes(PAGE))
 
-    def test_other_parts(self):
-        """What is no page is verified nevertheless."""
+    def test_no_verify_still_verifies_other_parts(self):
         rng = random.Random(7)
         for part in ('header', 'page table', 'block table', 'configuration',
                      'setup sections', 'device state'):

@@ -115,13 +115,13 @@ class Interrupted(SaveTest):
         self.assertIn(image, error)
         self.assertEqual(self.tree(), before)
 
-    def test_signals(self):
+    def test_signal_during_save_keeps_old_file(self):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             for name in ('image', 'fresh'):
                 with self.subTest((number, name)):
                     self.interrupt(number, self.path(name))
 
-    def test_before_the_first_byte(self):
+    def test_signal_before_first_byte_changes_nothing(self):
         before = self.tree()
         process = self.start('save', self.image)
         self.wait_for(lambda: self.handles(process, signal.SIGTERM),
@@ -129,7 +129,7 @@ class Interrupted(SaveTest):
         self.interrupted(process)
         self.assertEqual(self.tree(), before)
 
-    def test_together_with_the_end(self):
+    def test_signal_together_with_eof_yields_one_outcome(self):
         """A signal that comes too late does not swallow the outcome."""
         before = self.tree()
         for i in range(100):
@@ -142,13 +142,12 @@ class Interrupted(SaveTest):
             os.unlink(report)
         self.assertEqual(self.tree(), before)
 
-    def test_existing_target(self):
+    def test_interrupted_save_leaves_existing_target_no_snapshot(self):
         self.img('create', '-f', 'qcow2', self.path('disk'), '1G')
         self.interrupted(self.begin('-n', image=self.path('disk')))
         self.refused('info', self.path('disk'), causes=['disk'])
 
-    def test_existing_target_at_any_time(self):
-        """What the exit status says of an image is true."""
+    def test_exit_status_is_true_whenever_signal_comes(self):
         disk = self.path('disk')
         with open(disk, 'wb') as f:
             f.truncate(256 * MIB)
@@ -169,7 +168,7 @@ class Interrupted(SaveTest):
         self.save(self.new, disk, '-n', '-O', 'raw')
         self.succeeds('info', '-f', 'raw', disk)
 
-    def test_while_data_pours_in(self):
+    def test_signal_ends_save_while_data_pours_in(self):
         process = self.start('save', self.image)
         start = self.new.index(struct.pack('>BI', PART, RAM_ID)) + 5
         record = struct.pack('>QB', ZERO | CONTINUE, 0)
@@ -190,7 +189,7 @@ class Interrupted(SaveTest):
         source.join()
         self.assert_old()
 
-    def test_kill(self):
+    def test_sigkill_leaves_nothing_in_the_way(self):
         """What SIGKILL leaves is no snapshot, and in nobody's way."""
         before = self.tree()
         process = self.begin()
@@ -207,8 +206,7 @@ class Interrupted(SaveTest):
         self.assert_new()
         self.assertEqual(os.listdir(self.dir), ['image'])
 
-    def test_load(self):
-        """A load whose reader does not read can be ended."""
+    def test_load_whose_reader_does_not_read_can_be_ended(self):
         self.save(self.new)
         process = self.start('load', self.image)
         process.stdout.read(1)
@@ -217,7 +215,7 @@ class Interrupted(SaveTest):
         self.assertNotEqual(process.wait(TIMEOUT), 0)
         self.assertEqual(process.stderr.read().count(b'\n'), 1)
 
-    def test_committed_and_cut(self):
+    def test_wrong_description_brings_old_file_back(self):
         """
         The new image is in place before the description is read; what is
         wrong with that brings the old one back.
@@ -245,7 +243,7 @@ class Interrupted(SaveTest):
             self.end(process, rest, status=1)
             self.assertEqual(self.tree(), before)
 
-    def test_all_sent(self):
+    def test_signal_after_last_byte_is_too_late(self):
         """
         A source that has written its last byte is done.  A signal to the
         tool, which waits for nothing but the end of the file, is too late.
@@ -263,8 +261,7 @@ class Interrupted(SaveTest):
         self.assert_new()
         self.assertEqual(os.listdir(self.dir), ['image'])
 
-    def test_committed_and_killed(self):
-        """What is in place survives a kill, and is whole."""
+    def test_committed_image_survives_a_kill(self):
         at = self.new.index(b'\0\6\0\0') + 8
         process = self.start('save', self.path('fresh'))
         process.stdin.write(self.new[:at])
@@ -281,7 +278,7 @@ class Interrupted(SaveTest):
 
 class Concurrent(SaveTest):
 
-    def test_two_saves(self):
+    def test_second_save_is_refused_and_first_succeeds(self):
         first = self.begin()
         second = self.tool('save', self.image, stdin=self.old)
         self.assertEqual((second.returncode, second.stdout), (1, b''))
@@ -293,7 +290,7 @@ class Concurrent(SaveTest):
         self.assert_new()
         self.assertEqual(os.listdir(self.dir), ['image'])
 
-    def test_two_saves_by_other_names(self):
+    def test_second_save_by_another_name_is_refused(self):
         os.symlink('image', self.path('link'))
         first = self.begin()
         second = self.tool('save', self.path('link'), stdin=self.old)
@@ -302,7 +299,7 @@ class Concurrent(SaveTest):
         self.end(first, self.new[len(self.new) // 2:])
         self.assert_new()
 
-    def test_two_saves_existing(self):
+    def test_second_save_to_existing_image_is_refused(self):
         self.img('create', '-f', 'qcow2', self.path('disk'), '1G')
         first = self.begin('-n', image=self.path('disk'))
         second = self.tool('save', '-n', self.path('disk'), stdin=self.old)
@@ -311,8 +308,7 @@ class Concurrent(SaveTest):
         self.end(first, self.new[len(self.new) // 2:])
         self.assert_same_stream(self.new, self.load(self.path('disk')))
 
-    def test_save_during_load(self):
-        """A load goes on with the file that it has opened."""
+    def test_load_goes_on_with_file_it_has_opened(self):
         builder = sample([('ram', 8 * MIB)])
         self.save(builder.build())
         process = self.start('load', self.image)
@@ -333,8 +329,7 @@ class DiskFull(SaveTest):
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE,
                                                   (limit, limit)))
 
-    def test_every_size(self):
-        """Wherever it happens, the old file stays and nothing is left."""
+    def test_file_limit_anywhere_keeps_old_file(self):
         self.save(self.new, self.path('whole'))
         size = os.stat(self.path('whole')).st_size
         before = self.tree()
@@ -353,8 +348,7 @@ class DiskFull(SaveTest):
                 failures += 1
         self.assertGreater(failures, 20)
 
-    def test_existing(self):
-        """A target that fills up is no snapshot, neither old nor new."""
+    def test_existing_target_that_fills_up_is_no_snapshot(self):
         target = self.path('disk')
         self.img('create', '-f', 'qcow2', target, '1G')
         self.save(self.old, target, '-n')
@@ -370,7 +364,7 @@ class DiskFull(SaveTest):
                 f'file.inject-error.0.errno={number},'
                 f'file.inject-error.0.event={event}')
 
-    def test_errors(self):
+    def test_storage_error_fails_save_with_its_cause(self):
         """Errors of the storage below; a failed flush is one, too."""
         self.img('create', '-f', 'qcow2', self.path('disk'), '1G')
         for event in ('write_aio', 'flush_to_disk', 'cluster_alloc',
@@ -384,7 +378,7 @@ class DiskFull(SaveTest):
                 self.assertEqual(result.stderr.count(b'\n'), 1, result.stderr)
                 self.refused('info', self.path('disk'))
 
-    def test_read_errors(self):
+    def test_read_error_fails_load_and_check(self):
         self.img('create', '-f', 'qcow2', self.path('disk'), '1G')
         self.save(self.new, self.path('disk'), '-n')
         opts = self.inject('read_aio')
@@ -392,7 +386,7 @@ class DiskFull(SaveTest):
             self.refused(verb, '--image-opts', opts, stdout=None,
                          causes=['input/output error'])
 
-    def test_load_to_full(self):
+    def test_load_to_full_device_fails(self):
         with open('/dev/full', 'wb') as full:
             result = subprocess.run([env('QEMU_SNAP'), 'load', self.image],
                                     stdout=full, stderr=subprocess.PIPE,
@@ -400,7 +394,7 @@ class DiskFull(SaveTest):
         self.assertEqual(result.returncode, 1)
         self.assertIn(b'No space left', result.stderr)
 
-    def test_info_to_full(self):
+    def test_output_to_full_device_fails_info_and_check(self):
         """Exit status 0 would say that somebody could read it."""
         for verb in ('info', 'check'):
             with self.subTest(verb), open('/dev/full', 'wb') as full:
@@ -409,8 +403,7 @@ class DiskFull(SaveTest):
                                         check=False)
                 self.assertNotEqual(result.returncode, 0)
 
-    def test_load_to_nowhere(self):
-        """A reader that goes away, and one that never was."""
+    def test_load_fails_if_reader_goes_or_never_was(self):
         self.save(self.new)
         process = self.start('load', self.image)
         process.stdout.read(1)
@@ -502,20 +495,20 @@ class LittleMemory(SaveTest):
                     self.assert_same_stream(self.new, loaded.stdout)
 
 
-class Replaced(SaveTest):
+class ReplacedFile(SaveTest):
 
-    def test_mode(self):
+    def test_mode_of_old_file_is_kept(self):
         for mode in (0o600, 0o640, 0o664, 0o400):
             os.chmod(self.image, mode)
             self.save(self.new)
             self.assertEqual(stat.S_IMODE(os.stat(self.image).st_mode), mode)
 
-    def test_new_is_private(self):
+    def test_new_file_is_private(self):
         """It is the memory of a guest."""
         self.assertEqual(os.stat(self.image).st_mode & 0o077, 0)
 
     @unittest.skipIf(os.geteuid(), 'only root gives files away')
-    def test_owner(self):
+    def test_owner_of_old_file_is_kept(self):
         os.chown(self.image, 1234, 2345)
         os.chmod(self.image, 0o660)
         self.save(self.new)
@@ -523,13 +516,13 @@ class Replaced(SaveTest):
         self.assertEqual((st.st_uid, st.st_gid, stat.S_IMODE(st.st_mode)),
                          (1234, 2345, 0o660))
 
-    def test_hard_link(self):
+    def test_other_hard_link_keeps_old_snapshot(self):
         os.link(self.image, self.path('other'))
         self.save(self.new)
         self.assert_same_stream(self.old, self.load(self.path('other')))
         self.assert_new()
 
-    def test_symlink(self):
+    def test_file_that_symlinks_lead_to_is_replaced(self):
         os.mkdir(self.path('dir'))
         os.rename(self.image, self.path('dir/real'))
         os.symlink('dir/real', self.path('relative'))
@@ -540,25 +533,25 @@ class Replaced(SaveTest):
         self.assert_same_stream(self.new, self.load(self.path('dir/real')))
         self.assertEqual(os.listdir(self.path('dir')), ['real'])
 
-    def test_relative(self):
+    def test_relative_name_is_saved_to(self):
         result = self.tool('save', 'image', stdin=self.new, cwd=self.dir)
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assert_new()
 
-    def test_strange_names(self):
+    def test_strange_names_are_taken_literally(self):
         for name in ('with blank', 'a,b=c', "it's", '%s%n', '.hidden', 'ü',
                      '-dash', 'x' * 240):
             with self.subTest(name):
                 self.save(self.new, self.path(name))
                 self.assert_same_stream(self.new, self.load(self.path(name)))
 
-    def test_colon(self):
+    def test_file_prefix_allows_a_colon(self):
         """As everywhere in QEMU, file: tells a name from a protocol."""
         self.save(self.new, 'file:' + self.path('a:b'))
         self.assert_same_stream(self.new, self.load('file:' +
                                                     self.path('a:b')))
 
-    def test_not_a_file(self):
+    def test_what_is_no_regular_file_is_refused(self):
         os.mkdir(self.path('dir'))
         os.mkfifo(self.path('fifo'))
         os.symlink('nowhere', self.path('dangling'))
@@ -571,8 +564,7 @@ class Replaced(SaveTest):
         self.refused('save', '/dev/null', stdin=self.new,
                      causes=['/dev/null'])
 
-    def test_in_the_way(self):
-        """A leftover's name that something else has."""
+    def test_something_else_at_the_temporary_name_is_refused(self):
         self.begin().kill()
         temporary, = set(os.listdir(self.dir)) - {'image'}
         os.unlink(self.path(temporary))
@@ -606,19 +598,19 @@ class Unprivileged(SaveTest):
         self.assertEqual((result.returncode, result.stderr), (0, b''))
         return result.stdout
 
-    def test_unreadable(self):
+    def test_unreadable_image_is_refused(self):
         os.chmod(self.image, 0)
         for verb in ('load', 'info', 'check'):
             self.refused(verb, self.image, causes=[self.image,
                                                    'permission denied'])
 
-    def test_unreachable(self):
+    def test_unreachable_file_is_refused(self):
         os.mkdir(self.path('dir'), 0)
         for verb in ('save', 'load', 'info', 'check'):
             self.refused(verb, self.path('dir/file'), stdin=self.new,
                          causes=[self.path('dir/file'), 'permission denied'])
 
-    def test_directory_read_only(self):
+    def test_read_only_directory_refuses_save(self):
         """Even where the file itself could be written."""
         os.chmod(self.image, 0o666)
         os.chmod(self.dir, 0o555)
@@ -627,7 +619,7 @@ class Unprivileged(SaveTest):
         self.refused('save', self.path('fresh'), stdin=self.new,
                      causes=['fresh', 'permission denied'])
 
-    def test_another_owner(self):
+    def test_file_of_another_owner_can_be_replaced(self):
         """In a directory that both may write to."""
         os.chmod(self.dir, 0o777)
         os.chmod(self.image, 0o644)
@@ -636,7 +628,7 @@ class Unprivileged(SaveTest):
         self.assert_new()
         self.assertEqual(stat.S_IMODE(os.stat(self.image).st_mode), 0o644)
 
-    def test_sticky_directory(self):
+    def test_sticky_directory_protects_files_of_others(self):
         """One may create files there, but not replace those of others."""
         os.chmod(self.dir, 0o1777)
         if os.geteuid() == 0:
@@ -646,13 +638,13 @@ class Unprivileged(SaveTest):
         else:
             self.save(self.new)
 
-    def test_existing_read_only(self):
+    def test_read_only_existing_image_is_refused(self):
         os.chmod(self.image, 0o444)
         self.refused('save', '-n', self.image, stdin=self.new,
                      causes=[self.image, 'permission denied'])
 
 
-class Report(SaveTest):
+class Reports(SaveTest):
 
     def reported(self, *args: str, status: int = 0, stdin: bytes = b''):
         path = self.path('report')
@@ -668,7 +660,7 @@ class Report(SaveTest):
         self.assertGreaterEqual(report['milliseconds'], 0)
         return report
 
-    def test_success(self):
+    def test_report_of_success_counts_what_was_done(self):
         builder = sample([('ram', MIB)])
         data = builder.build()
         for verb, stdin in (('save', data), ('load', b'')):
@@ -680,7 +672,7 @@ class Report(SaveTest):
             self.assertEqual(report['zero-pages'], 51)
             self.assertEqual(report['device-bytes'], len(builder.devices))
 
-    def test_failure(self):
+    def test_report_of_failure_has_the_error(self):
         self.reported('save', self.image, stdin=b'', status=1)
         self.reported('save', self.image, stdin=self.new[:-1], status=1)
         self.reported('save', '-s', '4k', self.image, stdin=self.new, status=1)
@@ -688,15 +680,14 @@ class Report(SaveTest):
         self.reported('load', '-t', 'x', self.image, status=1)
         self.reported('load', '--uri=x', self.image, status=1)
 
-    def test_interrupted(self):
+    def test_report_of_interrupted_save_says_failed(self):
         process = self.begin('--report', self.path('report'))
         process.terminate()
         self.assertEqual(process.wait(TIMEOUT), 1)
         with open(self.path('report'), encoding='utf-8') as f:
             self.assertEqual(json.load(f)['status'], 'failed')
 
-    def test_cannot_report(self):
-        """A report that was wanted and is not there is a failure."""
+    def test_report_that_cannot_be_written_is_a_failure(self):
         for verb in ('save', 'load'):
             result = self.tool(verb, self.image, '--report',
                                self.path('no/such/place'), stdin=small())
@@ -704,8 +695,7 @@ class Report(SaveTest):
             self.assertEqual(result.stderr.count(b'\n'), 1, result.stderr)
             self.assertIn(b'no/such/place', result.stderr)
 
-    def test_replaces(self):
-        """Never a mixture with what was in FILE."""
+    def test_report_replaces_all_that_was_there(self):
         with open(self.path('report'), 'wb') as f:
             f.write(pattern(1, 100000))
         self.reported('load', self.image)

@@ -68,15 +68,14 @@ class Hostile(PostcopyTest):
                 self.said(data, *causes)
 
 
-class Messages(Hostile):
+class HostileMessages(Hostile):
 
-    def test_unknown(self):
+    def test_unknown_kind_of_message_is_refused(self):
         self.all_said(*((message(kind, data), 'return path', f'{kind}')
                         for kind in (0, 8, 9, 0x100, 0xffff)
                         for data in (b'', b'1234')))
 
-    def test_lengths(self):
-        """Other lengths than the kind of message has"""
+    def test_wrong_length_of_message_is_refused(self):
         for kind, right in ((SHUT, 4), (PONG, 4), (REQ_PAGES, 12),
                             (RESUME_ACK, 4)):
             for length in (0, 1, right - 1, right + 1, 512, 65535):
@@ -84,7 +83,7 @@ class Messages(Hostile):
                 with self.subTest((kind, length)):
                     self.said(data + bytes(min(length, 600)), 'length')
 
-    def test_name_lengths(self):
+    def test_wrong_length_of_name_is_refused(self):
         """A request that is too short for its name, or for any"""
         numbers = struct.pack('>QI', 0, PAGE)
         self.all_said(*(
@@ -94,29 +93,27 @@ class Messages(Hostile):
                 numbers + b'\6pc.ram' + bytes(400))),
             (struct.pack('>HH', REQ_PAGES_ID, 65535) + numbers, 'length'))
 
-    def test_names(self):
-        """Blocks that there are not"""
+    def test_unknown_block_is_refused(self):
         self.all_said(*((request(0, name=name), 'block') for name in (
             '', 'p', 'pc.ra', 'pc.ramm', 'PC.RAM', 'x' * 255, 'pc.ram\0',
             '%s%n', 'pc\0ram')))
         self.assertIn("'nope'", self.said(request(0, name='nope')))
 
-    def test_one_line(self):
-        """Names do not get to the terminal as they are."""
+    def test_names_are_escaped_in_errors(self):
         for name in ('a\nb', '\x1b[2J', '\r', '\x7f', '\xff\xfe'):
             error = self.said(message(
                 REQ_PAGES_ID, struct.pack('>QIB', 0, PAGE, len(name)) +
                 name.encode('latin1')), 'block')
             self.assertTrue(error.rstrip('\n').isprintable(), error)
 
-    def test_no_block_before(self):
+    def test_request_for_last_block_needs_one_before(self):
         self.said(request(0, name=None), 'block')
 
-    def test_bad_name_then_none(self):
+    def test_refused_request_names_no_last_block(self):
         """A request that was refused does not stand for those behind it."""
         self.said(request(0, name='nope') + request(0, name=None), 'nope')
 
-    def test_outside(self):
+    def test_request_outside_of_block_is_refused(self):
         """At the end, beyond it, across it, and around the top"""
         for name, size in (('pc.ram', MIB), ('vga.vram', 65536)):
             for offset in (size, size + PAGE, 2 * size, 1 << 40, 1 << 63,
@@ -125,14 +122,13 @@ class Messages(Hostile):
                     self.said(request(offset, name=name), f"'{name}'",
                               f'{offset % (1 << 64):#x}')
 
-    def test_across(self):
-        """A start inside does not make the end so."""
+    def test_request_across_end_of_block_is_refused(self):
         for length in (2 * MIB, 1 << 31, 0xfffff000, 0x80001000):
             for offset in (0, MIB - PAGE):
                 with self.subTest((offset, length)):
                     self.said(request(offset, length), "'pc.ram'", f'{length}')
 
-    def test_large_block(self):
+    def test_length_that_would_wrap_is_refused(self):
         """Lengths that would be negative, or come around to its start"""
         builder = StreamBuilder([('ram', 3 << 30)])
         builder.page('ram', 0, pattern(1))
@@ -143,23 +139,21 @@ class Messages(Hostile):
                 self.said(request(offset, length, 'ram'), f'{offset:#x}',
                           f'{length} bytes')
 
-    def test_unaligned(self):
+    def test_unaligned_request_is_refused(self):
         for offset in (1, 8, PAGE - 1, 2048, MIB - 1, MIB - 512):
             with self.subTest(offset):
                 self.said(request(offset), "'pc.ram'", f'{offset:#x}')
 
-    def test_odd_lengths(self):
+    def test_request_of_no_whole_pages_is_refused(self):
         for length in (0, 1, 512, 4095, 4097, 6144, 0xffffffff):
             with self.subTest(length):
                 self.said(request(0, length), "'pc.ram'", f'{length} ')
 
-    def test_second_request(self):
-        """A good one before it changes nothing."""
+    def test_bad_request_after_a_good_one_is_refused(self):
         self.said(request(0) + request(MIB, name=None), '0x100000')
         self.said(request(0) + request(8, name=None), '0x8 ')
 
-    def test_not_resuming(self):
-        """Answers to what was not asked"""
+    def test_answer_to_what_was_not_asked_is_refused(self):
         for data in (word(RESUME_ACK, 1),
                      message(BITMAP, name8('pc.ram')) +
                      struct.pack('>Q', 32) + bytes(32) +
@@ -167,8 +161,7 @@ class Messages(Hostile):
             with self.subTest(data[:16]):
                 self.said(data)
 
-    def test_unknown_pong(self):
-        """An answer to no PING is refused, or it means nothing."""
+    def test_pong_to_no_ping_is_refused_or_ignored(self):
         peer = self.connect('--push=none')
         peer.until(RUNNING)
         peer.send(word(PONG, 0xdeadbeef))
@@ -181,8 +174,7 @@ class Messages(Hostile):
         else:
             self.assertEqual(peer.process.wait(TIMEOUT), 0)
 
-    def test_failed(self):
-        """QEMU says itself that the load has failed."""
+    def test_failure_that_destination_reports_fails_load(self):
         for stage in (RETURN_PATH, SETUP, RUNNING, ENDED):
             options = [] if stage == ENDED else ['--push=none']
             for status in (1, 0xffffffff):
@@ -190,14 +182,12 @@ class Messages(Hostile):
                     self.said(word(SHUT, status), 'destination', stage=stage,
                               options=options)
 
-    def test_shut_early(self):
-        """Success before all has been sent is none."""
+    def test_success_before_the_end_is_none(self):
         for stage in (RETURN_PATH, SETUP, RUNNING):
             with self.subTest(stage):
                 self.said(word(SHUT, 0), stage=stage)
 
-    def test_each_stage(self):
-        """Garbage is garbage at any time."""
+    def test_garbage_is_refused_at_each_stage(self):
         for stage in (RETURN_PATH, Stage.ADVISED, SETUP, Stage.DISCARDED,
                       RUNNING, ENDED):
             options = [] if stage == ENDED else ['--push=none']
@@ -205,13 +195,12 @@ class Messages(Hostile):
                 self.said(b'garbage!', 'return path', stage=stage,
                           options=options)
 
-    def test_while_writing(self):
-        """It is not overlooked where the peer reads nothing."""
+    def test_bad_message_is_noticed_while_peer_reads_nothing(self):
         self.take(sample([('pc.ram', 8 * MIB)]))
         for data in (b'garbage!', word(SHUT, 1), request(1)):
             self.said(data, stage=RUNNING, options=[])
 
-    def test_random(self):
+    def test_nearly_right_messages_fail_cleanly(self):
         """Messages that are nearly right, and then the end"""
         rng = random.Random(1)
         valid = [word(PONG, 3), word(PONG, 1), request(0), request(PAGE),
@@ -242,24 +231,23 @@ class Messages(Hostile):
                 self.snapshot.blocks.items()
                 for offset in range(0, length, PAGE)]
 
-    def test_noise(self):
+    def test_random_noise_fails_cleanly(self):
         rng = random.Random(2)
         for i in range(40):
             with self.subTest(i):
                 self.last_words(rng.randbytes(1 << rng.randrange(12)), RUNNING)
 
-    def test_truncated(self):
-        """A message that ends in its middle"""
+    def test_truncated_message_fails_cleanly(self):
         data = request(0)
         for length in (1, 3, 4, 8, 16, len(data) - 1):
             with self.subTest(length):
                 self.last_words(data[:length], RUNNING)
 
 
-class Silence(Hostile):
+class SilentPeer(Hostile):
     """Peers that go away, or do nothing"""
 
-    def test_end_of_return_path(self):
+    def test_end_of_return_path_fails_load(self):
         for stage in Stage:
             if stage in (Stage.RECOVERING, Stage.OVER):
                 continue
@@ -270,7 +258,7 @@ class Silence(Hostile):
                 self.hang_up(peer)
                 self.fails(peer)
 
-    def test_gone(self):
+    def test_peer_that_goes_away_fails_load(self):
         """Both ways at once, while there is something to write"""
         self.take(sample([('pc.ram', 8 * MIB)]))
         for stage in (Stage.CONNECTED, RETURN_PATH, SETUP, RUNNING):
@@ -281,14 +269,14 @@ class Silence(Hostile):
                 peer.process.stdout.close()
                 self.fails(peer)
 
-    def test_reads_no_more(self):
+    def test_peer_that_closes_its_reading_end_fails_load(self):
         self.take(sample([('pc.ram', 8 * MIB)]))
         peer = self.connect()
         peer.until(RUNNING)
         peer.process.stdout.close()
         self.fails(peer)
 
-    def test_gone_socket(self):
+    def test_socket_that_is_shut_down_fails_load(self):
         for preempt in (False, True):
             peer = self.connect_socket('--push=none', preempt=preempt)
             peer.until(RUNNING)
@@ -312,7 +300,7 @@ class Silence(Hostile):
                 self.assertEqual(error.count('\n'), 1, error)
                 self.assertIn(cause, error)
 
-    def test_no_socket(self):
+    def test_missing_socket_is_refused(self):
         self.refused('load', '--postcopy', self.image,
                      f'--uri=unix:{self.path("none")}',
                      causes=['no such file'])
@@ -324,7 +312,7 @@ class Silence(Hostile):
         peer.process.terminate()
         self.fails(peer)
 
-    def test_never_reads(self):
+    def test_signal_ends_load_if_peer_never_reads(self):
         self.take(sample([('pc.ram', 8 * MIB)]))
         for stage in (Stage.CONNECTED, SETUP, RUNNING):
             with self.subTest(stage):
@@ -332,7 +320,7 @@ class Silence(Hostile):
                 peer.until(stage)
                 self.terminated(peer)
 
-    def test_never_answers(self):
+    def test_signal_ends_load_if_peer_never_answers(self):
         """Neither PING nor anything else"""
         peer = self.connect('--push=none')
         peer.send = lambda data: None
@@ -345,17 +333,17 @@ class Silence(Hostile):
         else:
             self.terminated(peer)
 
-    def test_never_shuts(self):
+    def test_signal_ends_load_if_peer_never_confirms(self):
         peer = self.connect()
         peer.until(Stage.OVER)
         self.terminated(peer)
 
-    def test_never_asks(self):
+    def test_signal_ends_load_if_peer_never_asks(self):
         peer = self.connect('--push=none')
         peer.until(RUNNING)
         self.terminated(peer)
 
-    def test_no_second_channel(self):
+    def test_signal_ends_load_if_second_channel_is_not_taken(self):
         """QEMU without postcopy-preempt listens, but takes nothing."""
         peer = self.connect_socket('--push=none', preempt=True)
         peer.listener = None
@@ -363,8 +351,7 @@ class Silence(Hostile):
         peer.request('pc.ram', 0)
         self.terminated(peer)
 
-    def test_reads_requests(self):
-        """The return path is drained, though nobody reads the answers."""
+    def test_return_path_is_drained_though_nobody_reads(self):
         self.take(sample([('pc.ram', 8 * MIB)]))
         for options in ([], ['--push=none']):
             peer = self.connect(*options)
@@ -382,8 +369,7 @@ class Silence(Hostile):
             stats = self.completes(peer)
             self.assertEqual(stats['requests'], 204801)
 
-    def test_flood(self):
-        """Requests again and again cost nothing, and nothing comes twice."""
+    def test_repeated_requests_bring_nothing_twice(self):
         self.take(sample([('pc.ram', 8 * MIB)]))
         peer = self.connect()
         peer.until(RUNNING)
@@ -408,20 +394,19 @@ class Silence(Hostile):
                                  (1, 1), error)
                 self.assertIn(f"Could not load '{self.image}': ", error)
 
-    def test_no_stdin(self):
+    def test_closed_stdin_is_no_return_path(self):
         self.absent(stdout=subprocess.DEVNULL, preexec_fn=lambda: os.close(0))
 
-    def test_null(self):
+    def test_dev_null_is_no_return_path(self):
         self.absent(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
-    def test_files(self):
+    def test_file_is_no_return_path(self):
         with open(self.path('out'), 'wb') as out, \
                 open(self.path('in'), 'w+b') as empty:
             self.absent(stdin=subprocess.DEVNULL, stdout=out)
             self.absent(stdin=empty, stdout=out)
 
-    def test_one_way(self):
-        """A pipe that was inherited has no way back."""
+    def test_pipe_is_no_return_path(self):
         read, write = os.pipe()
         with os.fdopen(read), os.fdopen(write, 'wb'):
             result = self.tool('load', '--postcopy', self.image,
@@ -430,7 +415,7 @@ class Silence(Hostile):
                          (1, 1), result.stderr)
 
 
-class Resume(Hostile):
+class HostileResumption(Hostile):
     """Peers that answer wrongly when a load is to go on"""
 
     def setUp(self):
@@ -463,41 +448,39 @@ class Resume(Hostile):
             '>Q', len(data) if size is None else size) + data + \
             struct.pack('>Q', end)
 
-    def test_size(self):
+    def test_wrong_size_of_bitmap_is_refused(self):
         for size in (0, 4, 24, 31, 33, 40, 1 << 32, 1 << 63, (1 << 64) - 8):
             with self.subTest(size):
                 self.answers(lambda name, data, size=size: self.bitmap(
                     name, data, size), 'bitmap')
 
-    def test_other_block(self):
+    def test_bitmap_of_unknown_block_is_refused(self):
         for other in ('', 'nope', 'rom\0', 'x' * 255):
             with self.subTest(other):
                 self.answers(lambda name, data, other=other: self.bitmap(
                     other, data), 'block')
 
-    def test_not_that_block(self):
-        """One that there is, but that was not asked for now"""
+    def test_bitmap_of_block_not_asked_for_is_refused(self):
         self.answers(lambda name, data: self.bitmap('rom', bytes(8)) * 2,
                      'bitmap')
 
-    def test_twice(self):
+    def test_bitmap_sent_twice_is_refused(self):
         self.answers(lambda name, data: 2 * self.bitmap(name, data))
 
-    def test_end(self):
+    def test_wrong_end_of_bitmap_is_refused(self):
         for end in (0, BITMAP_END + 1, 0xefcdab8967452301):
             with self.subTest(end):
                 self.answers(lambda name, data, end=end: self.bitmap(
                     name, data, end=end), 'bitmap')
 
-    def test_message(self):
-        """Messages that are something else, or no message"""
+    def test_other_message_than_a_bitmap_is_refused(self):
         for reply in (b'garbage!', message(BITMAP, b''),
                       message(BITMAP, b'\6pc'), word(SHUT, 0),
                       word(SHUT, 1), word(RESUME_ACK, 1)):
             with self.subTest(reply):
                 self.answers(lambda name, data, reply=reply: reply)
 
-    def test_cut(self):
+    def test_cut_bitmap_is_refused(self):
         for length in (0, 3, 10, 15, 25, -9, -1):
             with self.subTest(length):
                 peer = self.paused()
@@ -511,8 +494,7 @@ class Resume(Hostile):
                     peer.until(RUNNING)
                 self.fails(peer)
 
-    def test_padding(self):
-        """Bits behind the last page say nothing."""
+    def test_bits_after_last_page_say_nothing(self):
         peer = self.paused()
         good = peer.send_bitmap
 
@@ -526,7 +508,7 @@ class Resume(Hostile):
         peer.send_bitmap = padded
         self.completes(peer)
 
-    def test_acknowledgement(self):
+    def test_wrong_acknowledgement_is_refused(self):
         for reply in (word(RESUME_ACK, 0), word(RESUME_ACK, 2),
                       word(RESUME_ACK, 0xffffffff), word(SHUT, 0),
                       word(SHUT, 1), message(RESUME_ACK, b''), b'garbage!'):
@@ -538,8 +520,7 @@ class Resume(Hostile):
                     peer.finish()
                 self.fails(peer)
 
-    def test_no_acknowledgement(self):
-        """There is none, or only the end."""
+    def test_signal_or_eof_ends_wait_for_acknowledgement(self):
         peer = self.paused()
         peer.send_resume_ack = lambda: None
         peer.until(RUNNING)
@@ -552,14 +533,14 @@ class Resume(Hostile):
         peer.until(RUNNING)
         self.fails(peer)
 
-    def test_two_acknowledgements(self):
+    def test_second_acknowledgement_is_refused(self):
         peer = self.paused()
         peer.send_resume_ack = lambda: peer.send(2 * word(RESUME_ACK, 1))
         with self.assertRaises(EOFError):
             peer.finish()
         self.fails(peer)
 
-    def test_not_paused(self):
+    def test_destination_that_is_not_paused_fails_resumption(self):
         """A QEMU that waits for the beginning goes away."""
         process, reader, writer = self.begin(percent=None)
         os.read(reader, 8)
@@ -570,7 +551,7 @@ class Resume(Hostile):
         self.assertGreater(writer, 0)
 
 
-class Damaged(PostcopyTest):
+class DamagedImage(PostcopyTest):
     """Images in which something is not what it was"""
 
     def setUp(self):
@@ -613,7 +594,7 @@ class Damaged(PostcopyTest):
         self.fails(peer, *causes)
         self.assertFalse(peer.has((name, offset)))
 
-    def test_page(self):
+    def test_damaged_page_never_comes(self):
         """Asked for, pushed, or sent by precopy"""
         rng = random.Random(1)
         for number in (100, 8205):
@@ -633,8 +614,7 @@ class Damaged(PostcopyTest):
             peer.finish()
         self.fails(peer, "'rom'")
 
-    def test_other_pages(self):
-        """One that is damaged stops what it is needed for only."""
+    def test_damaged_page_stops_only_what_needs_it(self):
         self.flip(self.blocks['ram'] + 100 * PAGE)
         peer = self.connect('--push=none')
         peer.until(RUNNING)
@@ -644,7 +624,7 @@ class Damaged(PostcopyTest):
         peer.request('ram', 100 * PAGE)
         self.fails(peer, "'ram'", '0x64000')
 
-    def test_host_page(self):
+    def test_damaged_page_spoils_its_host_page(self):
         self.flip(self.blocks['ram'] + 150 * PAGE)
         peer = self.connect('--host-page-size=ram=2M', '--push=none',
                             host_pages={'ram': 2 * MIB})
@@ -655,14 +635,12 @@ class Damaged(PostcopyTest):
         self.fails(peer, "'ram'", '0x96000')
         self.assertEqual(peer.arrived, [])
 
-    def test_lost_page(self):
-        """What reads as zeroes is not taken for a zero page."""
+    def test_page_lost_to_zeroes_is_no_zero_page(self):
         self.patch(self.blocks['ram'] + 100 * PAGE, bytes(PAGE))
         self.breaks('ram', 100 * PAGE, "'ram'", '0x64000',
                     options=['--push=none'])
 
-    def test_page_table(self):
-        """A chunk that is damaged, of which the other is independent"""
+    def test_damaged_chunk_of_page_table_spoils_only_its_pages(self):
         table = self.parts['page table']['offset']
         for entry in (8200, 8191 + 3000):
             self.flip(table + CHUNK + entry % 8191 * 8, 2)
@@ -692,7 +670,7 @@ class Damaged(PostcopyTest):
         self.assertEqual(error.count('\n'), 1, error)
         self.assertIn(part, error)
 
-    def test_arrivals(self):
+    def test_damaged_arrival_list_is_told(self):
         offset = self.parts['arrival list']['offset']
         for at in (0, 7, 8, 500, CHUNK - 1):
             self.flip(offset + at)
@@ -700,7 +678,7 @@ class Damaged(PostcopyTest):
                 self.ends_well_or_clearly('arrival list')
             self.flip(offset + at)
 
-    def test_hostile_arrivals(self):
+    def test_hostile_arrival_list_does_no_harm(self):
         """Pages outside, with a right checksum; no page twice"""
         offset = self.parts['arrival list']['offset']
         pages = sum(self.snapshot.blocks.values()) // PAGE
@@ -731,14 +709,13 @@ class Damaged(PostcopyTest):
                            *[0] * (CHUNK_ENTRIES - 10))
         self.patch(offset, data + checksum(data, self.uuid.int % (1 << 64)))
 
-    def test_devices(self):
+    def test_damaged_device_state_is_refused_at_once(self):
         """Nothing begins that damage will end."""
         self.flip(self.parts['device state']['offset'] + 3)
         self.refused('load', '--postcopy', self.image,
                      causes=['device state'])
 
-    def test_working_set(self):
-        """One that is embedded"""
+    def test_damaged_embedded_working_set_is_told(self):
         self.recorded([('ram', number * PAGE) for number in (150, 8200, 3)])
         self.succeeds('embed', '-f', 'raw', self.image)
         if os.path.exists(self.image + '.working-set'):
@@ -758,8 +735,7 @@ class Damaged(PostcopyTest):
             self.flip(at, 5)
         self.completes(self.connect())
 
-    def test_cut(self):
-        """An image that ends early fails before or when it is noticed."""
+    def test_cut_image_fails_or_is_loaded_whole(self):
         size = os.stat(self.image).st_size
         failed = 0
         for i in range(11, 0, -1):

@@ -190,24 +190,24 @@ class SaveFaults(FaultTest):
             [(save, f'{cls} {n} error {FULL[n % 2]}') for save, cls, n in cases
              if cls in ('write', 'flush', 'meta')])
 
-    def test_errors(self):
+    def test_failed_change_keeps_old_file_or_does_no_harm(self):
         self.errors('write', 'flush', 'meta')
 
-    def test_read_errors(self):
+    def test_failed_read_keeps_old_file_or_does_no_harm(self):
         self.errors('read')
 
-    def test_look_errors(self):
+    def test_failed_look_keeps_old_file_or_does_no_harm(self):
         """Of what asks for state, or for locks"""
         self.errors('look')
 
-    def test_short(self):
+    def test_short_requests_do_not_spoil_a_save(self):
         self.try_all(
             'requests of saves that are cut short: the snapshot is right',
             self.undisturbed,
             [(save, f'{cls} {n} short 0') for save, cls, n in
              self.cases(SOME_SAVES, 'write', 'read')])
 
-    def test_slow(self):
+    def test_slow_requests_do_not_spoil_a_save(self):
         self.try_all(
             'requests of saves that are slow: the snapshot is right',
             self.undisturbed,
@@ -222,7 +222,7 @@ class PartialWrites(FaultTest):
     qcow2, other entries of the table of L2 tables are in the same sector.
     """
 
-    def test_read_error(self):
+    def test_read_error_around_partial_write_does_no_harm(self):
         builder = StreamBuilder([('ram', 2 << 30)])
         for i in range(8):
             builder.page('ram', i << 28, pattern(i))
@@ -295,19 +295,19 @@ class LoadFaults(FaultTest):
                 raise Failure(f'{undone}: looks like a whole load')
         return True
 
-    def test_errors(self):
+    def test_failed_request_fails_clearly_or_does_no_harm(self):
         self.try_all(
             'requests of loads and checks that fail: one line says so, and '
             'what a load has sent is not mistaken for all of it',
             self.disturbed,
             self.cases(self.CLASSES, lambda cls: [f'error {errno.EIO}']))
 
-    def test_short(self):
+    def test_short_reads_do_not_spoil_load_or_check(self):
         self.try_all('requests of loads and checks that are cut short: the '
                      'result is right', self.disturbed,
                      self.cases(['read'], lambda cls: ['short 0']))
 
-    def test_slow(self):
+    def test_slow_reads_do_not_spoil_load_or_check(self):
         self.try_all('requests of loads and checks that are slow: the result '
                      'is right', self.disturbed,
                      self.cases(['read'], lambda cls: [f'delay {DELAY_US}']))
@@ -367,7 +367,7 @@ class PostcopyFaults(FaultTest, PostcopyTest):
 
     resumed = 0
 
-    def test_requests(self):
+    def test_load_with_faults_is_right_or_can_be_continued(self):
         counts = self.count_run(self.load_by_postcopy(),
                                 ('read', 'meta', 'look'))
         for action, classes in ((f'error {errno.EIO}', counts),
@@ -479,7 +479,7 @@ class BlockLayer(FaultTest):
             raise Failure('looks like a whole load')
         return True
 
-    def test_save(self):
+    def test_failed_request_fails_save_clearly_with_any_aio(self):
         cases = []
         for fmt in ('qcow2', 'raw'):
             cases += self.cases(fmt, self.run_save(
@@ -488,7 +488,7 @@ class BlockLayer(FaultTest):
                      'kinds of asynchronous I/O: the save fails, with one '
                      'line that says why', self.save_case, cases)
 
-    def test_load(self):
+    def test_failed_request_fails_load_clearly_with_any_aio(self):
         self.loaded, cases = {}, []
         for fmt in ('qcow2', 'raw'):
             self.loaded[fmt] = self.directory()
@@ -500,8 +500,7 @@ class BlockLayer(FaultTest):
                      'asynchronous I/O: one line says so, and what was sent '
                      'is not mistaken for all of it', self.load_case, cases)
 
-    def test_throttled(self):
-        """Storage that is slow is no failure."""
+    def test_throttled_storage_is_no_failure(self):
         work = self.prepared(Save(before='qcow2'))
         image = os.path.join(work, 'image')
         slow = ('--object', 'throttle-group,id=slow,x-iops-total=40',

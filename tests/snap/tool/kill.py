@@ -23,7 +23,7 @@ RANDOM_KILLS = 25
 CHANGES = ('write', 'flush', 'meta')
 
 
-class Kill(CrashTest):
+class KilledSave(CrashTest):
 
     @classmethod
     def setUpClass(cls):
@@ -94,7 +94,7 @@ class Kill(CrashTest):
             process.communicate(timeout=TIMEOUT)
         self.check_named(save, run, f'after {seconds} s')
 
-    def test_operations(self):
+    def test_image_is_whole_or_refused_if_killed_at_any_operation(self):
         """Before and after each operation that changes something"""
         for save in SAVES:
             cases = [
@@ -110,7 +110,7 @@ class Kill(CrashTest):
                 type(self).tried += sum(killed)
         self.assertLessEqual({None, OLD, NEW, REFUSED}, self.found)
 
-    def test_moments(self):
+    def test_image_is_whole_or_refused_if_killed_at_any_moment(self):
         """At any time, while the save waits for its last byte at the latest"""
         rng = random.Random(SEED)
         for save in SAVES:

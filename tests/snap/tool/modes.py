@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# What the tool chooses where the user does not: cache and AIO modes, and when to
+# What the tool chooses if the user does not: cache and AIO modes, and when to
 # flush.
 #
 
@@ -72,7 +72,7 @@ int fdatasync(int fd)
 '''
 
 
-class Modes(ToolTest):
+class CacheModes(ToolTest):
 
     def setUp(self):
         super().setUp()
@@ -95,13 +95,12 @@ class Modes(ToolTest):
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(fd)
 
-    def test_save(self):
+    def test_save_uses_direct_io_by_default(self):
         self.assertEqual(self.traced('save', self.image, stdin=self.data),
                          [('none', '')])
         self.assert_same_stream(self.data, self.load())
 
-    def test_no_direct_io(self):
-        """The default does not fail where there is none."""
+    def test_default_falls_back_without_direct_io(self):
         no_direct = {'SHIM_NO_DIRECT': '1'}
         self.assertEqual(self.traced('save', self.image, stdin=self.data,
                                      **no_direct), [('writeback', '')])
@@ -110,15 +109,14 @@ class Modes(ToolTest):
         modes = self.traced('check', self.image, **no_direct)
         self.assertEqual(modes[-1][0], 'writeback')
 
-    def test_no_direct_io_wanted(self):
-        """What the user asks for is not replaced by something else."""
+    def test_mode_that_was_asked_for_is_not_replaced(self):
         result = self.tool('save', '--cache=none', self.image, stdin=self.data,
                            env=dict(os.environ, LD_PRELOAD=self.shim,
                                     SHIM_NO_DIRECT='1'))
         self.assertEqual(result.returncode, 1)
         self.assertFalse(os.path.exists(self.image))
 
-    def test_cold_and_warm(self):
+    def test_check_reads_directly_what_is_not_cached(self):
         self.save(self.data)
         self.drop_cache()
         self.assertEqual(self.traced('check', self.image)[-1][0], 'none')
@@ -127,7 +125,7 @@ class Modes(ToolTest):
         self.assertEqual(self.traced('check', self.image)[-1],
                          ('writeback', ''))
 
-    def test_given(self):
+    def test_mode_that_is_given_is_used(self):
         for cache in ('none', 'writeback', 'writethrough', 'directsync',
                       'unsafe'):
             modes = self.traced('save', f'--cache={cache}', self.image,
@@ -135,8 +133,7 @@ class Modes(ToolTest):
             self.assertEqual(modes, [(cache, '')])
             self.assert_same_stream(self.data, self.load())
 
-    def test_nothing_left_over(self):
-        """A new file is as long as its content, and all of it is needed."""
+    def test_new_file_is_as_long_as_its_content(self):
         for mib in (1, 8, 200):
             data = sample([('pc.ram', mib * MIB)]).build()
             self.save(data)
@@ -161,7 +158,7 @@ class Modes(ToolTest):
         self.succeeds('check', self.image)
         return count
 
-    def test_flushes(self):
+    def test_save_flushes_three_times(self):
         """Of RAM, of everything, of the header: no others make anyone wait."""
         self.assertEqual(self.flushes(), 3)
         self.assertEqual(self.flushes('--cache=writeback'), 3)

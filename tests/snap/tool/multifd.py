@@ -77,16 +77,16 @@ def filled(channels: int = 2, flush: bool = True, blocks=None,
     return builder
 
 
-class Saves(MultifdTest):
+class MultifdSave(MultifdTest):
 
-    def test_channels(self):
+    def test_pages_come_over_any_number_of_channels(self):
         for channels in (1, 2, 20):
             for flush in (True, False):
                 with self.subTest((channels, flush)):
                     self.save_multifd(filled(channels, flush))
                     self.assertEqual(self.info()['arrivals'], 0)
 
-    def test_rounds(self):
+    def test_last_copy_of_a_page_wins_over_all_rounds(self):
         """Pages come again and again, over any channel."""
         for flush in (True, False):
             with self.subTest(flush):
@@ -106,8 +106,7 @@ class Saves(MultifdTest):
                 builder.device('cpu', b'state')
                 self.save_multifd(builder)
 
-    def test_other_channel_wins(self):
-        """What comes behind a sync wins, though it arrives before."""
+    def test_page_after_a_sync_wins_though_it_arrives_before(self):
         for flush in (True, False):
             for late in (0, 1):
                 with self.subTest((flush, late)):
@@ -130,7 +129,7 @@ class Saves(MultifdTest):
         self.end(process)
         self.assert_saved(builder)
 
-    def test_zero_pages(self):
+    def test_zero_pages_of_packets_and_main_channel_are_zero(self):
         """Of packets, with data again, and of the main channel"""
         for flush in (True, False):
             with self.subTest(flush):
@@ -151,7 +150,7 @@ class Saves(MultifdTest):
                 builder.device('cpu', b'state')
                 self.save_multifd(builder)
 
-    def test_order(self):
+    def test_pages_may_come_in_any_order(self):
         """Descending, scattered, and across the writer's buffers"""
         numbers = list(range(10 * BATCH))
         random.Random(2).shuffle(numbers)
@@ -167,7 +166,7 @@ class Saves(MultifdTest):
                 builder.device('cpu', b'state')
                 self.save_multifd(builder)
 
-    def test_page_sizes(self):
+    def test_other_page_sizes_are_taken(self):
         for bits in (10, 13, 16):
             with self.subTest(bits):
                 size = 1 << bits
@@ -175,7 +174,7 @@ class Saves(MultifdTest):
                                                     ('rom', size)],
                                          page_bits=bits))
 
-    def test_sync_with_pages(self):
+    def test_sync_may_come_with_pages(self):
         """The last packet of a round may say so itself."""
         builder = MultifdBuilder([('pc.ram', MIB)], 1)
         builder.packet(0, 'pc.ram', pages(range(10)), [20 * PAGE], flags=SYNC)
@@ -185,7 +184,7 @@ class Saves(MultifdTest):
         builder.device('cpu', b'state')
         self.save_multifd(builder)
 
-    def test_old_packets(self):
+    def test_sync_may_have_a_size_as_before_9_0(self):
         """Before 9.0, a sync has the size of the packet before."""
         builder = MultifdBuilder([('pc.ram', MIB)], 2, False)
         builder.packet(0, 'pc.ram', pages(range(10)), number=1)
@@ -195,7 +194,7 @@ class Saves(MultifdTest):
         builder.device('cpu', b'state')
         self.save_multifd(builder)
 
-    def test_late_footers(self):
+    def test_footers_may_come_after_the_channels(self):
         """A source sends footers when its channels have been read from."""
         for flush in (True, False):
             with self.subTest(flush):
@@ -227,7 +226,7 @@ class Saves(MultifdTest):
                 self.end(process)
                 self.assert_saved(builder)
 
-    def test_packets_without_pages_are_none(self):
+    def test_packets_without_pages_count_for_nothing(self):
         """QEMU before 9.0 sends SYNC with pages, and nothing in its turn."""
         for flush in (True, False):
             with self.subTest(flush):
@@ -261,7 +260,7 @@ class Saves(MultifdTest):
                 self.end(process)
                 self.assert_saved(builder)
 
-    def test_packet_without_pages_finds_its_channel_open(self):
+    def test_channel_stays_open_for_a_packet_without_pages(self):
         """The image is in place, but the source has not completed."""
         builder = filled()
         main, channels = builder.streams()
@@ -274,8 +273,7 @@ class Saves(MultifdTest):
         self.end(process)
         self.assert_saved(builder)
 
-    def test_packet_without_pages_finds_its_channel_open_after_the_answer(
-            self):
+    def test_channel_stays_open_for_a_packet_after_the_answer(self):
         """A source has the answer, and a thread has not had its turn."""
         builder = filled()
         builder.open_return_path()
@@ -289,15 +287,14 @@ class Saves(MultifdTest):
         self.end(process)
         self.assert_saved(builder)
 
-    def test_nothing(self):
-        """No page at all"""
+    def test_stream_without_pages_is_saved(self):
         for flush in (True, False):
             with self.subTest(flush):
                 builder = MultifdBuilder([('pc.ram', MIB)], 2, flush)
                 builder.device('cpu', b'state')
                 self.save_multifd(builder)
 
-    def test_many_halves(self):
+    def test_more_channels_than_buffers_do_not_block(self):
         """More channels in the middle of a packet than there are buffers"""
         builder = MultifdBuilder([('pc.ram', 24 * MIB)], 24)
         for i in range(24):
@@ -314,7 +311,7 @@ class Saves(MultifdTest):
         self.end(process)
         self.assert_saved(builder)
 
-    def test_other_order_of_channels(self):
+    def test_channels_may_connect_in_any_order(self):
         """The number of a channel is not when it is connected."""
         builder = filled(3)
         main, channels = builder.streams()
@@ -323,8 +320,7 @@ class Saves(MultifdTest):
         self.end(process)
         self.assert_saved(builder)
 
-    def test_return_path(self):
-        """The source waits for the answer, with all channels open."""
+    def test_source_gets_its_answer_with_channels_open(self):
         builder = filled()
         builder.open_return_path()
         main, channels = builder.streams()
@@ -334,8 +330,7 @@ class Saves(MultifdTest):
         self.end(process)
         self.assert_saved(builder)
 
-    def test_channels_close_early(self):
-        """Behind the last sync there is nothing to come."""
+    def test_channels_may_close_after_last_sync(self):
         builder = filled(2)
         main, channels = builder.streams()
         process, source = self.begin(2)
@@ -347,12 +342,12 @@ class Saves(MultifdTest):
         self.end(process)
         self.assert_saved(builder)
 
-    def test_existing_target(self):
+    def test_existing_target_is_saved_to(self):
         self.img('create', '-f', 'qcow2', self.image, '1G')
         self.save_multifd(filled(), '-n')
 
 
-class Plain(MultifdTest):
+class PlainSource(MultifdTest):
     """A source without multifd"""
 
     def plain(self, process, source, data: bytes):
@@ -360,14 +355,14 @@ class Plain(MultifdTest):
         self.end(process)
         self.assert_same_stream(data, self.load())
 
-    def test_socket(self):
+    def test_stream_without_multifd_is_saved(self):
         self.plain(*self.begin(0), sample().build())
 
-    def test_silent(self):
+    def test_silent_connections_do_no_harm(self):
         """Somebody else is connected, and says nothing."""
         self.plain(*self.begin(3), sample().build())
 
-    def test_probe(self):
+    def test_connection_that_is_closed_at_once_does_no_harm(self):
         """Somebody looked whether there is a socket."""
         process, source = self.begin(2)
         for connection in source.channels:
@@ -399,20 +394,20 @@ class Hostile(MultifdTest):
         return self.channels[channel][:-len(head(flags=SYNC))]
 
 
-class Channels(Hostile):
+class HostileChannels(Hostile):
     """They do not come, or say what they should not."""
 
-    def test_no_channels(self):
+    def test_missing_channels_are_refused(self):
         for main in (self.main, filled(flush=False).streams()[0].replace(
                 struct.pack('>BI', PART, RAM_ID), struct.pack(
                     '>BIQ', PART, RAM_ID, FLUSH))):
             self.said(main, [], 'multifd', '--uri=unix:PATH')
 
-    def test_silent_channels(self):
+    def test_silent_channels_are_refused(self):
         self.said(self.main, [b'', b''], 'channels have not come',
                   finish=False)
 
-    def test_bad_init(self):
+    def test_wrong_handshake_is_refused(self):
         good = self.channels[0][64:]
         for data, cause in ((init(0, magic=0x44332211) + good,
                              'in multifd handshake'),
@@ -450,7 +445,7 @@ class Channels(Hostile):
             (bytes(4096), 'packet'),
         )
 
-    def test_bad_packets(self):
+    def test_wrong_packet_is_refused_at_once(self):
         """At once, whoever is waited for"""
         for data, *causes in self.bad_packets():
             data += bytes(PAGE)
@@ -462,13 +457,13 @@ class Channels(Hostile):
                                          data],
                           'channel 1 of multifd', *causes, finish=False)
 
-    def test_bad_packet_while_others_wait(self):
+    def test_wrong_packet_is_refused_while_others_wait(self):
         """The main channel waits at a sync for a channel that is silent."""
         bad = init(0) + head(magic=1)
         self.said(self.main, [bad, init(1)], 'channel 0', 'packet',
                   finish=False)
 
-    def test_random(self):
+    def test_flipped_bits_never_crash_a_save(self):
         rng = random.Random(3)
         for i in range(30):
             channels = [bytearray(data) for data in self.channels]
@@ -483,10 +478,10 @@ class Channels(Hostile):
                 source.close()
 
 
-class Ends(Hostile):
+class EarlyEnds(Hostile):
     """Channels that end early, or not where they should"""
 
-    def test_closed_in_packet(self):
+    def test_channel_closed_in_a_packet_fails_save(self):
         """In its head, and in its data, while the main channel waits"""
         size = len(head())
         for at in (64 + 1, 64 + size - 1, 64 + 2 * size - 1,
@@ -501,8 +496,7 @@ class Ends(Hostile):
                     source.channels[0].close()
                     self.fails(process, self.image, 'channel 0 of multifd')
 
-    def test_closed_while_others_hold(self):
-        """... all of the writer's buffers, while more channels want some"""
+    def test_channel_closed_while_others_hold_buffers_fails_save(self):
         builder = MultifdBuilder([('pc.ram', 24 * MIB)], 24)
         for i in range(24):
             builder.packet(i, 'pc.ram', pages(range(256 * i, 256 * i + 128)))
@@ -517,13 +511,13 @@ class Ends(Hostile):
                 source.channels[3].close()
                 self.fails(process, self.image, 'channel 3 of multifd')
 
-    def test_closed_before_sync(self):
+    def test_channel_closed_before_sync_fails_save(self):
         for data in (init(0), init(0) + head(flags=SYNC), self.unsynced(0)):
             with self.subTest(len(data)):
                 self.said(self.main, [data, self.channels[1]],
                           'multifd', 'too early')
 
-    def test_closed_while_main_waits(self):
+    def test_channel_closed_while_main_waits_fails_save(self):
         """The main channel is at a sync, and a channel goes, not coming to it.
         """
         process, source = self.begin(2)
@@ -534,7 +528,7 @@ class Ends(Hostile):
         source.channels[0].close()
         self.fails(process, self.image, 'multifd', 'too early')
 
-    def test_all_closed(self):
+    def test_killed_source_fails_save(self):
         """As if the source was killed, at any time"""
         rng = random.Random(4)
         for i in range(12):
@@ -598,10 +592,10 @@ class Ends(Hostile):
                    'the last SYNC')
 
 
-class Disturbed(Hostile):
+class DisturbedSave(Hostile):
     """The main channel, the storage and the user"""
 
-    def test_main_closed(self):
+    def test_closed_main_channel_fails_save(self):
         """While the channels wait for it, or have more to say"""
         for channels in (self.channels, [self.unsynced(0), self.unsynced(1)]):
             for main in (self.started, self.started[:-5], self.main[:-200],
@@ -618,8 +612,8 @@ class Disturbed(Hostile):
                         source.close()
                     self.fails(process, self.image)
 
-    def test_page_of_main_channel(self):
-        """With data, while channels take all of the buffers"""
+    def test_cut_main_channel_fails_save_with_all_buffers_taken(self):
+        """After a page with data, while channels take all of the buffers"""
         builder = MultifdBuilder([('pc.ram', 24 * MIB)], 2)
         for i in range(1, 24):
             builder.packet(i % 2, 'pc.ram', pages(range(256 * i,
@@ -637,10 +631,10 @@ class Disturbed(Hostile):
         source.close()
         self.fails(process, self.image)
 
-    def test_too_small(self):
+    def test_image_size_smaller_than_ram_is_refused(self):
         self.said(self.main, self.channels, 'image size', options=['-s', '1M'])
 
-    def test_write_error(self):
+    def test_write_error_fails_save_at_any_time(self):
         """Whenever it is, also before the channels are read from"""
         disk = self.path('disk')
         self.img('create', '-f', 'qcow2', disk, '1G')
@@ -656,8 +650,7 @@ class Disturbed(Hostile):
                 self.assertIn('error', self.end(process, 1))
                 source.close()
 
-    def test_out_of_descriptors(self):
-        """More channels than can be accepted"""
+    def test_more_channels_than_descriptors_fail_save(self):
         def limit():
             resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
 
@@ -672,8 +665,7 @@ class Disturbed(Hostile):
         process.send_signal(signal.SIGTERM)
         self.fails(process, self.image, 'interrupted')
 
-    def test_interrupted(self):
-        """The save waits for the one or the other."""
+    def test_signal_ends_save_whatever_it_waits_for(self):
         size = len(head())
         for main in (self.started[:-20], self.started, self.main):
             for ends in ((64, 64), (64 + size, 64), (64 + 3 * size,
@@ -686,7 +678,7 @@ class Disturbed(Hostile):
                     self.interrupted(process)
                     source.close()
 
-    def test_interrupted_before_it_waits_for_the_channels(self):
+    def test_signal_ends_save_before_it_waits_for_channels(self):
         """The signal comes while the image is written to, and nothing else."""
         self.img('create', '-f', 'raw', self.image, '1G')
         stages = Stages(self.path('.'), self.image)
@@ -703,8 +695,7 @@ class Disturbed(Hostile):
         stages.release()
         self.assertIn('Interrupted', self.end(process, 1))
 
-    def test_interrupted_while_sending(self):
-        """There is always something to read."""
+    def test_signal_ends_save_while_channels_send_endlessly(self):
         for data in (head() * 100, packet('pc.ram', pages(range(BATCH)))):
             with self.subTest(len(data)):
                 process, source = self.begin(2)

@@ -21,7 +21,7 @@ MAN_PAGE = os.path.join(os.path.dirname(os.path.realpath(__file__)),
                         '../../../docs/tools/qemu-snap.rst')
 
 
-class Options(ToolTest):
+class CommandLine(ToolTest):
 
     def shell(self, line: str, stdin: bytes = b'') -> bytes:
         """A command line as exec: runs it"""
@@ -33,8 +33,7 @@ class Options(ToolTest):
         self.assertEqual((result.returncode, result.stderr), (0, b''))
         return result.stdout
 
-    def test_contract(self):
-        """The command lines of the contract, to the letter."""
+    def test_command_lines_of_the_contract_work(self):
         data = sample().build()
         out = self.shell('qemu-snap -s 2M --cache=writeback --aio=threads '
                          'save image.qcow2', data)
@@ -42,8 +41,7 @@ class Options(ToolTest):
         self.assert_same_stream(data, self.shell(
             'qemu-snap --cache=none --aio=native load image.qcow2'))
 
-    def test_places(self):
-        """Options before, between and behind."""
+    def test_options_may_stand_anywhere(self):
         data = sample().build()
         for line in ('-s 2M -t none save image', 'save -s 2M -t none image',
                      'save image -s 2M -t none', '-s2M save -tnone image',
@@ -56,7 +54,7 @@ class Options(ToolTest):
         self.shell('POSIXLY_CORRECT=1 qemu-snap save image -s 2M', data)
         self.assert_same_stream(data, self.load())
 
-    def test_abbreviations(self):
+    def test_long_options_may_be_abbreviated(self):
         data = sample().build()
         self.shell('qemu-snap --image-s=2M --ca=none --ai=native save image '
                    '--repo report --target-page=4k', data)
@@ -65,7 +63,7 @@ class Options(ToolTest):
         self.assertIn(b'"complete": true', self.shell(
             'qemu-snap info --outp=json --forc image'))
 
-    def test_formats(self):
+    def test_raw_and_qcow2_are_written_and_probed(self):
         data = sample().build()
         self.save(data, self.image, '-O', 'raw')
         self.assert_same_stream(data, self.load(self.image, '-f', 'raw'))
@@ -76,7 +74,7 @@ class Options(ToolTest):
         self.assertEqual(info['cluster-size'], 4096)
         self.refused('load', '-f', 'raw', self.image, causes=[self.image])
 
-    def test_image_opts(self):
+    def test_image_options_name_what_to_load_and_save(self):
         data = sample().build()
         self.save(data)
         opts = f'driver=qcow2,file.driver=file,file.filename={self.image}'
@@ -84,8 +82,7 @@ class Options(ToolTest):
         self.save(small(), opts, '-n', '--image-opts')
         self.assert_same_stream(small(), self.load(), 10)
 
-    def test_force_share(self):
-        """An image that somebody writes to is refused, but for -U."""
+    def test_image_in_use_is_refused_but_for_force_share(self):
         self.save(small())
         with subprocess.Popen([env('QEMU_IO'), self.image],
                               stdin=subprocess.PIPE,
@@ -99,7 +96,7 @@ class Options(ToolTest):
             writer.stdin.close()
         self.assert_same_stream(small(), loaded, 10)
 
-    def test_quiet_and_progress(self):
+    def test_quiet_silences_progress(self):
         data = sample([('ram', 8 * MIB)]).build()
         for verb, stdin in (('save', data), ('load', b'')):
             result = self.tool(verb, '-p', self.image, stdin=stdin)
@@ -109,7 +106,7 @@ class Options(ToolTest):
             self.assertEqual((result.returncode, result.stderr), (0, b''))
         self.assertEqual(self.succeeds('check', '-q', self.image), b'')
 
-    def test_help(self):
+    def test_help_and_version_are_printed(self):
         for option in ('-h', '--help'):
             out = self.succeeds(option)
             for word in (b'save', b'load', b'info', b'check', b'--report'):
@@ -220,14 +217,14 @@ class Options(ToolTest):
             with self.subTest((verb, option)):
                 self.usage(verb, option, '-', self.image, cause=option)
 
-    def test_page_sizes(self):
+    def test_wrong_page_size_is_refused(self):
         self.save(small())
         for size in ('0', '3000', '512', '128k', '1G', 'x', '-4096'):
             with self.subTest(size):
                 self.usage('save', self.image, f'--target-page-size={size}',
                            cause=f"'{size}'")
 
-    def test_values(self):
+    def test_wrong_value_of_an_option_is_named(self):
         self.save(small())
         for verb in ('save', 'load', 'info', 'check'):
             self.refused(verb, '-t', 'sometimes', self.image, stdin=small(),
@@ -284,14 +281,13 @@ class Help(ToolTest):
                     options[option[1] or '', option[2]] = verbs
         return options
 
-    def test_width(self):
+    def test_help_fits_into_80_columns(self):
         for args in (('--help',), *((verb, '--help') for verb in VERBS)):
             for line in self.succeeds(*args).decode().splitlines():
                 if 'http' not in line:
                     self.assertLess(len(line), 80, line)
 
-    def test_groups(self):
-        """Each group has one heading, and each option is in one group."""
+    def test_each_option_is_in_one_group(self):
         out = self.succeeds('--help').decode()
         headings = re.findall('^(?:Options|[a-z, ]+):$', out, re.M)
         self.assertEqual(sorted(headings), sorted(
@@ -328,8 +324,7 @@ class Help(ToolTest):
                                      rf"--{name}\)? cannot be used with "
                                      rf"'{verb}'")
 
-    def test_sections_of_a_load(self):
-        """What needs postcopy has a section of its own."""
+    def test_what_needs_postcopy_has_a_section_of_its_own(self):
         out = self.succeeds('load', '--help').decode()
         section = out.partition('With --postcopy or --resume:\n')[2]
         section = section.partition('\n\n')[0]
@@ -339,8 +334,7 @@ class Help(ToolTest):
         for verb in set(VERBS) - {'load'}:
             self.assertNotIn(b'--postcopy', self.succeeds(verb, '--help'))
 
-    def test_places(self):
-        """Help is that of the verb, wherever it stands, and does nothing."""
+    def test_help_is_that_of_the_verb_wherever_it_stands(self):
         whole = self.succeeds('--help')
         self.save(small())
         before = self.tree()
@@ -362,10 +356,9 @@ class Help(ToolTest):
         self.assertEqual(self.tree(), before)
 
 
-class Report(ToolTest):
+class ReportFile(ToolTest):
 
-    def test_fifo(self):
-        """A report goes into what is no file, and does not replace it."""
+    def test_report_goes_into_a_fifo_and_does_not_replace_it(self):
         fifo = self.path('fifo')
         os.mkfifo(fifo)
         fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
@@ -375,9 +368,9 @@ class Report(ToolTest):
         self.assertTrue(stat.S_ISFIFO(os.lstat(fifo).st_mode))
 
 
-class Modes(ToolTest):
+class CacheAndAio(ToolTest):
 
-    def test_modes(self):
+    def test_each_cache_and_aio_mode_works_or_is_refused(self):
         """All of cache and aio, where this system has O_DIRECT."""
         data = sample([('ram', 4 * MIB)]).build()
         for cache in ('none', 'writeback', 'writethrough', 'directsync',

@@ -135,12 +135,12 @@ class StandIn(unittest.TestCase):
             peer.finish()
         return peer
 
-    def test_good(self):
+    def test_right_load_is_taken(self):
         peer = self.load(self.stream)
         self.assertEqual(peer.precopied, [('rom', 0)])
         self.assertEqual(peer.arrived, [('ram', 0), ('ram', PAGE)])
 
-    def test_missing(self):
+    def test_missing_piece_is_found(self):
         """Without any of its pieces, but for the optional PING"""
         for name in self.stream:
             if name == 'ping':
@@ -150,14 +150,14 @@ class StandIn(unittest.TestCase):
                 self.load({key: value for key, value in self.stream.items()
                            if key != name})
 
-    def test_twice(self):
+    def test_piece_sent_twice_is_found(self):
         for name, data in self.stream.items():
             if name in ('ping', 'precopy', 'discard'):
                 continue
             with self.subTest(name), self.assertRaises(ProtocolError):
                 self.load({**self.stream, name: 2 * data})
 
-    def test_order(self):
+    def test_pieces_in_wrong_order_are_found(self):
         names = list(self.stream)
         for i in range(3, len(names) - 1):
             if names[i] == 'page 0':
@@ -166,7 +166,7 @@ class StandIn(unittest.TestCase):
             with self.subTest(names[i]), self.assertRaises(ProtocolError):
                 self.load({key: self.stream[key] for key in swapped})
 
-    def test_wrong(self):
+    def test_wrong_piece_is_found(self):
         data = self.stream['page 1']
         for name, wrong in (
                 ('advise', command(ADVISE)),
@@ -198,7 +198,7 @@ class StandIn(unittest.TestCase):
                     self.assertRaises((ProtocolError, EOFError)):
                 self.load({**self.stream, name: wrong})
 
-    def test_host_pages(self):
+    def test_wrong_host_page_is_found(self):
         """Whole, in one piece, and in its own size"""
         sizes = {'host_pages': {'ram': 2 * PAGE}}
         builder = StreamBuilder([('ram', 4 * PAGE, 2 * PAGE), ('rom', PAGE)])
@@ -227,13 +227,13 @@ class RoundTrip(PostcopyTest):
                          peer.with_data - set(peer.precopied))
         return stats
 
-    def test_at_once(self):
+    def test_load_without_precopy_brings_all(self):
         self.take(sample())
         peer = self.connect()
         self.whole(peer)
         self.assertEqual(peer.precopied, [])
 
-    def test_no_value(self):
+    def test_postcopy_without_value_means_no_precopy(self):
         self.take(sample())
         process = self.start('load', self.image, '--postcopy')
         peer = Destination(self.snapshot, process.stdout.fileno(),
@@ -242,21 +242,21 @@ class RoundTrip(PostcopyTest):
         self.assertEqual(process.wait(TIMEOUT), 0)
         self.assertEqual(peer.precopied, [])
 
-    def test_precopy_stream(self):
+    def test_stream_with_end_and_early_sections_loads(self):
         """What else a stream may have: an END, early and other sections."""
         builder = sample([('ram', MIB)])
         builder.early('virtio-mem-device-early', b'early')
         self.take(builder, end=True)
         self.whole(self.connect())
 
-    def test_no_footers(self):
+    def test_stream_without_footers_loads(self):
         builder = sample(footers=False)
         self.take(sample())
         self.snapshot.devices = builder.devices
         self.save(builder.build())
         self.whole(self.connect(footers=False))
 
-    def test_raw_and_compressed(self):
+    def test_raw_and_compressed_images_load(self):
         self.take(sample(), '-O', 'raw')
         self.whole(self.connect())
         self.img('convert', '-c', '-O', 'qcow2', self.image,
@@ -264,20 +264,20 @@ class RoundTrip(PostcopyTest):
         os.rename(self.path('compressed'), self.image)
         self.whole(self.connect(percent=30))
 
-    def test_many_blocks(self):
+    def test_snapshot_of_240_blocks_loads(self):
         self.take(sample([(f'/device:{i:02x}/' + i * 'x', (1 + i % 7) * PAGE)
                           for i in range(240)]))
         self.whole(self.connect())
         self.whole(self.connect(percent=50))
 
-    def test_no_data(self):
+    def test_snapshot_without_data_loads(self):
         builder = StreamBuilder([('ram', MIB), ('rom', PAGE)])
         builder.zero('ram', 0)
         self.take(builder)
         for percent in (0, 50, 100):
             self.whole(self.connect(percent=percent))
 
-    def test_small_pages(self):
+    def test_guest_pages_smaller_than_host_pages_load(self):
         """A host page that is four of the guest's"""
         self.take(sample([('ram', MIB), ('rom', 64 << 10)], page_bits=10))
         self.whole(self.connect())
@@ -289,12 +289,12 @@ class RoundTrip(PostcopyTest):
         peer.until_answered()
         self.completes(peer)
 
-    def test_unix(self):
+    def test_load_over_unix_brings_all(self):
         self.take(sample())
         self.whole(self.connect_socket())
         self.whole(self.connect_socket(percent=50))
 
-    def test_fd(self):
+    def test_load_over_fd_brings_all(self):
         self.take(sample())
         ours, theirs = socket.socketpair()
         process = self.start('load', '--postcopy', self.image,
@@ -305,8 +305,7 @@ class RoundTrip(PostcopyTest):
             Destination(self.snapshot, ours.fileno(), ours.fileno()).finish()
         self.assertEqual(process.wait(TIMEOUT), 0)
 
-    def test_at_the_same_time(self):
-        """Several loads of one image"""
+    def test_image_can_be_loaded_several_times_at_once(self):
         self.take(sample())
         peers = [self.connect('--push=none') for _ in range(5)]
         for peer in peers:
@@ -328,14 +327,14 @@ class RoundTrip(PostcopyTest):
         self.assertIn(cause, line)
         self.assertEqual(self.tree(), before)
 
-    def test_wrong_percent(self):
+    def test_wrong_percent_is_refused(self):
         self.take(sample())
         for value in ('101', '-1', 'x', '', '5x', '1e1', '4294967296',
                       '50%'):
             with self.subTest(value):
                 self.usage(f'--postcopy={value}', cause=f"'{value}'")
 
-    def test_wrong_options(self):
+    def test_options_that_make_no_sense_are_refused(self):
         self.take(sample())
         for value, options in (
                 ('postcopy', ['--preempt']),
@@ -397,7 +396,7 @@ class Refused(PostcopyTest):
 class Precopy(PostcopyTest):
     """A part of RAM goes ahead of the switch."""
 
-    def test_percent(self):
+    def test_wanted_share_of_ram_goes_ahead(self):
         builder = StreamBuilder([('a', 11 * MIB), ('b', 5 * MIB)])
         for name, length, _ in builder.blocks:
             for i in range(0, length, PAGE):
@@ -432,16 +431,14 @@ class Precopy(PostcopyTest):
                       for pages in pieces.values())
         self.assertLessEqual(started - whole, 1)
 
-    def test_all_sent(self):
-        """There is a DISCARD even where all pages have been sent."""
+    def test_discard_is_sent_even_if_all_has_gone_ahead(self):
         builder = StreamBuilder([('ram', MIB)])
         for i in range(MIB // PAGE):
             builder.page('ram', i * PAGE, pattern(i))
         self.take(builder)
         self.completes(self.connect(percent=100))
 
-    def test_many_ranges(self):
-        """More than one command has room for"""
+    def test_discard_of_many_ranges_takes_several_commands(self):
         builder = StreamBuilder([('ram', 40 * MIB)])
         for i in range(0, 40 * MIB // PAGE, 2):
             builder.page('ram', i * PAGE, struct.pack('>Q', i + 1) * 512)
@@ -449,7 +446,7 @@ class Precopy(PostcopyTest):
         for percent in (60, 100):
             self.completes(self.connect(percent=percent))
 
-    def test_requests(self):
+    def test_requests_before_the_switch_are_answered(self):
         """Those of before the switch are answered behind it, or in it."""
         self.take(sample([('ram', 8 * MIB), ('rom', MIB)]))
         peer = self.connect('--push=none', percent=50)
@@ -473,8 +470,7 @@ class Requests(PostcopyTest):
                     for name, length in self.snapshot.blocks.items()
                     for offset in range(0, length, PAGE)]
 
-    def test_only_requests(self):
-        """Nothing comes unasked, and all that is asked for comes."""
+    def test_only_what_is_asked_for_comes(self):
         peer = self.connect('--push=none')
         peer.until(RUNNING)
         order = sorted(peer.with_data)
@@ -491,7 +487,7 @@ class Requests(PostcopyTest):
         self.assertEqual(stats['requested-pages'], len(order))
         self.assertEqual(stats['zero-requested-pages'], 0)
 
-    def test_zero(self):
+    def test_zero_pages_come_if_they_are_asked_for(self):
         """Pages that are zero, and such as were never sent."""
         peer = self.connect('--push=none')
         peer.until(RUNNING)
@@ -506,7 +502,7 @@ class Requests(PostcopyTest):
         self.assertEqual(stats['requested-pages'], len(self.all))
         self.assertEqual(stats['zero-requested-pages'], len(empty))
 
-    def test_repeated(self):
+    def test_repeated_request_is_answered_once(self):
         """Asked for again before, while and after the page comes"""
         peer = self.connect('--push=none')
         peer.until(RUNNING)
@@ -520,8 +516,7 @@ class Requests(PostcopyTest):
         self.assertEqual(stats['requests-repeated'] +
                          stats['requests-on-the-way'], 4 * len(self.all))
 
-    def test_late(self):
-        """A page that is there, or on its way, does not come again."""
+    def test_page_on_its_way_does_not_come_again(self):
         peer = self.connect('--push=linear')
         peer.until(RUNNING)
         peer.until_arrived(100)
@@ -531,7 +526,7 @@ class Requests(PostcopyTest):
         stats = self.completes(peer)
         self.assertEqual(stats['requests-on-the-way'], 100)
 
-    def test_many(self):
+    def test_thousands_of_requests_are_answered(self):
         """Thousands at once, of all pages in all blocks, while pushing"""
         peer = self.connect()
         peer.until(RUNNING)
@@ -543,8 +538,7 @@ class Requests(PostcopyTest):
         self.assertEqual(stats['requested-pages'] + stats['requests-repeated']
                          + stats['requests-on-the-way'], 20000)
 
-    def test_several(self):
-        """A request may be for more than one page."""
+    def test_request_may_be_for_several_pages(self):
         peer = self.connect('--push=none')
         peer.until(RUNNING)
         for i in range(100, 110):
@@ -556,7 +550,7 @@ class Requests(PostcopyTest):
             peer.request(*key)
         self.completes(peer)
 
-    def test_at_the_end(self):
+    def test_requests_after_the_end_are_read(self):
         """Nobody waits for what comes behind the end, but it is read."""
         peer = self.connect()
         peer.until(ENDED)
@@ -565,7 +559,7 @@ class Requests(PostcopyTest):
         stats = self.completes(peer)
         self.assertEqual(stats['requests'], len(self.all))
 
-    def test_pushed_meanwhile(self):
+    def test_page_pushed_while_it_is_read_comes_once(self):
         """The last page is pushed while it is read because it is asked for."""
         builder = StreamBuilder([('ram', 40 * PAGE)])
         for i in range(40):
@@ -581,8 +575,7 @@ class Requests(PostcopyTest):
         stats = self.completes(peer)
         self.assertEqual(stats['requests-on-the-way'], 1)
 
-    def test_goes_on_by_itself(self):
-        """The end comes with the last page that was missing."""
+    def test_load_ends_with_last_missing_page(self):
         peer = self.connect('--push=none')
         peer.until(RUNNING)
         for key in list(peer.with_data):
@@ -592,14 +585,13 @@ class Requests(PostcopyTest):
         self.assertEqual(set(peer.arrived), peer.with_data)
         self.completes(peer)
 
-    def test_other_messages(self):
-        """A capability of QEMU's that is not of interest here."""
+    def test_switchover_ack_is_ignored(self):
         peer = self.connect()
         peer.until(RETURN_PATH)
         peer.send(message(SWITCHOVER_ACK, b''))
         self.completes(peer)
 
-    def test_statistics(self):
+    def test_statistics_add_up(self):
         peer = self.connect('-r', '4M')
         peer.until(RUNNING)
         for key in list(peer.with_data)[:50] + self.all[3:40:5]:
@@ -622,7 +614,7 @@ class Order(PostcopyTest):
 
     HOT = [800, 13, 601, 77, 400, 9, 250]
 
-    def test_linear(self):
+    def test_pages_are_pushed_in_their_order(self):
         self.take(dense())
         for options in ([], ['--push=linear']):
             peer = self.connect(*options)
@@ -630,7 +622,7 @@ class Order(PostcopyTest):
             self.assertEqual(numbers(peer.arrived), with_data(1024))
             self.assertGreaterEqual(stats['linear-pages'], 900)
 
-    def test_linear_blocks(self):
+    def test_blocks_are_pushed_in_their_order(self):
         builder = StreamBuilder([('b', MIB), ('a', MIB)])
         builder.fill('b', 1)
         builder.fill('a', 2)
@@ -641,7 +633,7 @@ class Order(PostcopyTest):
             (name, offset) for name in 'ba'
             for offset in range(0, MIB, PAGE)])
 
-    def test_arrivals(self):
+    def test_arrivals_are_pushed_first(self):
         """Those that came out of order; behind them the others"""
         self.take(dense(first=self.HOT))
         # the sweep that begins again at 0 looks like one of them
@@ -656,7 +648,7 @@ class Order(PostcopyTest):
         self.completes(peer)
         self.assertEqual(numbers(peer.arrived), with_data(1024))
 
-    def test_arrivals_alone(self):
+    def test_arrivals_alone_push_nothing_else(self):
         """The rest has to be asked for."""
         self.take(dense(first=self.HOT))
         hot = behind(self.HOT + [0])
@@ -697,16 +689,16 @@ class Order(PostcopyTest):
         stats = self.completes(peer)
         self.assertEqual(stats['linear-pages'], 0)
 
-    def test_around(self):
+    def test_sixteen_pages_follow_a_requested_one(self):
         self.around(16)
 
-    def test_around_more(self):
+    def test_fault_around_sets_how_many_pages_follow(self):
         self.around(5, '--fault-around=5')
 
-    def test_around_none(self):
+    def test_fault_around_of_0_lets_none_follow(self):
         self.around(0, '--fault-around=0')
 
-    def test_around_before_linear(self):
+    def test_pages_around_come_before_linear_ones(self):
         self.take(dense())
         peer = self.connect('--push=around,linear', '-r', '1M')
         peer.until(RUNNING)
@@ -722,7 +714,7 @@ class Order(PostcopyTest):
         # at 1 MiB/s: half of what is in front takes a second
         self.assertLess(len(got) - len(want), len(with_data(600)) // 2)
 
-    def test_around_behind_arrivals(self):
+    def test_pages_around_come_after_arrivals(self):
         """... and before anything else"""
         first = [450, 420, 390, 360]
         self.take(dense(first=first))
@@ -848,20 +840,20 @@ class HostPages(PostcopyTest):
         builder.fill('rom', 3)                  # and one that never came
         self.take(builder)
 
-    def test_load(self):
+    def test_host_pages_come_as_a_whole(self):
         peer = self.connect(self.OPTION, '--push=linear',
                             host_pages=self.SIZES)
         self.completes(peer)
         self.assertEqual([key for key in peer.arrived if key[0] == 'ram'],
                          [('ram', i * HOST_PAGE) for i in (0, 1, 3)])
 
-    def test_precopy(self):
+    def test_host_pages_come_as_a_whole_by_precopy(self):
         for percent in (20, 50, 100):
             peer = self.connect(self.OPTION, host_pages=self.SIZES,
                                 percent=percent)
             self.completes(peer)
 
-    def test_requests(self):
+    def test_requested_host_pages_come_as_a_whole(self):
         """Of that length, for zero ones and those that never came, too"""
         for options in ([], ['--push=none']):
             peer = self.connect(self.OPTION, *options, host_pages=self.SIZES)
@@ -875,7 +867,7 @@ class HostPages(PostcopyTest):
             if options:
                 self.assertEqual(len(peer.arrived), 5 + 16)
 
-    def test_preempt(self):
+    def test_host_pages_come_as_a_whole_with_preempt(self):
         peer = self.connect_socket(self.OPTION, preempt=True,
                                    host_pages=self.SIZES)
         peer.until(RUNNING)
@@ -883,7 +875,7 @@ class HostPages(PostcopyTest):
             peer.request('ram', offset)
         self.completes(peer)
 
-    def test_resume(self):
+    def test_broken_load_of_host_pages_can_be_resumed(self):
         for percent in (0, 40):
             peer = self.connect(self.OPTION, '--push=none',
                                 host_pages=self.SIZES, percent=percent)
@@ -898,7 +890,7 @@ class HostPages(PostcopyTest):
             self.resume(peer, self.OPTION)
             self.completes(peer)
 
-    def test_which_blocks(self):
+    def test_option_without_a_name_means_largest_block(self):
         """All, or the largest one where none is named"""
         builder = StreamBuilder([('b', 2 * MIB), ('a', 4 * MIB)])
         builder.fill('a', 1)
@@ -910,7 +902,7 @@ class HostPages(PostcopyTest):
             '--host-page-size=a=2M', '--host-page-size=b=2M',
             host_pages={'a': HOST_PAGE, 'b': HOST_PAGE}))
 
-    def test_working_set(self):
+    def test_working_set_is_pushed_in_host_pages(self):
         """In host pages, whatever it was recorded in"""
         for options, sizes in (([], {}), ([self.OPTION], self.SIZES)):
             self.recorded([('ram', offset) for offset in (
@@ -922,7 +914,7 @@ class HostPages(PostcopyTest):
             self.assertEqual([offset // MIB for _, offset in peer.arrived
                               if offset != 8 * MIB][:3], [6, 2, 0])
 
-    def test_two_sizes(self):
+    def test_blocks_may_have_different_host_pages(self):
         builder = StreamBuilder([('a', 4 * MIB), ('b', 1 << 20)])
         builder.fill('a', 1)
         builder.fill('b', 2, 16384, 65536)
@@ -932,12 +924,11 @@ class HostPages(PostcopyTest):
                             host_pages={'a': HOST_PAGE, 'b': 65536})
         self.completes(peer)
 
-    def test_does_not_fit(self):
-        """A block that is no multiple of its pages"""
+    def test_block_of_no_whole_host_pages_is_refused(self):
         self.refused('load', '--postcopy', '--host-page-size=rom=2M',
                      self.image, causes=['rom'])
 
-    def test_small_requests(self):
+    def test_request_smaller_than_host_page_is_refused(self):
         """A peer that asks for less has smaller pages than was said."""
         peer = self.connect(self.OPTION, '--push=none',
                             host_pages=self.SIZES)
@@ -946,7 +937,7 @@ class HostPages(PostcopyTest):
         peer.request('ram', 0)
         self.fails(peer, "'ram'")
 
-    def test_gigabytes(self):
+    def test_host_pages_of_a_gigabyte_load(self):
         builder = StreamBuilder([('ram', 3 * GIB), ('rom', 64 << 10)])
         for i in (0, 100, 262143):
             builder.page('ram', i * PAGE, pattern(i))
@@ -973,7 +964,7 @@ class HostPages(PostcopyTest):
 class Preempt(PostcopyTest):
     """Urgent pages have a channel of their own."""
 
-    def test_requests(self):
+    def test_requested_pages_take_the_urgent_channel(self):
         self.take(sample([('ram', 4 * MIB), ('rom', MIB)]))
         peer = self.connect_socket(preempt=True)
         peer.until(RUNNING)
@@ -986,14 +977,13 @@ class Preempt(PostcopyTest):
         self.assertEqual(len(peer.urgent), stats['requested-pages'])
         self.assertGreater(len(peer.urgent), 0)
 
-    def test_percent(self):
+    def test_unasked_pages_take_the_main_channel(self):
         self.take(sample([('ram', 4 * MIB), ('rom', MIB)]))
         peer = self.connect_socket(preempt=True, percent=50)
         self.completes(peer)
         self.assertEqual(peer.urgent, set())
 
-    def test_overtakes(self):
-        """An urgent page does not wait for those that are pushed."""
+    def test_urgent_page_overtakes_pushed_ones(self):
         self.take(dense(4096))
         peer = self.connect_socket('--push=linear', preempt=True)
         peer.until(RUNNING)
@@ -1004,7 +994,7 @@ class Preempt(PostcopyTest):
         self.assertEqual(peer.arrived, [('ram', 4000 * PAGE)])
         self.completes(peer)
 
-    def test_behind_the_end(self):
+    def test_requests_after_the_end_are_answered(self):
         """QEMU waits there for what it has asked for, zero pages as well."""
         self.take(sample())
         peer = self.connect_socket(preempt=True)
@@ -1014,7 +1004,7 @@ class Preempt(PostcopyTest):
         self.completes(peer)
         self.assertEqual(len(peer.urgent), 2)
 
-    def test_resume(self):
+    def test_broken_load_with_preempt_can_be_resumed(self):
         self.take(sample([('ram', 4 * MIB), ('rom', MIB)]))
         peer = self.connect_socket('-r', '1M', preempt=True)
         peer.until(RUNNING)
@@ -1050,7 +1040,7 @@ class Resume(PostcopyTest):
             peer.finish()
         return peer
 
-    def test_resume(self):
+    def test_broken_load_can_be_resumed(self):
         for percent in (0, 50):
             peer = self.broken(10, percent=percent)
             before = len(peer.arrived)
@@ -1059,8 +1049,7 @@ class Resume(PostcopyTest):
             self.completes(peer)
             self.assertGreater(len(peer.arrived), before)
 
-    def test_bitmaps(self):
-        """Any pages may be there; just the others come."""
+    def test_only_missing_pages_come(self):
         rng = random.Random(5)
         for share in (0, 0.1, 0.5, 0.999, 1):
             peer = self.broken(1)
@@ -1073,7 +1062,7 @@ class Resume(PostcopyTest):
             self.completes(peer)
             self.assertEqual(sorted(peer.arrived[before:]), sorted(missing))
 
-    def test_pending_requests(self):
+    def test_pending_requests_are_answered(self):
         """QEMU asks again for all that it waits for."""
         peer = self.broken(10)
         wanted = sorted(peer.missing())[-20:] + [('ram', PAGE),
@@ -1090,8 +1079,7 @@ class Resume(PostcopyTest):
         stats = self.completes(peer)
         self.assertEqual(stats['zero-requested-pages'], 2)
 
-    def test_again(self):
-        """A continued load can break, too."""
+    def test_resumed_load_can_break_and_be_resumed(self):
         peer = self.broken(10)
         for _ in range(3):
             before = len(peer.arrived)
@@ -1103,7 +1091,7 @@ class Resume(PostcopyTest):
         self.resume(peer)
         self.completes(peer)
 
-    def test_terminated(self):
+    def test_terminated_load_can_be_resumed(self):
         """SIGTERM breaks a load as well, but it says so."""
         peer = self.connect('-r', '1M')
         peer.until(RUNNING)
@@ -1115,8 +1103,7 @@ class Resume(PostcopyTest):
         self.resume(peer)
         self.completes(peer)
 
-    def test_unix(self):
-        """The connection may be another one than before."""
+    def test_load_can_be_resumed_over_another_connection(self):
         peer = self.broken(10)
         self.resume_socket(peer)
         self.completes(peer)
@@ -1177,7 +1164,7 @@ class SameSnapshot(PostcopyTest):
         self.completes(peer)
         self.assertEqual(glob.glob(self.RECORDS), [])
 
-    def test_other(self):
+    def test_another_snapshot_is_refused(self):
         peer = self.broken()
         for option in ('--resume', f'--resume={self.uuid}',
                        f'--resume={self.other_uuid}'):
@@ -1185,7 +1172,7 @@ class SameSnapshot(PostcopyTest):
                              option=option)
         self.goes_on(peer)
 
-    def test_same_stream_saved_again(self):
+    def test_same_stream_saved_again_is_another_snapshot(self):
         """What is the same is known by the UUID, not by the content."""
         peer = self.broken()
         again = self.path('again')
@@ -1193,8 +1180,7 @@ class SameSnapshot(PostcopyTest):
         self.not_resumed(again, self.uuid)
         self.goes_on(peer)
 
-    def test_other_containers(self):
-        """Of the same snapshot"""
+    def test_copy_in_another_container_is_taken(self):
         for fmt, *options in (['raw'], ['qcow2'], ['qcow2', '-c']):
             with self.subTest(fmt, options=options):
                 peer = self.broken()
@@ -1204,7 +1190,7 @@ class SameSnapshot(PostcopyTest):
                 self.goes_on(peer, '-f', fmt)
                 self.image = good
 
-    def test_other_containers_of_another_one(self):
+    def test_copy_of_another_snapshot_is_refused(self):
         peer = self.broken()
         for fmt, *options in (['raw'], ['qcow2'], ['qcow2', '-c']):
             with self.subTest(fmt, options=options):
@@ -1213,8 +1199,7 @@ class SameSnapshot(PostcopyTest):
                 self.not_resumed(copy, self.uuid, more=['-f', fmt])
         self.goes_on(peer)
 
-    def test_no_load_before(self):
-        """It says how to go on when the user knows better."""
+    def test_refusal_without_record_says_how_to_go_on(self):
         peer = self.broken()
         os.unlink(self.record())
         self.not_resumed(self.image, 'no record', f'--resume={self.uuid}')
@@ -1222,7 +1207,7 @@ class SameSnapshot(PostcopyTest):
                          option=f'--resume={self.uuid}')
         self.goes_on(peer, f'--resume={self.uuid}')
 
-    def test_destination_that_is_none(self):
+    def test_process_in_between_is_no_destination(self):
         """A process that passes all of it on may do so for several."""
         peer = self.broken()
         peer.userfaultfd = None
@@ -1231,7 +1216,7 @@ class SameSnapshot(PostcopyTest):
         peer.userfaultfd = Userfaultfd()
         self.goes_on(peer)
 
-    def test_nothing_is_kept_of_a_destination_that_is_none(self):
+    def test_no_record_is_kept_of_what_is_no_destination(self):
         """What was noted before the guest ran goes as soon as that is known."""
         peer = self.connect('-r', '1M')
         send, noted = peer.send, []
@@ -1247,7 +1232,7 @@ class SameSnapshot(PostcopyTest):
         self.wait_for(lambda: not glob.glob(self.RECORDS), 'end of the record')
         self.completes(peer)
 
-    def test_not_before_the_destination_answers(self):
+    def test_record_stays_until_destination_answers(self):
         """It may be one that is in the middle of another load."""
         peer = self.broken()
         before = os.stat(self.record())
@@ -1259,8 +1244,7 @@ class SameSnapshot(PostcopyTest):
         self.not_resumed(self.other, self.uuid)
         self.goes_on(peer)
 
-    def test_hostile_record(self):
-        """What cannot have been written by the tool is not believed."""
+    def test_record_not_written_by_the_tool_is_not_believed(self):
         peer = self.broken()
         path = self.record()
         with open(path, encoding='ascii') as f:
@@ -1280,7 +1264,7 @@ class SameSnapshot(PostcopyTest):
                 self.not_resumed(self.image, path, f'--resume={self.uuid}')
         self.goes_on(peer, f'--resume={self.uuid}')
 
-    def test_record_that_is_no_file(self):
+    def test_record_that_is_no_file_is_not_believed(self):
         peer = self.broken()
         path = self.record()
         with open(path, encoding='ascii') as f:
@@ -1316,8 +1300,7 @@ class SameSnapshot(PostcopyTest):
         self.assertEqual([p for p in stale + others if os.path.exists(p)],
                          others)
 
-    def test_no_place_for_records(self):
-        """A load does not depend on that."""
+    def test_load_does_not_depend_on_its_record(self):
         # As another user, whose file is there already
         if os.geteuid():
             self.skipTest('needs root')
@@ -1331,12 +1314,12 @@ class SameSnapshot(PostcopyTest):
         self.not_resumed(self.image, 'no record', f'--resume={self.uuid}')
         self.goes_on(peer, f'--resume={self.uuid}')
 
-    def test_wrong_uuid(self):
+    def test_invalid_uuid_is_refused(self):
         for uuid in ('x', self.uuid + '0', self.uuid[:-1], ''):
             self.refused(f'--resume={uuid}', 'load', self.image,
                          causes=['Invalid UUID'])
 
-    def test_says_how_to_go_on(self):
+    def test_terminated_load_says_how_to_go_on(self):
         peer = self.connect('-r', '1M')
         peer.until(RUNNING)
         peer.until_arrived(10)
@@ -1348,8 +1331,7 @@ class SameSnapshot(PostcopyTest):
         self.goes_on(peer)
         self.assertEqual(self.report()['uuid'], self.uuid)
 
-    def test_working_set(self):
-        """What is recorded across a resumption is of that snapshot."""
+    def test_working_set_across_a_resumption_is_of_its_snapshot(self):
         path = self.path('used')
         peer = self.broken()
         self.not_resumed(self.other, self.uuid,
@@ -1363,8 +1345,7 @@ class SameSnapshot(PostcopyTest):
                      causes=['another snapshot'])
         self.succeeds('embed', f'--working-set={path}', self.image)
 
-    def test_unix(self):
-        """Nothing is connected to for a load that may not go on."""
+    def test_load_that_may_not_go_on_connects_to_nothing(self):
         peer = self.broken()
         listener = self.listen()
         self.not_resumed(self.other, self.uuid, self.other_uuid,
@@ -1375,7 +1356,7 @@ class SameSnapshot(PostcopyTest):
         self.resume_socket(peer)
         self.completes(peer)
 
-    def test_connection_that_is_accepted_late(self):
+    def test_connection_may_be_accepted_late(self):
         peer = self.broken()
         listener = self.listen()
         os.rename(self.socket, self.socket + '.link')
@@ -1427,7 +1408,7 @@ class WorkingSet(PostcopyTest):
         stats = self.completes(peer)
         return numbers(peer.arrived)[:stats['working-set-pages']]
 
-    def test_record(self):
+    def test_recorded_pages_are_pushed_first(self):
         start = time.monotonic()
         self.record([5, 500])
         self.assertGreaterEqual(time.monotonic() - start, 1)
@@ -1435,13 +1416,13 @@ class WorkingSet(PostcopyTest):
         self.assertEqual(self.pushed('--push=linear'), [])
         self.assertEqual(self.pushed('--push=working-set,linear'), [5, 500])
 
-    def test_zero_pages(self):
+    def test_zero_pages_of_a_working_set_may_come(self):
         """Zero pages that were asked for may come unasked, no others."""
         self.record([9, 100, 19, 101])
         self.assertEqual([i for i in self.pushed() if i % 10 != 9],
                          [100, 101])
 
-    def test_before_arrivals(self):
+    def test_working_set_is_pushed_before_arrivals(self):
         self.take(dense(first=[800, 13, 601]))
         os.unlink(self.sidecar)
         self.record(self.WANTED)
@@ -1450,8 +1431,7 @@ class WorkingSet(PostcopyTest):
         pushed = behind([800, 13, 601, 0], self.WANTED)
         self.assertEqual(numbers(peer.arrived)[:len(pushed)], pushed)
 
-    def test_requested_first(self):
-        """... and not with all that is in front of it"""
+    def test_requested_page_overtakes_working_set(self):
         self.record(list(range(0, 1000, 5))[::-1][1::2])
         peer = self.connect('-r', '512k')
         peer.until(RUNNING)
@@ -1462,7 +1442,7 @@ class WorkingSet(PostcopyTest):
         self.assertLess(len(peer.arrived), len(with_data(1000)) // 2)
         peer.process.kill()
 
-    def test_path(self):
+    def test_working_set_option_names_the_file(self):
         new = self.path('new')
         self.record([5, 6], f'--working-set={new}')
         self.assertEqual(self.pushed(), self.WANTED)
@@ -1470,13 +1450,11 @@ class WorkingSet(PostcopyTest):
         self.assertEqual(self.pushed(f'--working-set={self.other}'),
                          self.OTHER)
 
-    def test_none(self):
-        """There need not be a file."""
+    def test_load_needs_no_working_set(self):
         os.unlink(self.sidecar)
         self.assertEqual(self.pushed(), [])
 
-    def test_replaced(self):
-        """As a whole, and with no leftover"""
+    def test_record_replaces_the_file_and_leaves_nothing(self):
         with open(self.sidecar, 'rb') as old:
             self.record([5, 6])
             self.assertEqual(old.read(), self.files['image.working-set'])
@@ -1484,8 +1462,7 @@ class WorkingSet(PostcopyTest):
         self.assertEqual(sorted(os.listdir(self.dir)),
                          ['image', 'image.working-set', 'other', 'report'])
 
-    def test_kept(self):
-        """A load that fails keeps what there was."""
+    def test_load_that_fails_keeps_the_old_working_set(self):
         peer = self.connect('--record=1')
         peer.until(RUNNING)
         peer.request('ram', 0)
@@ -1494,8 +1471,7 @@ class WorkingSet(PostcopyTest):
         peer.process.wait()
         self.assertEqual(self.pushed(), self.WANTED)
 
-    def test_foreign(self):
-        """That of another snapshot is not believed."""
+    def test_working_set_of_another_snapshot_is_ignored(self):
         self.take(dense())
         self.warned()
 
@@ -1504,7 +1480,7 @@ class WorkingSet(PostcopyTest):
         stats = self.completes(peer, self.sidecar)
         self.assertEqual(stats['working-set-pages'], 0)
 
-    def test_damaged(self):
+    def test_damaged_working_set_is_ignored(self):
         good = self.files['image.working-set']
         rng = random.Random(6)
         for data in (b'', b'x', good[:-1], good + b'\0', good[:len(good) // 2],
@@ -1521,13 +1497,12 @@ class WorkingSet(PostcopyTest):
         return data[:position] + bytes([
             data[position] ^ 1 << rng.randrange(8)]) + data[position + 1:]
 
-    def test_no_file(self):
+    def test_working_set_that_is_no_file_is_ignored(self):
         os.unlink(self.sidecar)
         os.mkdir(self.sidecar)
         self.warned()
 
-    def test_resume(self):
-        """A load that is continued pushes what is missing of it."""
+    def test_resumed_load_pushes_rest_of_working_set(self):
         peer = self.connect('-r', '1M')
         peer.until(RUNNING)
         peer.until_arrived(3)
@@ -1562,7 +1537,7 @@ class WorkingSet(PostcopyTest):
         self.assertIn(check.returncode, (0, 3), check.stderr)
         return self.info().get('working-set') or 0
 
-    def test_embed(self):
+    def test_embedded_working_set_is_pushed(self):
         self.assertEqual(self.embedded(), 0)
         self.embed()
         if os.path.exists(self.sidecar):
@@ -1572,13 +1547,13 @@ class WorkingSet(PostcopyTest):
         self.assertEqual(self.pushed(), self.WANTED)
         self.assert_same_stream(self.snapshot.data, self.load())
 
-    def test_embed_raw(self):
+    def test_working_set_can_be_embedded_in_raw_image(self):
         self.img('convert', '-O', 'raw', self.image, self.path('raw'))
         os.rename(self.path('raw'), self.image)
         self.embed('-f', 'raw')
         self.assertEqual(self.embedded(), len(self.WANTED))
 
-    def test_embed_twice(self):
+    def test_embed_replaces_the_set_before(self):
         self.embed()
         self.embed(f'--working-set={self.other}')
         self.embed(f'--working-set={self.other}')
@@ -1587,28 +1562,27 @@ class WorkingSet(PostcopyTest):
             os.unlink(self.sidecar)
         self.assertEqual(self.pushed(), self.OTHER)
 
-    def test_sidecar_wins(self):
+    def test_file_beside_the_image_wins_over_embedded_set(self):
         self.embed()
         os.rename(self.other, self.sidecar)
         self.assertEqual(self.pushed(), self.OTHER)
 
-    def test_embed_nothing(self):
+    def test_embed_without_working_set_is_refused(self):
         os.unlink(self.sidecar)
         self.refused('embed', self.image, causes=[self.sidecar])
         self.refused('embed', self.path('none'), causes=[self.path('none')])
 
-    def test_embed_foreign(self):
+    def test_embed_of_another_snapshots_set_is_refused(self):
         self.take(dense())
         self.refused('embed', self.image, causes=[self.sidecar])
 
-    def test_embed_damaged(self):
+    def test_embed_of_a_damaged_set_is_refused(self):
         with open(self.sidecar, 'r+b') as f:
             f.seek(-3, os.SEEK_END)
             f.write(b'\xff\xee\xdd')
         self.refused('embed', self.image, causes=[self.sidecar])
 
-    def test_embed_while_loading(self):
-        """The image is locked while a load has it open."""
+    def test_embed_is_refused_while_image_is_loaded(self):
         peer = self.connect('--push=none')
         peer.until(RUNNING)
         self.refused('embed', self.image, causes=[self.image, 'lock'])
@@ -1617,14 +1591,14 @@ class WorkingSet(PostcopyTest):
         self.completes(peer)
         self.embed()
 
-    def test_embed_converted(self):
+    def test_embedded_set_survives_conversion(self):
         """It is in the disk's content, like all of a snapshot."""
         self.embed()
         self.img('convert', '-O', 'raw', self.image, self.path('raw'))
         os.rename(self.path('raw'), self.image)
         self.assertEqual(self.embedded(), len(self.WANTED))
 
-    def test_embed_killed(self):
+    def test_killed_embed_leaves_old_or_new_set(self):
         """At any moment: the snapshot is whole, the set old or new."""
         self.embed()
         stream = self.load()

@@ -112,47 +112,47 @@ class PowerCut(CrashTest):
                 self.cut(save, run, lambda n: n not in numbers)
 
 
-class File(PowerCut):
+class SaveToFile(PowerCut):
     """A save to FILE"""
 
     promise = 'FILE is the old snapshot or the new one, and whole'
 
-    def test_new(self):
+    def test_new_file_survives_power_cut(self):
         self.survives(Save(), NEW, REFUSED)
 
-    def test_replace(self):
+    def test_replaced_file_survives_power_cut(self):
         self.survives(Save(before=OLD), OLD, NEW, REFUSED)
 
-    def test_replace_without_exchange(self):
+    def test_replaced_file_survives_power_cut_without_exchange(self):
         self.survives(Save(before=OLD, exchange=False), OLD, NEW, REFUSED)
 
-    def test_new_without_exchange(self):
+    def test_new_file_survives_power_cut_without_exchange(self):
         self.survives(Save(exchange=False), NEW, REFUSED)
 
-    def test_raw(self):
+    def test_raw_file_survives_power_cut(self):
         self.survives(Save(('-O', 'raw'), OLD), OLD, NEW, REFUSED)
 
-    def test_cache(self):
+    def test_file_survives_power_cut_in_each_cache_mode(self):
         for cache in ('none', 'writeback', 'writethrough', 'directsync'):
             self.survives(Save((f'--cache={cache}',), OLD), OLD, NEW)
 
-    def test_options(self):
+    def test_file_survives_power_cut_with_creation_options(self):
         for options in ('cluster_size=128k,extended_l2=on',
                         'cluster_size=4k', 'lazy_refcounts=on',
                         'preallocation=metadata'):
             self.survives(Save(('-o', options), OLD), OLD, NEW)
 
-    def test_return_path(self):
+    def test_file_survives_power_cut_with_return_path(self):
         self.survives(Save(before=OLD, stream=with_return_path()), OLD, NEW)
 
-    def test_of_this_test(self):
+    def test_missing_flush_of_file_would_be_noticed(self):
         """What becomes of it where a flush is none: 5 is of the directory."""
         self.fails_without(Save(before=OLD), {5}, {2, 3, 4},
                            {1, 2, 3, 4, 5})
         self.fails_without(Save(), {5}, {2, 3, 4})
 
 
-class Existing(PowerCut):
+class SaveToExistingImage(PowerCut):
     """A save to an image that exists"""
 
     promise = ('with -n, the image is the old snapshot or the new one, or '
@@ -171,32 +171,32 @@ class Existing(PowerCut):
                 raise Failure(f'qemu-img check: {result.stdout}')
         return super().check(save, state, exited)
 
-    def test_empty(self):
+    def test_power_cut_makes_no_false_snapshot_of_empty_image(self):
         for fmt in ('qcow2', 'raw'):
             self.survives(Save(('-n', '-O', fmt), fmt), REFUSED, NEW)
 
-    def test_old(self):
+    def test_power_cut_makes_no_false_snapshot_of_old_one(self):
         for fmt in ('qcow2', 'raw'):
             self.survives(Save(('-n', '-O', fmt), 'old ' + fmt),
                           OLD, REFUSED, NEW)
 
-    def test_cache(self):
+    def test_power_cut_makes_no_false_snapshot_in_each_cache_mode(self):
         for cache in ('writeback', 'writethrough'):
             self.survives(Save(('-n', '--cache', cache), 'old qcow2'),
                           OLD, REFUSED, NEW)
 
-    def test_return_path(self):
+    def test_power_cut_makes_no_false_snapshot_with_return_path(self):
         self.survives(Save(('-n',), 'old qcow2', stream=with_return_path()),
                       OLD, REFUSED, NEW)
 
-    def test_of_this_test(self):
+    def test_missing_flush_of_image_would_be_noticed(self):
         """1 is of the invalidation, 3 of all but the header, 5 at the end"""
         for fmt in ('qcow2', 'raw'):
             self.fails_without(Save(('-n', '-O', fmt), 'old ' + fmt),
                                {1}, {3}, {5}, {1, 2, 3, 4, 5})
 
 
-class Embed(PowerCut, PostcopyTest):
+class EmbedWorkingSet(PowerCut, PostcopyTest):
     """A working set is put into a snapshot, which it is no danger to."""
 
     promise = 'the snapshot is whole, and has the old working set or the new'
@@ -236,7 +236,7 @@ class Embed(PowerCut, PostcopyTest):
         self.save(self.streams[NEW], self.image, '-n', '-O', fmt)
         return self.record_working_set(self.FIRST)
 
-    def test_embed(self):
+    def test_power_cut_leaves_old_or_new_working_set(self):
         for fmt in ('qcow2', 'raw'):
             with self.subTest(fmt):
                 first = self.with_snapshot(fmt)
@@ -245,7 +245,7 @@ class Embed(PowerCut, PostcopyTest):
                 self.embeds(fmt, second, 'new+3', 'new+5')
                 self.embeds(fmt, first, 'new+5', 'new+3')
 
-    def test_of_this_test(self):
+    def test_missing_flush_of_embed_would_be_noticed(self):
         """Of the flushes, neither the last nor those before may be none."""
         run = self.embed('qcow2', self.with_snapshot('qcow2'))
         flushes = sum(record.end and record.kind == 'flush'

@@ -151,7 +151,7 @@ class Repair(PostcopyTest):
         what, carries = anatomy.what(flip.position, flip.bit)
         return what in HINTS and carries
 
-    def test_raw(self):
+    def test_raw_image_is_repaired_if_it_can_be(self):
         specimen = self.specimens.raw()
         rng = random.Random(1)
         header = [(Flip(at, rng.randrange(8)), False)
@@ -164,16 +164,16 @@ class Repair(PostcopyTest):
             *((Flip(at, rng.randrange(8)), None) for at in metadata),
             *self.bits(specimen, rng, 15)])
 
-    def test_qcow2(self):
+    def test_qcow2_image_is_repaired_if_it_can_be(self):
         self.container(self.specimens.qcow2(), random.Random(2))
 
-    def test_subclusters(self):
+    def test_image_with_subclusters_is_repaired_if_it_can_be(self):
         self.container(self.specimens.subclusters(), random.Random(3))
 
-    def test_compressed(self):
+    def test_compressed_image_is_repaired_if_it_can_be(self):
         self.container(self.specimens.compressed(), random.Random(4))
 
-    def test_several(self):
+    def test_several_damages_are_repaired_all_or_none(self):
         """All that can be repaired at once; nothing, beside other damage"""
         specimen = self.specimens.qcow2()
         rng = random.Random(5)
@@ -193,8 +193,7 @@ class Repair(PostcopyTest):
         todo += [((*hints, lost), False), ((*shared, lost), False)]
         self.examine(specimen, todo)
 
-    def test_report(self):
-        """One line for each thing, on standard output"""
+    def test_each_repair_is_reported_in_a_line(self):
         specimen = self.specimens.raw()
         with open(specimen.path, 'r+b') as f:
             for part in HINTS:
@@ -210,8 +209,7 @@ class Repair(PostcopyTest):
                               specimen.path).decode()
         self.assertEqual(again.count('\n'), 1, again)
 
-    def test_arrivals(self):
-        """Those before the damaged chunk stay."""
+    def test_arrivals_before_damaged_chunk_stay(self):
         builder = StreamBuilder([('ram', 20000 * PAGE_SIZE)], page_bits=10)
         for i in reversed(range(20000)):
             builder.zero('ram', i * PAGE_SIZE)
@@ -233,7 +231,7 @@ class Repair(PostcopyTest):
             self.succeeds('check', '-f', 'raw', image)
             self.assertEqual(self.load(image, '-f', 'raw'), loaded)
 
-    def test_unknown_feature(self):
+    def test_image_with_unknown_feature_is_not_repaired(self):
         """Who changes a header has to know all that is in it."""
         specimen = self.specimens.raw()
         with open(specimen.path, 'r+b') as f:
@@ -250,8 +248,7 @@ class Repair(PostcopyTest):
             f.write(b'\xff')
         self.refused('check', *options, causes=[specimen.path, 'feature'])
 
-    def test_in_use(self):
-        """An image that is being loaded is not changed, but checked."""
+    def test_image_in_use_is_checked_but_not_repaired(self):
         specimen = self.specimens.qcow2()
         good = self.copy('qcow2', 'good')
         start, _ = specimen.anatomy.extents('working set')[0]
@@ -271,8 +268,7 @@ class Repair(PostcopyTest):
                 peer.request(*key)
             self.completes(peer)
 
-    def test_killed(self):
-        """The damage is still there, or mended, and nothing else."""
+    def test_killed_repair_leaves_image_damaged_or_mended(self):
         specimen = self.specimens.qcow2()
         start, _ = specimen.anatomy.extents('working set')[0]
         with open(specimen.path, 'r+b') as f:

@@ -47,7 +47,7 @@ class ReturnPath(ToolTest):
         self.assertEqual(process.stdout.read(len(answers)), answers)
         self.assertEqual(process.stdout.read(8), message(SHUT, status))
 
-    def test_success(self):
+    def test_success_is_told_when_image_is_complete(self):
         data = self.stream()
         process = self.send(data)
         self.shut(process, 0)
@@ -56,29 +56,27 @@ class ReturnPath(ToolTest):
         process.wait()
         self.assert_same_stream(data, self.load())
 
-    def test_exit(self):
+    def test_tool_exits_with_success_after_its_answer(self):
         process = self.send(self.stream())
         out, err = process.communicate(timeout=TIMEOUT)
         self.assertEqual((process.returncode, out, err),
                          (0, message(SHUT, 0), b''))
         self.assertEqual(os.listdir(self.dir), ['image'])
 
-    def test_stdin_open(self):
-        """The tool ends by itself."""
+    def test_tool_ends_though_stdin_stays_open(self):
         process = self.send(self.stream())
         self.assertEqual(process.wait(TIMEOUT), 0)
 
-    def test_pings(self):
+    def test_each_ping_is_answered_in_turn(self):
         process = self.send(self.stream(1, 0xdeadbeef, 0))
         self.shut(process, 0, message(PONG, 1) + message(PONG, 0xdeadbeef) +
                   message(PONG, 0))
 
-    def test_ping_without_return_path(self):
+    def test_ping_without_return_path_is_refused(self):
         data = self.stream(1).replace(command(OPEN_RETURN_PATH), b'')
         self.refused('save', self.image, stdin=data, causes=['return path'])
 
-    def test_ping_at_once(self):
-        """The answer does not wait for anything that comes later."""
+    def test_ping_is_answered_at_once(self):
         data = self.stream(42)
         at = data.index(struct.pack('>I', 42)) + 4
         process = self.send(data[:at])
@@ -87,7 +85,7 @@ class ReturnPath(ToolTest):
         process.stdin.flush()
         self.shut(process, 0)
 
-    def test_no_description(self):
+    def test_silence_ends_stream_without_description(self):
         """Nothing but silence tells the end (suppress-vmdesc)."""
         builder = sample([('ram', MIB)])
         builder.commands = command(OPEN_RETURN_PATH)
@@ -97,8 +95,7 @@ class ReturnPath(ToolTest):
         self.assertEqual(process.wait(TIMEOUT), 0)
         self.assert_same_stream(data, self.load())
 
-    def test_false_end(self):
-        """A whole description within a device does not end the stream."""
+    def test_description_within_a_device_ends_nothing(self):
         builder = sample([('ram', MIB)])
         builder.commands = command(OPEN_RETURN_PATH)
         builder.device('false', b'\x7e\0\0\0\5\0\6\0\0\0\7{"a":1}')
@@ -108,8 +105,7 @@ class ReturnPath(ToolTest):
         self.assertEqual(process.wait(TIMEOUT), 0)
         self.assertIn(builder.devices, self.load())
 
-    def test_not_early(self):
-        """No answer as long as anything is missing."""
+    def test_no_answer_while_anything_is_missing(self):
         data = self.stream()
         process = self.send(data[:-1])
         os.set_blocking(process.stdout.fileno(), False)
@@ -130,7 +126,7 @@ class ReturnPath(ToolTest):
         self.assertEqual(process.stderr.read().count(b'\n'), 1)
         self.assertEqual(self.tree(), before)
 
-    def test_failures(self):
+    def test_source_hears_of_each_failure(self):
         data = self.stream()
         self.refused_with(data[:len(data) // 2])
         self.refused_with(data, '-s', '4k')
@@ -139,7 +135,7 @@ class ReturnPath(ToolTest):
         self.save(data.replace(command(OPEN_RETURN_PATH), b''))
         self.refused_with(data[:-1])
 
-    def test_failing_disk(self):
+    def test_source_hears_of_failing_disk(self):
         """Whichever write or flush it is that fails."""
         self.img('create', '-f', 'qcow2', self.path('disk'), '1G')
         for event in ('write_aio', 'flush_to_disk'):
@@ -154,8 +150,7 @@ class ReturnPath(ToolTest):
                 self.assertEqual((process.returncode, out),
                                  (1, message(SHUT, 1)), err)
 
-    def test_interrupted(self):
-        """A source that would wait for ever hears of it, or sees the end."""
+    def test_source_hears_of_interruption_or_sees_the_end(self):
         data = self.stream(1)
         process = self.send(data[:len(data) // 2])
         self.assertEqual(process.stdout.read(8), message(PONG, 1))
@@ -164,7 +159,7 @@ class ReturnPath(ToolTest):
         self.assertEqual(process.wait(TIMEOUT), 1)
         self.assertEqual(os.listdir(self.dir), [])
 
-    def test_nobody_listens(self):
+    def test_save_fails_if_nobody_hears_the_answer(self):
         """An answer that does not arrive makes the source fail: so must we."""
         before = self.tree()
         data = self.stream()
@@ -175,7 +170,7 @@ class ReturnPath(ToolTest):
         self.assertEqual(process.wait(TIMEOUT), 1)
         self.assertEqual(self.tree(), before)
 
-    def test_one_way(self):
+    def test_pipe_without_a_way_back_is_refused(self):
         """A pipe has no way back: better to know than to wait."""
         read, write = os.pipe()
         process = subprocess.run([env('QEMU_SNAP'), 'save', self.image,
@@ -193,7 +188,7 @@ class ReturnPath(ToolTest):
 class Pipeline(ToolTest):
     """A program in front hides from QEMU how a save ends."""
 
-    # More than fits into the pipe, so that the program is there for long enough
+    # More than fits into the pipe, so that the program is there long enough
     SIZE = 8 * MIB
 
     def pipeline(self, first: str, data: bytes, *options: str) -> str:
@@ -209,33 +204,32 @@ class Pipeline(ToolTest):
         self.assertRegex(self.pipeline(*args),
                          f"^qemu-snap: warning: .* '{name}': .*\n$")
 
-    def test_warning(self):
+    def test_program_in_front_is_warned_of(self):
         data = sample([('ram', self.SIZE)]).build()
         self.warned('cat', 'cat', data)
         self.assert_same_stream(data, self.load())
 
-    def test_several_programs(self):
-        """It is the last one that counts."""
+    def test_warning_names_the_last_of_several_programs(self):
         self.warned('tee', 'cat | tee', sample([('ram', self.SIZE)]).build())
 
-    def test_name_that_means_harm(self):
+    def test_name_of_program_is_escaped(self):
         program = self.path('a\033[2J\nb')
         shutil.copyfile(shutil.which('cat'), program)
         os.chmod(program, 0o700)
         self.warned(r'a\?\[2J\?b', shlex.quote(program),
                     sample([('ram', self.SIZE)]).build())
 
-    def test_quiet(self):
-        self.assertEqual(self.pipeline('cat', sample([('ram', self.SIZE)]).build(),
-                                       '-q'), '')
+    def test_quiet_silences_the_warning(self):
+        data = sample([('ram', self.SIZE)]).build()
+        self.assertEqual(self.pipeline('cat', data, '-q'), '')
 
-    def test_return_path(self):
+    def test_no_warning_with_return_path(self):
         """The answer goes around the program."""
         builder = sample([('ram', self.SIZE)])
         builder.commands = command(OPEN_RETURN_PATH)
         self.assertEqual(self.pipeline('cat', builder.build(end=True)), '')
 
-    def test_shells_around_it(self):
+    def test_no_warning_of_shells_around_the_tool(self):
         """They have started the tool, and are not in between."""
         line = shlex.join([env('QEMU_SNAP'), 'save', self.image])
         for command_line in (f'{line}; exit $?', f'({line}) || exit 1',
@@ -250,7 +244,7 @@ class Pipeline(ToolTest):
                                         cwd=self.dir, timeout=TIMEOUT)
                 self.assertEqual((result.returncode, result.stderr), (0, b''))
 
-    def test_socket(self):
+    def test_no_warning_of_a_socket(self):
         """What comes through a socket may come from anywhere."""
         ours, theirs = socket.socketpair()
         with ours, theirs:

@@ -29,14 +29,13 @@ def section(kind: int, number: int, payload: bytes, name: str = '') -> bytes:
 
 class Streams(ToolTest):
 
-    def test_background(self):
+    def test_background_stream_comes_back(self):
         self.round_trip(sample().build())
 
-    def test_precopy(self):
+    def test_precopy_stream_comes_back(self):
         self.round_trip(sample().build(end=True))
 
-    def test_decoder(self):
-        """The decoder these tests rely on sees a difference."""
+    def test_decoder_of_these_tests_sees_differences(self):
         good = sample().build()
         builder = sample()
         builder.page('pc.ram', 4 * PAGE, pattern(1000))
@@ -45,7 +44,7 @@ class Streams(ToolTest):
             with self.assertRaises(AssertionError):
                 self.assert_same_stream(good, other)
 
-    def test_false_ends(self):
+    def test_false_end_in_device_state_ends_nothing(self):
         """Device state full of what looks like its end"""
         end = struct.pack('>BIBBI', FOOTER, 5, 0, 6, 16) + b'{"'
         builder = sample()
@@ -57,7 +56,7 @@ class Streams(ToolTest):
         self.assertLess(saved.stderr.count(b'snap_image_commit'), 20)
         self.assertTrue(self.load().endswith(data[data.index(b'hostile'):]))
 
-    def test_random_order(self):
+    def test_pages_in_random_order_come_back(self):
         builder = StreamBuilder([('pc.ram', 4 * MIB)])
         pages = list(range(4 * MIB // PAGE))
         random.Random(1).shuffle(pages)
@@ -66,7 +65,7 @@ class Streams(ToolTest):
         self.round_trip(builder.build())
         self.assertGreater(self.info()['arrivals'], 0)
 
-    def test_repeats(self):
+    def test_last_copy_of_a_page_wins(self):
         """The last one wins, whatever it is and however soon it comes."""
         builder = StreamBuilder([('pc.ram', 2 * MIB), ('b', MIB)])
         rng = random.Random(2)
@@ -83,15 +82,14 @@ class Streams(ToolTest):
                 builder.end_part()
         self.round_trip(builder.build(end=True))
 
-    def test_same_page_over_and_over(self):
+    def test_page_sent_over_and_over_is_its_last_copy(self):
         builder = StreamBuilder([('pc.ram', 2 * PAGE)])
         for i in range(2000):
             builder.page('pc.ram', 0, pattern(i))
             builder.page('pc.ram', PAGE, pattern(-i))
         self.round_trip(builder.build(end=True))
 
-    def test_becomes_zero(self):
-        """A page that is zero in the end does not resurface."""
+    def test_page_that_becomes_zero_is_zero(self):
         builder = StreamBuilder([('pc.ram', MIB)])
         builder.fill('pc.ram', 0x22)
         for offset in range(0, MIB, 3 * PAGE):
@@ -100,30 +98,29 @@ class Streams(ToolTest):
             builder.page('pc.ram', offset, bytes(PAGE))
         self.round_trip(builder.build(end=True))
 
-    def test_all_zero(self):
+    def test_ram_of_zeroes_comes_back(self):
         builder = StreamBuilder([('pc.ram', MIB)])
         for offset in range(0, MIB, PAGE):
             builder.zero('pc.ram', offset)
         self.round_trip(builder.build())
 
-    def test_zero_as_data(self):
+    def test_zeroes_sent_as_data_come_back(self):
         builder = StreamBuilder([('pc.ram', MIB)])
         builder.fill('pc.ram', 0)
         self.round_trip(builder.build())
 
-    def test_nothing_sent(self):
+    def test_stream_without_pages_comes_back(self):
         self.round_trip(StreamBuilder([('pc.ram', MIB), ('x', PAGE)]).build())
         self.assertEqual(Stream(self.load()).pages, {})
 
-    def test_never_sent(self):
+    def test_pages_never_sent_do_not_come(self):
         builder = StreamBuilder([('pc.ram', MIB), ('virtio-mem', 8 * MIB)])
         builder.fill('pc.ram', 0x33)
         for i in range(0, 1500, 7):
             builder.page('virtio-mem', i * PAGE, pattern(i))
         self.round_trip(builder.build())
 
-    def test_continue(self):
-        """Records that name no block, as QEMU writes them."""
+    def test_records_without_a_block_name_are_understood(self):
         builder = StreamBuilder([('pc.ram', MIB)])
         builder.page('pc.ram', 0, pattern(0))
         for i in range(1, 20):
@@ -132,13 +129,13 @@ class Streams(ToolTest):
                 pattern(i))
         self.round_trip(builder.build())
 
-    def test_many_blocks(self):
+    def test_many_blocks_come_back(self):
         names = ['0000:00:02.0/vga.vram', '/rom@etc/acpi/tables', 'x' * 255]
         names += [f'block{i}' for i in range(200)]
         self.round_trip(sample([(name, (1 + i % 3) * PAGE)
                                 for i, name in enumerate(names)]).build())
 
-    def test_block_page_size(self):
+    def test_page_size_of_a_block_is_kept_but_not_loaded(self):
         """It is kept, but a destination without postcopy expects none."""
         self.round_trip(sample([('pc.ram', 4 * MIB, 2 * MIB),
                                 ('vga.vram', 65536, PAGE)]).build())
@@ -146,13 +143,13 @@ class Streams(ToolTest):
                          [2 * MIB, PAGE])
         self.assertNotIn(struct.pack('>QQ', 4 * MIB, 2 * MIB), self.load())
 
-    def test_early_sections(self):
+    def test_early_sections_come_back(self):
         builder = sample()
         builder.early('virtio-mem-device-early', pattern(5, 300))
         builder.early('virtio-mem-device-early', b'')
         self.round_trip(builder.build(end=True))
 
-    def test_dirty_bitmap(self):
+    def test_sections_of_dirty_bitmaps_come_back(self):
         """Iterations of another section before, among and behind RAM."""
         builder = sample()
         builder.commands = section(START, 1, pattern(6, 100), 'dirty-bitmap')
@@ -164,13 +161,13 @@ class Streams(ToolTest):
         builder.device('cpu', b'state')
         self.round_trip(builder.build(end=True))
 
-    def test_commands_among_devices(self):
+    def test_commands_among_devices_come_back(self):
         builder = sample()
         builder.devices += command(2, struct.pack('>I', 7))
         builder.device('timer', b'state')
         self.round_trip(builder.build())
 
-    def test_no_footers(self):
+    def test_stream_without_footers_comes_back(self):
         builder = sample(footers=False)
         data = builder.build()
         self.save(data)
@@ -180,17 +177,16 @@ class Streams(ToolTest):
         self.assertTrue(loaded.endswith(
             builder.devices + b'\0' + builder.description()))
 
-    def test_no_configuration(self):
+    def test_stream_without_configuration_comes_back(self):
         builder = sample()
         data = builder.build()[len(builder.header()):]
         self.round_trip(struct.pack('>II', 0x5145564d, 3) + data)
 
-    def test_no_description(self):
+    def test_stream_without_description_comes_back(self):
         self.round_trip(sample().build(vmdesc=False))
         self.assertNotIn('device description', self.info()['parts'])
 
-    def test_device_state_like_the_end(self):
-        """Device state may hold what looks like end and description."""
+    def test_device_state_that_looks_like_the_end_comes_back(self):
         for fake in (b'\0\6\0\0\0\x10{"page_size": 1}',
                      b'\x7e\0\0\0\3\0\6\0\0\0\x10{"page_size":4}xx',
                      b'\x7e\0\0\0\3\0\6\0\0\0\x02{}',
@@ -205,7 +201,7 @@ class Streams(ToolTest):
             tail = builder.devices + b'\0' + builder.description()
             self.assertTrue(loaded.endswith(tail), fake)
 
-    def test_large_devices(self):
+    def test_large_device_state_comes_back(self):
         """More device state than the image has room reserved for."""
         builder = StreamBuilder([('pc.ram', MIB)])
         payload = pattern(8, MIB) * 70
@@ -214,7 +210,7 @@ class Streams(ToolTest):
         self.save(data)
         self.assertTrue(self.load().endswith(data[-len(payload):]))
 
-    def test_uuid(self):
+    def test_uuid_of_configuration_comes_back(self):
         builder = sample()
         builder.subsection('configuration/uuid', pattern(9, 16))
         self.round_trip(builder.build())
@@ -228,12 +224,12 @@ class PageSizes(ToolTest):
                                page_bits=bits).build())
         self.assertEqual(self.info()['page-size'], size)
 
-    def test_announced(self):
+    def test_page_size_of_the_stream_is_taken(self):
         for bits in (10, 11, 13, 14, 16):
             with self.subTest(bits):
                 self.bits(bits)
 
-    def test_given(self):
+    def test_page_size_of_the_option_is_taken(self):
         for bits, given in ((13, '8k'), (14, '16384'), (16, '64K'),
                             (12, '4096')):
             with self.subTest(given):
@@ -242,19 +238,18 @@ class PageSizes(ToolTest):
                 self.round_trip(builder.build(),
                                 f'--target-page-size={given}', page_bits=bits)
 
-    def test_stream_knows_better(self):
+    def test_stream_knows_better_than_the_option(self):
         self.round_trip(sample(page_bits=14).build(),
                         '--target-page-size=4k')
 
-    def test_not_given(self):
-        """Larger pages than expected are no silent success."""
+    def test_larger_pages_than_expected_are_refused(self):
         builder = sample(page_bits=14)
         builder.subsections = b''
         self.refused('save', self.image, stdin=builder.build(),
                      causes=[self.image])
 
 
-class Converted(ToolTest):
+class ConvertedImage(ToolTest):
     """A snapshot is an ordinary disk."""
 
     def setUp(self):
@@ -274,36 +269,36 @@ class Converted(ToolTest):
         self.succeeds('check', self.path(to))
         self.assertEqual(self.info(self.path(to)), self.info())
 
-    def test_qcow2(self):
+    def test_qcow2_copy_loads_the_same(self):
         self.convert('-O', 'qcow2')
 
-    def test_compressed(self):
+    def test_compressed_copy_loads_the_same(self):
         self.convert('-O', 'qcow2', '-c')
 
-    def test_compressed_zstd(self):
+    def test_zstd_copy_loads_the_same(self):
         self.convert('-O', 'qcow2', '-c', '-o', 'compression_type=zstd')
 
-    def test_not_sparse(self):
+    def test_copy_without_holes_loads_the_same(self):
         self.convert('-O', 'qcow2', '-S', '0')
 
-    def test_clusters(self):
+    def test_copy_with_other_clusters_loads_the_same(self):
         self.convert('-O', 'qcow2', '-o', 'cluster_size=512')
         self.convert('-O', 'qcow2', '-o', 'cluster_size=128k,extended_l2=on')
 
-    def test_raw_and_back(self):
+    def test_copy_by_way_of_raw_loads_the_same(self):
         self.convert('-O', 'raw', '-S', '0', to='raw')
         self.convert('-f', 'raw', '-O', 'raw', source='raw', to='sparse')
         self.convert('-f', 'raw', '-O', 'qcow2', source='sparse', to='back')
         self.img('compare', self.image, self.path('back'))
 
-    def test_overlay(self):
+    def test_overlay_loads_the_same(self):
         self.img('create', '-f', 'qcow2', '-b', self.image, '-F', 'qcow2',
                  self.path('overlay'))
         self.assertEqual(self.load(self.path('overlay'), '--backing-chain'),
                          self.loaded)
         self.convert('-O', 'qcow2', source='overlay', to='flat')
 
-    def test_qemu_img(self):
+    def test_qemu_img_understands_a_snapshot(self):
         self.img('check', self.image)
         self.img('compare', self.image, self.image)
         extents = json.loads(self.img('map', '--output=json',
@@ -315,8 +310,7 @@ class Converted(ToolTest):
         self.assertTrue(any(e['data'] and e['start'] <= ram + MIB <
                             e['start'] + e['length'] for e in extents))
 
-    def test_addressable(self):
-        """A page lies at its block's base plus its offset."""
+    def test_page_lies_at_base_of_its_block_plus_offset(self):
         self.img('convert', '-O', 'raw', self.image, self.path('raw'))
         stream = Stream(self.data)
         blocks = {b['name']: b['offset'] for b in self.info()['ram-blocks']}
@@ -326,7 +320,7 @@ class Converted(ToolTest):
                 self.assertEqual(f.read(PAGE), page or bytes(PAGE))
 
 
-class Analyzed(ToolTest):
+class QemusDecoder(ToolTest):
     """QEMU's own decoder finds the same in both streams."""
 
     def analyze(self, data: bytes, name: str) -> dict:
@@ -343,7 +337,7 @@ class Analyzed(ToolTest):
                 found[file] = f.read()
         return found
 
-    def test_analyze(self):
+    def test_decoder_finds_the_same_in_both_streams(self):
         blocks = [('ram', MIB), ('rom', 65536)]
         builder = sample(blocks)
         builder.devices = b''

@@ -191,7 +191,7 @@ class SignalTest(ToolTest):
         ended[verb] += 1
 
 
-class Opening(SignalTest):
+class SignalWhileOpening(SignalTest):
     """The image cannot be opened, but goes on to try."""
 
     def load_ends(self, image: str, listener, *options: str,
@@ -350,7 +350,7 @@ class Opening(SignalTest):
                     self.assertEqual(process.wait(TIMEOUT), -number)
 
 
-class Connecting(SignalTest):
+class SignalWhileConnecting(SignalTest):
     """Nobody connects, or accepts."""
 
     def end_listener(self, verb: str, *, uri: str = '', number: int):
@@ -418,7 +418,7 @@ class Connecting(SignalTest):
         self.end_connecting('load', '--postcopy', '--preempt', full=False)
 
 
-class Sockets(SignalTest):
+class SocketFile(SignalTest):
     """Who waits for the socket's file can connect as soon as it is there."""
 
     def connect_at_once(self, **kwargs):
@@ -464,14 +464,14 @@ class Sockets(SignalTest):
         self.ends(process, signal.SIGTERM, 'save', self.image)
 
 
-class Threads(SignalTest):
+class SignalToThread(SignalTest):
     """A signal may be delivered to a thread that knows nothing of the tool."""
 
     def setUp(self):
         super().setUp()
         self.thread = self.preloaded('thread', THREAD, '-pthread')
 
-    def test_save_ends(self):
+    def test_signal_to_a_thread_ends_save(self):
         for number in SIGNALS:
             with self.subTest(number):
                 process = self.begin('save', self.image, **self.thread)
@@ -482,7 +482,7 @@ class Threads(SignalTest):
                     'temporary')
                 self.ends(process, number, 'save', self.image)
 
-    def test_load_ends(self):
+    def test_signal_to_a_thread_ends_load(self):
         """Its reader has had a byte, and takes no more."""
         for number in SIGNALS:
             with self.subTest(number):
@@ -495,7 +495,7 @@ class Threads(SignalTest):
                 self.assertEqual(process.wait(TIMEOUT), 1)
                 self.assertIn(b'Interrupted', process.stderr.read())
 
-    def test_opening_load_ends(self):
+    def test_signal_to_a_thread_ends_load_that_opens(self):
         listener = self.silent_server()
         for number in SIGNALS:
             with self.subTest(number):
@@ -503,7 +503,7 @@ class Threads(SignalTest):
                 self.accepted(listener)
                 self.ends(process, number, 'load', self.server, REFUSAL)
 
-    def test_listening_save_ends(self):
+    def test_signal_to_a_thread_ends_listening_save(self):
         path = self.path('channel')
         process = self.begin('save', self.image, f'--uri=unix:{path}',
                              **self.thread)
@@ -533,7 +533,7 @@ class Threads(SignalTest):
             self.assertEqual(self.tree(), self.before)
 
 
-class Ignored(SignalTest):
+class IgnoredSignal(SignalTest):
 
     def test_ignored_signal_stays_ignored(self):
         """As SIGHUP is under nohup"""

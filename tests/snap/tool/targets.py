@@ -15,7 +15,7 @@ from snaptest.tool import ToolTest, sample, small
 from snaptest.units import MIB
 
 
-class Existing(ToolTest):
+class ExistingTarget(ToolTest):
 
     def setUp(self):
         super().setUp()
@@ -36,28 +36,27 @@ class Existing(ToolTest):
             self.assert_same_stream(data, self.load(target, *read))
             self.succeeds('check', target, *read)
 
-    def test_raw(self):
+    def test_raw_image_is_saved_over(self):
         self.create('raw', 2 * self.size)
         self.save_over(self.image, '-O', 'raw')
 
-    def test_qcow2(self):
+    def test_qcow2_image_is_saved_over(self):
         self.create('qcow2', 2 * self.size)
         self.save_over()
         self.img('check', self.image)
 
-    def test_exact(self):
+    def test_image_of_exact_size_suffices(self):
         self.create('raw')
         self.save(self.data, self.image, '-n', '-O', 'raw')
         self.assert_same_stream(self.data, self.load())
 
-    def test_stale(self):
+    def test_old_content_does_not_shine_through(self):
         """Old content does not shine through, zero pages are zero."""
         self.create('raw', 2 * self.size)
         self.io(self.image, f'write -P 0xa5 0 {2 * self.size}', 'raw')
         self.save_over(self.image, '-O', 'raw')
 
-    def test_overlay(self):
-        """Neither does that of a backing file."""
+    def test_content_of_backing_file_does_not_shine_through(self):
         base = self.path('base')
         self.img('create', '-f', 'qcow2', base, str(2 * self.size))
         self.io(base, f'write -P 0xa5 0 {2 * self.size}')
@@ -67,7 +66,7 @@ class Existing(ToolTest):
         self.save_over(read=['--backing-chain'])
         self.assertEqual(self.tree()[base], before)
 
-    def test_too_small(self):
+    def test_too_small_image_is_refused(self):
         for fmt in ('raw', 'qcow2'):
             for size in (self.size - 512, MIB, 512):
                 with self.subTest((fmt, size)):
@@ -78,8 +77,7 @@ class Existing(ToolTest):
                                  causes=[self.image, str(size),
                                          str(self.size)])
 
-    def test_refused_before(self):
-        """What is known before the first page leaves the target alone."""
+    def test_failure_before_first_page_leaves_target_alone(self):
         self.save(self.data)
         for data in (b'', b'garbage', self.data[:40]):
             self.refused('save', '-n', self.image, stdin=data,
@@ -88,8 +86,7 @@ class Existing(ToolTest):
                      causes=[self.image])
         self.assert_same_stream(self.data, self.load())
 
-    def test_cut(self):
-        """A save that begins and fails leaves no snapshot, old or new."""
+    def test_save_that_fails_later_leaves_no_snapshot(self):
         for length in (len(self.data) // 2, len(self.data) - 1):
             self.save(self.data)
             result = self.tool('save', '-n', self.image,
@@ -99,17 +96,16 @@ class Existing(ToolTest):
                 self.refused(verb, self.image, causes=[self.image, 'save'])
         self.save_over()
 
-    def test_missing(self):
+    def test_missing_target_is_refused(self):
         self.refused('save', '-n', self.image, stdin=self.data,
                      causes=[self.image, 'no such file'])
 
-    def test_wrong_format(self):
+    def test_target_of_another_format_is_refused(self):
         self.create('raw', 2 * self.size)
         self.refused('save', '-n', '-O', 'qcow2', self.image, stdin=self.data,
                      causes=[self.image, 'qcow2'])
 
-    def test_cannot_create(self):
-        """What is not a local file is not created."""
+    def test_target_that_is_no_local_file_is_not_created(self):
         self.refused('save', f'nbd+unix:///?socket={self.path("sock")}',
                      stdin=self.data, causes=['nbd', '-n'])
 
@@ -128,27 +124,27 @@ class Existing(ToolTest):
                                        ).returncode == 0, 'server')
         return uri
 
-    def test_qemu_nbd(self):
+    def test_nbd_export_is_saved_to(self):
         self.create('raw', 2 * self.size)
         uri = self.serve(env('QEMU_NBD'), '-k', '@', '-f', 'raw', '-t',
                          self.image)
         self.save_over(uri, '-O', 'raw')
 
-    def test_nbd_too_small(self):
+    def test_too_small_nbd_export_is_refused(self):
         self.create('raw', MIB)
         uri = self.serve(env('QEMU_NBD'), '-k', '@', '-f', 'raw', '-t',
                          self.image)
         self.refused('save', '-n', '-O', 'raw', uri, stdin=self.data,
                      causes=[uri, str(MIB)])
 
-    def test_nbd_read_only(self):
+    def test_read_only_nbd_export_is_refused(self):
         self.create('raw', 2 * self.size)
         uri = self.serve(env('QEMU_NBD'), '-k', '@', '-f', 'raw', '-t', '-r',
                          self.image)
         self.refused('save', '-n', '-O', 'raw', uri, stdin=self.data,
                      causes=[uri])
 
-    def test_storage_daemon(self):
+    def test_export_of_storage_daemon_is_saved_to(self):
         """A qcow2 image behind an export of the storage daemon."""
         self.create('qcow2', 2 * self.size)
         uri = self.serve(
@@ -159,7 +155,7 @@ class Existing(ToolTest):
             '--export', 'nbd,id=export,node-name=disk,name=,writable=on')
         self.save_over(uri, '-O', 'raw')
 
-    def test_server_gone(self):
+    def test_nbd_server_that_dies_fails_save(self):
         """A server that dies is an error, and its image no snapshot."""
         self.create('raw', 2 * self.size)
         uri = self.path('sock')
@@ -250,7 +246,7 @@ class Names(ToolTest):
         self.assert_same_stream(small(), self.here('load', './-'), 10)
 
 
-class Encrypted(ToolTest):
+class EncryptedImage(ToolTest):
 
     OPTIONS = ['-o', 'encrypt.format=luks,encrypt.key-secret=s0,'
                      'encrypt.iter-time=10']
@@ -258,7 +254,7 @@ class Encrypted(ToolTest):
     def secret(self, text: str) -> list[str]:
         return ['--object', f'secret,id=s0,data={text}']
 
-    def test_luks(self):
+    def test_luks_image_is_never_in_clear(self):
         """A build without cryptography says so; it never saves in clear."""
         probe = self.img('create', '-f', 'qcow2', *self.secret('abc'),
                          *self.OPTIONS, self.path('probe'), '1M', check=False)
@@ -279,7 +275,7 @@ class Encrypted(ToolTest):
         with open(self.image, 'rb') as f:
             self.assertNotIn(b'QEMUSNAP', f.read())
 
-    def test_no_secret(self):
+    def test_encryption_without_secret_is_refused(self):
         self.refused('save', *self.OPTIONS, self.image, stdin=small(),
                      causes=[self.image])
 

@@ -90,7 +90,7 @@ class Guest(NamedTuple):
     What works in a guest while it is saved, and after it is loaded.
 
     @start: where its region begins, as a share of RAM
-    @pages, @walk, @reads: as of Access; a small RAM has fewer pages
+    @pages, @walk, @reads: see Access; a small RAM has fewer pages
     @rate: accesses in a second, as long as no page is missing
     """
     title: str

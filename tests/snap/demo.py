@@ -8,8 +8,9 @@
 usage: demo.py [LOAD-OPTION...]
 
 The load is asynchronous, and slowed down so that one can see it, unless other
-options are given.  The guest prints a line every 0.1 s: a nonce that it drew when it booted, and
-a counter.  Both are in its RAM only, so they tell where a load goes on.
+options are given.  The guest prints a line every 0.1 s: a nonce that it drew
+when it booted, and a counter.  Both are in its RAM only, so they tell where a
+load goes on.
 """
 
 import json

@@ -6,7 +6,7 @@
 """
 run.py [--seconds N] [--work DIR] [NAME...]
 
-Each fuzzer runs for N seconds, behind its seeds and what was found before
+Each fuzzer runs for N seconds, after its seeds and what was found before
 (regressions/NAME).  With DIR, it goes on from DIR/NAME, and leaves there what
 it has learned; without, each run is the same, as far as N seconds allow.
 """

@@ -72,7 +72,7 @@ def run_of_pages(broken: int = 0, by: bytes = b'') -> bytes:
 
 
 def with_iterations(fill=pattern) -> bytes:
-    """Sections of a device ahead of RAM, among its pages, and behind them"""
+    """Sections of a device ahead of RAM, among its pages, and after them"""
     stream = builder(fill=fill)
     stream.commands = section(FULL, 21, 'early', b'ahead of RAM')
     stream.early_sections = section(START, 20, 'dirty-bitmap', b'first')
@@ -170,7 +170,7 @@ def image_records(path: str) -> bytes:
 
 
 def embed(path: str):
-    """Put a working set into an image, behind all that it has."""
+    """Put a working set into an image, after all that it has."""
     entries = struct.pack('>QQ', 2, 0)
     with open(path, 'r+b') as f:
         header = f.read(512)

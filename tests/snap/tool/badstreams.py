@@ -73,7 +73,7 @@ class BadStream(ToolTest):
         before = self.tree()
 
         def cut(i):
-            """Saves to a FILE of their own, one behind the other."""
+            """Saves to a FILE of their own, one after the other."""
             for length in range(i, len(data), 8):
                 if length != complete:
                     yield length, self.tool('save', self.path(f'cut/{i}'),

@@ -110,7 +110,7 @@ class HostileMessages(Hostile):
         self.said(request(0, name=None), 'block')
 
     def test_refused_request_names_no_last_block(self):
-        """A request that was refused does not stand for those behind it."""
+        """A request that was refused does not stand for those after it."""
         self.said(request(0, name='nope') + request(0, name=None), 'nope')
 
     def test_request_outside_of_block_is_refused(self):

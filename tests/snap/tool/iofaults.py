@@ -404,7 +404,7 @@ class BlockLayer(FaultTest):
     @staticmethod
     def rule(iotype: str, flushes: int, sector: int | None = None) -> tuple:
         """
-        A request fails that comes behind so many flushes, at this sector; or
+        A request fails that comes after that many flushes, at this sector; or
         the last of these flushes
         """
         event = 'flush_to_disk' if flushes else 'none'

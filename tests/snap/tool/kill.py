@@ -50,7 +50,7 @@ class KilledSave(CrashTest):
         self.save_again(save, run)
 
     def save_again(self, save: Save, run: Run):
-        """Nothing is in its way, and nothing is left behind it."""
+        """Nothing is in its way, and nothing is left after it."""
         again = self.finish_run(run, 'save', *save.args,
                                 stdin=self.streams[OLD],
                                 exchange=save.exchange).result

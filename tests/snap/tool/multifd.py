@@ -215,7 +215,7 @@ class MultifdSave(MultifdTest):
                 left = source.begin(channels)
                 source.main.sendall(main[:start])
                 source.main.sendall(main[start:part])
-                # More than a socket holds is behind the point
+                # More than a socket holds comes after the point
                 senders = [Sender(connection, data) for connection, data
                            in zip(source.channels, left)]
                 for sender in senders:

@@ -62,7 +62,7 @@ def with_data(pages: int) -> list[int]:
     return [i for i in range(pages) if i % 10 != 9]
 
 
-def behind(arrivals, sent=()) -> list[int]:
+def push_order(arrivals, sent=()) -> list[int]:
     """
     What is pushed for an arrival list: each page with some that follow it,
     up to one that was sent
@@ -447,7 +447,7 @@ class Precopy(PostcopyTest):
             self.completes(self.connect(percent=percent))
 
     def test_requests_before_the_switch_are_answered(self):
-        """Those of before the switch are answered behind it, or in it."""
+        """Those of before the switch are answered after it, or in it."""
         self.take(sample([('ram', 8 * MIB), ('rom', MIB)]))
         peer = self.connect('--push=none', percent=50)
         peer.until(SETUP)
@@ -551,7 +551,7 @@ class Requests(PostcopyTest):
         self.completes(peer)
 
     def test_requests_after_the_end_are_read(self):
-        """Nobody waits for what comes behind the end, but it is read."""
+        """Nobody waits for what comes after the end, but it is read."""
         peer = self.connect()
         peer.until(ENDED)
         for key in self.all:
@@ -565,7 +565,7 @@ class Requests(PostcopyTest):
         for i in range(40):
             builder.page('ram', i * PAGE, pattern(i))
         self.take(builder, '-O', 'raw')
-        # Storage that is so slow that a read is behind all that is pushed
+        # Storage that is so slow that a read ends after all that is pushed
         self.image = ('driver=raw,file.driver=throttle,file.throttle-group=t,'
                       f'file.file.driver=file,file.file.filename={self.image}')
         peer = self.connect('--object', 'throttle-group,id=t,x-iops-total=4',
@@ -634,10 +634,10 @@ class Order(PostcopyTest):
             for offset in range(0, MIB, PAGE)])
 
     def test_arrivals_are_pushed_first(self):
-        """Those that came out of order; behind them the others"""
+        """Those that came out of order; after them the others"""
         self.take(dense(first=self.HOT))
         # the sweep that begins again at 0 looks like one of them
-        hot = behind(self.HOT + [0])
+        hot = push_order(self.HOT + [0])
         peer = self.connect()
         stats = self.completes(peer)
         rest = [i for i in with_data(1024) if i not in hot]
@@ -651,7 +651,7 @@ class Order(PostcopyTest):
     def test_arrivals_alone_push_nothing_else(self):
         """The rest has to be asked for."""
         self.take(dense(first=self.HOT))
-        hot = behind(self.HOT + [0])
+        hot = push_order(self.HOT + [0])
         peer = self.connect('--push=arrivals')
         peer.until(RUNNING)
         peer.until_arrived(len(hot))
@@ -718,7 +718,7 @@ class Order(PostcopyTest):
         """... and before anything else"""
         first = [450, 420, 390, 360]
         self.take(dense(first=first))
-        hot = behind(first + [0])
+        hot = push_order(first + [0])
         # Slow enough for the request to come before the end of the list
         for rate in ('1M', '256k', '64k'):
             peer = self.connect('-r', rate)
@@ -1428,7 +1428,7 @@ class WorkingSet(PostcopyTest):
         self.record(self.WANTED)
         peer = self.connect()
         self.completes(peer)
-        pushed = behind([800, 13, 601, 0], self.WANTED)
+        pushed = push_order([800, 13, 601, 0], self.WANTED)
         self.assertEqual(numbers(peer.arrived)[:len(pushed)], pushed)
 
     def test_requested_page_overtakes_working_set(self):

@@ -146,7 +146,7 @@ class SaveToFile(PowerCut):
         self.survives(Save(before=OLD, stream=with_return_path()), OLD, NEW)
 
     def test_missing_flush_of_file_would_be_noticed(self):
-        """What becomes of it where a flush is none: 5 is of the directory."""
+        """What becomes of it if a flush does nothing: 5 is the directory's."""
         self.fails_without(Save(before=OLD), {5}, {2, 3, 4},
                            {1, 2, 3, 4, 5})
         self.fails_without(Save(), {5}, {2, 3, 4})

@@ -192,7 +192,7 @@ class Pipeline(ToolTest):
     SIZE = 8 * MIB
 
     def pipeline(self, first: str, data: bytes, *options: str) -> str:
-        """What the tool behind the program @first says; all goes well."""
+        """What the tool after the program @first says; all goes well."""
         line = shlex.join([env('QEMU_SNAP'), *options, 'save', self.image])
         result = subprocess.run(['sh', '-c', f'{first} | {line}'], input=data,
                                 capture_output=True, check=False,

@@ -150,7 +150,7 @@ class Streams(ToolTest):
         self.round_trip(builder.build(end=True))
 
     def test_sections_of_dirty_bitmaps_come_back(self):
-        """Iterations of another section before, among and behind RAM."""
+        """Iterations of another section before, among and after RAM."""
         builder = sample()
         builder.commands = section(START, 1, pattern(6, 100), 'dirty-bitmap')
         builder.devices = section(END, 1, pattern(7, 50)) + builder.devices

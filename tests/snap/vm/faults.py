@@ -16,7 +16,7 @@ class FaultTest(DisturbedTest):
     """Each case is a save in which one step fails, or all from it on."""
 
     MIB = 64
-    # So many writes of RAM are let fail, beside all other steps
+    # How many writes of RAM are let fail, beside all other steps
     WRITES = 6
 
     @staticmethod
@@ -31,7 +31,7 @@ class FaultTest(DisturbedTest):
                 if step[0] != 'fallocate64']
 
     def chosen(self, steps: list, seed: int) -> list:
-        """Writes from all over the save, and all steps that are none"""
+        """Writes from all over the save, and all other steps"""
         rng = random.Random(seed)
         needed = self.needed(steps)
         writes = [step for step in needed if step[0] == 'pwrite64']

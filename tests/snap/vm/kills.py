@@ -46,7 +46,7 @@ class KillTest(DisturbedTest):
 class KilledTool(KillTest):
     """kill -9 of the tool: what it leaves is in nobody's way."""
 
-    # So many kills until a save is left alone, and until FILE is loaded
+    # How many kills until a save is left alone, and until FILE is loaded
     SAVES, LOADS = 3, 8
 
     def kill(self, mode: str, run):

@@ -16,7 +16,7 @@ from snaptest.vm.machine import Q35, VM
 from snaptest.vm.ram import Ram
 
 REGION = 4 * MIB
-# A float: for QMP, a number without a point is for ever
+# A float: for QMP, a number without a point means forever
 TIMEOUT = 600.0
 MACHINE = Q35
 CAPABILITIES = ('events', 'mapped-ram', 'multifd', 'background-snapshot',

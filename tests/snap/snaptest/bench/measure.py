@@ -214,7 +214,7 @@ class Measure:
             return self.do_migrate(vm, verb, peer, path, completed)
         finally:
             if self.beside:
-                # After a failure, it may wait for ever.
+                # After a failure, it may wait forever.
                 if not os.path.exists(self.usage):
                     os.killpg(self.beside.pid, signal.SIGKILL)
                 self.beside.wait()
@@ -297,7 +297,7 @@ class Measure:
 @contextlib.contextmanager
 def stopped_guest(directory: str, shm: str, size: int, mix: dict[str, int],
                   seed: int) -> Iterator[Measure]:
-    """A guest that has been running, with RAM as of fill()."""
+    """A guest that has been running, with RAM as fill() makes it."""
     ram = Ram(os.path.join(shm, 'ram'), size)
     loop = Loop('x86_64', ram, pages=1)
     used = fill(ram, -(-loop.end // REGION) * REGION, mix, seed)

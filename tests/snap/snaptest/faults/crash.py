@@ -68,7 +68,7 @@ class Save:
         return '-n' in self.args
 
     def description_flushed(self) -> bool:
-        """A new file is not flushed behind the description."""
+        """A new file is not flushed after the description."""
         return self.existing() or any('writethrough' in arg or
                                       'directsync' in arg
                                       for arg in self.args)

@@ -263,7 +263,7 @@ class Disk:
     # Cuts
 
     def possible_names(self, number: int) -> dict:
-        """The names after so many changes of those that may be missing"""
+        """The names after that many changes of those that may be missing"""
         names = dict(self.durable)
         for change in self.pending[:number]:
             change(names)

@@ -380,7 +380,7 @@ class Qcow2:
         return other_start != start or other_end < end
 
     def is_refcount(self, start: int, within: int) -> bool:
-        """It is none where the file has no cluster."""
+        """Not if the file has no such cluster"""
         size = self.refcount_bits // 8
         index = self.refcount_blocks[start] * self.cluster_size // size + \
             within // size

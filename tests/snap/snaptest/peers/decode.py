@@ -24,7 +24,7 @@ class Stream:
     setup:   sections up to RAM's first page; of RAM's START only the head
     blocks:  name → length, in the stream's order
     pages:   (block, offset) → last content; b'' for a zero page
-    devices: sections other than RAM behind its first page
+    devices: sections other than RAM after its first page
     vmdesc:  JSON text, None for none
     """
 
@@ -41,7 +41,7 @@ class Stream:
         while self.parse_section():
             pass
         if self.pos != len(data):
-            raise ValueError(f'{len(data) - self.pos} bytes behind the end')
+            raise ValueError(f'{len(data) - self.pos} bytes after the end')
 
     def take(self, length: int) -> bytes:
         self.pos += length

@@ -10,7 +10,7 @@
     peer.finish()
     peer.arrived        # pages in the order in which they came
 
-Where QEMU would fail, wait for ever or lose memory, ProtocolError says why.
+If QEMU would fail, wait forever or lose memory, ProtocolError says why.
 """
 
 import array
@@ -320,7 +320,7 @@ class Destination:
     def finish(self):
         """The rest of the load, to a good end"""
         self.until(Stage.OVER)
-        # QEMU waits for urgent pages even behind the end.
+        # QEMU waits for urgent pages even after the end.
         while self.fast and self.unanswered():
             self.expect(not self.fast.over, 'EOS, but pages are waited for')
             self.read_fast()
@@ -350,7 +350,7 @@ class Destination:
             return
         kind = self.main.number('B')
         self.expect(self.stage != Stage.ENDED or kind == EOF,
-                    f'section {kind} behind the end of RAM')
+                    f'section {kind} after the end of RAM')
         if kind == COMMAND:
             self.command(self.main.number('H'),
                          self.main.take(self.main.number('H')))

@@ -102,7 +102,7 @@ class StreamBuilder:
     # --- device state ---
 
     def device(self, name: str, payload: bytes):
-        """Add a FULL section behind RAM"""
+        """Add a FULL section after RAM"""
         self.devices += self._full(name, payload)
 
     def run_state(self, state: str):

@@ -3,7 +3,7 @@
 """
 Guests: a real Linux, and a few dozen bytes of machine code per architecture.
 
-The machine code, Loop, rewrites a working set of pages for ever, with a
+The machine code, Loop, rewrites a working set of pages forever, with a
 generation number that says when:
 
     for (gen = 1; ; gen++) {

@@ -26,7 +26,7 @@
 /* What most targets have, and no stream of theirs says. */
 #define DEFAULT_PAGE_BITS 12
 
-/* Measured: see docs/devel/qemu-snap.rst, "What the choices are worth" */
+/* Measured: see docs/devel/qemu-snap/performance.rst */
 #define DEFAULT_AROUND          16
 #define DEFAULT_BACKLOG         (64 * KiB)
 #define MAX_BACKLOG             (64 * MiB)

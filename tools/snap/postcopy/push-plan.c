@@ -13,7 +13,8 @@
  * How many pages after one on the arrival list are pushed with it.  When the
  * guest writes to a page, QEMU's sweep over RAM goes on from there
  * (migration/ram.c:get_queued_page), and what follows in order is not listed,
- * although the guest may have used it: measured, see docs/devel/qemu-snap.rst.
+ * although the guest may have used it.  Measured, see
+ * docs/devel/qemu-snap/performance.rst.
  */
 #define ARRIVAL_PAGES 256
 

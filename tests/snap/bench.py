@@ -50,8 +50,8 @@ import bench_postcopy
 from bench_growth import Growth
 from bench_image import image_options
 from bench_stall import Stall
-from snaptest.bench.common import (MIX, cell, check_room, median, mixture, say,
-                                   size, some_of, table)
+from snaptest.bench.common import (MIX, cell, check_room, conditions, median,
+                                   mixture, say, size, some_of, table)
 from snaptest.bench.measure import (CAT, DEV_NULL, NULL_LOAD, NULL_SAVE,
                                     TITLES, Peer, snap, snap_unix,
                                     stopped_guest)
@@ -217,9 +217,8 @@ def main():
     ram = needed(args)
     check_room(args.dir, memory=3 * ram, shm=2 * ram, disk=2 * ram)
     start = time.monotonic()
-    record = {'size': args.size, 'runs': args.runs, 'seed': args.seed,
-              'mix': args.mix, 'cpus': os.cpu_count(),
-              'load': os.getloadavg()[0], 'cold': 'posix_fadvise'}
+    record = {**conditions(args.runs), 'size': args.size, 'seed': args.seed,
+              'mix': args.mix, 'cold': 'posix_fadvise'}
     with (tempfile.TemporaryDirectory(prefix='snap-', dir=args.dir) as disk,
           tempfile.TemporaryDirectory(prefix='snap-', dir='/dev/shm') as shm):
         if args.image_options:

@@ -37,9 +37,9 @@ from typing import NamedTuple
 # pylint: disable=wrong-import-position
 from snaptest import env
 from snaptest.bench.common import (MACHINE, MIX, PYTHON, cell, check_room,
-                                   drop_cache, fill, launch, median, mixture,
-                                   remove, say, set_migration, size, some_of,
-                                   sync, table)
+                                   conditions, drop_cache, fill, launch, median,
+                                   mixture, remove, say, set_migration, size,
+                                   some_of, sync, table)
 from snaptest.peers.streams import CONTINUE, EOS, FOOTER, PART, ZERO
 from snaptest.units import GIB, MIB, PAGE
 from snaptest.vm.guests import WORKING_SET, Access
@@ -389,12 +389,12 @@ class Run:
         images = self.images()
         sizes = dict(zip(self.names, self.bench.args.guests))
         return self.bench.rounds({
-            **{f'postcopy, {name}': lambda key=key: self.postcopy(
+            **{f'qemu-snap --postcopy, {name}': lambda key=key: self.postcopy(
                 images[key], sizes[key]) for key, name in self.names.items()},
-            f'mapped-ram, {self.names["large"]}': lambda: self.mapped_ram(
-                images['mapped-ram'], sizes['large']),
-            f'all first, {self.names["large"]}': lambda: self.eager(
-                images['large'], sizes['large'])})
+            f'mapped-ram, multifd, direct-io, {self.names["large"]}':
+                lambda: self.mapped_ram(images['mapped-ram'], sizes['large']),
+            f'qemu-snap, all of {self.names["large"]} first':
+                lambda: self.eager(images['large'], sizes['large'])})
 
     def postcopy(self, image: str, ram: int) -> dict:
         with Destination(self.bench.disk, ram, ('postcopy-ram',)) as dst:
@@ -761,9 +761,8 @@ def main(argv: list[str]):
     ram = max(args.size, args.guests[1])
     check_room(args.dir, memory=3 * ram, shm=2 * ram, disk=3 * ram)
     start = time.monotonic()
-    record = {'size': args.size, 'guests': args.guests, 'runs': args.runs,
-              'seed': args.seed, 'cpus': os.cpu_count(),
-              'load': os.getloadavg()[0]}
+    record = {**conditions(args.runs), 'size': args.size,
+              'guests': args.guests, 'seed': args.seed}
     with (tempfile.TemporaryDirectory(prefix='snap-', dir=args.dir) as disk,
           tempfile.TemporaryDirectory(prefix='snap-', dir='/dev/shm') as shm):
         bench = Bench(args, disk, shm)

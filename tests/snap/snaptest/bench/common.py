@@ -5,9 +5,11 @@
 import argparse
 import os
 import random
+import shlex
 import shutil
 import statistics
 import struct
+import subprocess
 import sys
 import time
 
@@ -137,6 +139,19 @@ def median(runs: list[dict], key: str) -> float | None:
 
 def cell(value: float | None, form: str = '{:.2f}') -> str:
     return '' if value is None else form.format(value)
+
+
+def conditions(runs: int) -> dict:
+    """What a record of figures says about how they were measured."""
+    files = ('--dir', '--json', '--plot')
+    args = [arg for before, arg in zip(sys.argv, sys.argv[1:])
+            if arg not in files and before not in files]
+    commit = subprocess.run(
+        ['git', '-C', os.path.dirname(__file__), 'rev-parse', '--short=7',
+         'HEAD'], capture_output=True, text=True, check=False).stdout.strip()
+    return {'command': f'make bench ARGS="{shlex.join(args)}"',
+            'commit': commit or 'unknown', 'runs': runs,
+            'cpus': os.cpu_count(), 'load': os.getloadavg()[0]}
 
 
 # The command line

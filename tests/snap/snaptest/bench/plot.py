@@ -16,6 +16,9 @@ try:
 except ImportError:
     sys.exit('python3-matplotlib is missing: scripts/install-deps plot')
 
+# Small files: text is text, and the same figures give the same file.
+pyplot.rcParams.update({'svg.fonttype': 'none', 'svg.hashsalt': 'qemu-snap'})
+
 
 def latency(channels: dict, axes):
     """Median and 99th percentile, by the share of the unrestrained rate."""
@@ -54,12 +57,16 @@ def requests(guests: dict, axes):
 
 def bars(results: dict, key: str, label: str, axes):
     """One bar for each of what is compared."""
-    axes.barh(list(results), [median(runs, key) for runs in results.values()])
+    drawn = axes.barh(list(results),
+                      [median(runs, key) for runs in results.values()])
+    axes.bar_label(drawn, fmt='%.3g', padding=3)
     axes.invert_yaxis()
+    axes.margins(x=0.1)
     axes.set(xlabel=label)
 
 
 def run(results: dict, axes):
+    axes.figure.set_figheight(2.5)
     bars(results, 'running', 'until the guest runs (s)', axes)
 
 
@@ -115,6 +122,13 @@ FIGURES = {run: (1, 1), completion: (1, 1), latency: (1, 1), requests: (1, 1),
            phases: (2, 2), growth: (1, 2), stall: (3, 1)}
 
 
+def conditions(record: dict) -> str:
+    """What the figures were measured with."""
+    return (f'{record["command"]}, commit {record["commit"]}\n'
+            f'medians of {record["runs"]}; {record["cpus"]} CPUs, load average '
+            f'{record["load"]:.1f} at the start')
+
+
 def draw(record: dict, prefix: str):
     """Draw each part of @record to a file of its own, @prefix-PART.svg."""
     for part, (rows, columns) in FIGURES.items():
@@ -122,8 +136,10 @@ def draw(record: dict, prefix: str):
             figure, axes = pyplot.subplots(
                 rows, columns, figsize=(8 * columns, 5 * rows))
             part(record[part.__name__], axes)
+            figure.supxlabel(conditions(record), fontsize='small')
             figure.tight_layout()
-            figure.savefig(f'{prefix}-{part.__name__}.svg')
+            figure.savefig(f'{prefix}-{part.__name__}.svg',
+                           metadata={'Date': None})
             pyplot.close(figure)
 
 

@@ -11,6 +11,7 @@
 #include "snap/verb/check.h"
 #include "snap/util/task.h"
 #include "cmd.h"
+#include "report.h"
 
 /* Exit status, as of qemu-img check. */
 enum {

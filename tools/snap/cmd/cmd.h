@@ -3,8 +3,8 @@
  * Verbs of the command line
  *
  * The folder cmd/ is the command line: options parses it, main calls a verb,
- * whose file opens what is needed, calls verb/, and reports how it ended
- * (common).  Only here may the program exit.
+ * whose file opens what is needed (common), calls verb/, and reports how it
+ * ended (report).  Only here may the program exit.
  */
 
 #ifndef SNAP_CMD_H
@@ -133,28 +133,6 @@ char *snap_cmd_working_set(const SnapCmdOptions *options);
  * can be freed.
  */
 void snap_cmd_abandon(SnapTransport *transport);
-
-/* Report an error in one line, with the image's name ahead, and free it. */
-void snap_cmd_error(const SnapCmdOptions *options, Error *err);
-
-/**
- * snap_cmd_output: a verb has written to stdout
- * @status: exit status so far
- *
- * Returns: exit status, a failure where what was written could not be
- */
-int snap_cmd_output(int status);
-
-/**
- * snap_cmd_finish: report how a save or load ended
- * @err: what went wrong, taken over; NULL for nothing
- *
- * To stderr, and to the file of --report.
- *
- * Returns: exit status
- */
-int snap_cmd_finish(const SnapCmdOptions *options, const SnapStats *stats,
-                    Error *err);
 
 /* A signal has come while nothing can be undone: report that, and end. */
 void G_NORETURN snap_cmd_end_interrupted(const SnapCmdOptions *options);

@@ -9,6 +9,7 @@
 #include "snap/util/task.h"
 #include "snap/image/working-set.h"
 #include "cmd.h"
+#include "report.h"
 
 typedef struct EmbedTask {
     BlockBackend *blk;

@@ -12,6 +12,7 @@
 #include "snap/verb/info.h"
 #include "snap/util/task.h"
 #include "cmd.h"
+#include "report.h"
 
 /* Columns for names of blocks and sections. */
 #define NAME_WIDTH 32

@@ -8,6 +8,7 @@
 #include "snap/util/interrupt.h"
 #include "snap/verb/load.h"
 #include "cmd.h"
+#include "report.h"
 
 static void on_interrupt(void *opaque)
 {

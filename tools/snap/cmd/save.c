@@ -9,6 +9,7 @@
 #include "snap/util/interrupt.h"
 #include "snap/verb/save.h"
 #include "cmd.h"
+#include "report.h"
 
 static void on_interrupt(void *opaque)
 {

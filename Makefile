@@ -102,6 +102,8 @@ manual: docs-deps $(BUILD)/build.ninja
 install: all
 	@if scripts/install-deps --check docs; then scripts/build-man $(BUILD); fi
 	install -D -m 755 $(BUILD)/qemu-snap $(DESTDIR)$(PREFIX)/bin/qemu-snap
+	install -D -m 644 tools/snap/qapi/snap.json \
+	    $(DESTDIR)$(PREFIX)/share/qemu-snap/snap.json
 	@if [ -e $(BUILD)/qemu-snap.1 ]; then set -x; \
 	    install -D -m 644 $(BUILD)/qemu-snap.1 $(mandir)/qemu-snap.1; fi
 

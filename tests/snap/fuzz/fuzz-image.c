@@ -152,10 +152,11 @@ typedef struct Test {
 
 static void coroutine_fn read_info(SnapImage *image)
 {
-    g_autoptr(QDict) info = snap_info(image, NULL);
+    g_autoptr(SnapInfo) info = snap_info(image, NULL);
 
     if (info) {
-        g_string_free(qobject_to_json(QOBJECT(info)), true);
+        g_string_free(qobject_to_json(info->metadata), true);
+        g_string_free(qobject_to_json(info->parts), true);
     }
 }
 

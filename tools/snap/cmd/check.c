@@ -5,12 +5,12 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "qobject/qdict.h"
-#include "qobject/qjson.h"
 #include "qemu/host-utils.h"
-#include "snap/verb/check.h"
 #include "snap/util/task.h"
+#include "snap/verb/check.h"
+#include "tools/snap/qapi/snap-qapi-visit.h"
 #include "cmd.h"
+#include "json.h"
 #include "report.h"
 
 /* Exit status, as of qemu-img check. */
@@ -81,27 +81,39 @@ static bool run(const SnapCmdOptions *options, CheckTask *task, Error **errp)
     return done;
 }
 
-static void print_json(const SnapCmdOptions *options, const CheckTask *task)
+static SnapCheck *cmd_check_describe(const SnapCmdOptions *options,
+                                     const CheckTask *task)
 {
     const SnapCheckResult *result = &task->result;
-    const BdrvCheckResult *container = &result->container;
-    g_autoptr(QDict) dict = qdict_new();
-    g_autoptr(GString) json = NULL;
+    SnapCheck *check = g_new(SnapCheck, 1);
 
-    qdict_put_str(dict, "filename", options->filename);
-    qdict_put_int(dict, "pages-checked", result->pages_checked);
-    qdict_put_int(dict, "pages-corrupt", result->pages_corrupt);
-    qdict_put_int(dict, "parts-corrupt", ctpop32(result->corrupt_parts));
-    qdict_put_int(dict, "check-errors", container->check_errors);
-    qdict_put_int(dict, "corruptions", container->corruptions);
-    qdict_put_int(dict, "leaks", container->leaks);
-    qdict_put_int(dict, "parts-repaired", ctpop32(task->repaired_parts));
-    qdict_put_int(dict, "leaks-fixed", task->repaired_leaks);
-    if (result->first) {
-        qdict_put_str(dict, "first-error", error_get_pretty(result->first));
-    }
-    json = qobject_to_json_pretty(QOBJECT(dict), true);
-    printf("%s\n", json->str);
+    *check = (SnapCheck) {
+        .filename = g_strdup(options->filename),
+        .pages_checked = result->pages_checked,
+        .pages_corrupt = result->pages_corrupt,
+        .parts_corrupt = ctpop32(result->corrupt_parts),
+        .check_errors = result->container.check_errors,
+        .corruptions = result->container.corruptions,
+        .leaks = result->container.leaks,
+        .parts_repaired = ctpop32(task->repaired_parts),
+        .leaks_fixed = task->repaired_leaks,
+        .first_error = result->first ?
+                       g_strdup(error_get_pretty(result->first)) : NULL,
+    };
+    return check;
+}
+
+static void cmd_check_print_json(const SnapCmdOptions *options,
+                                 const CheckTask *task)
+{
+    g_autoptr(SnapCheck) check = cmd_check_describe(options, task);
+    g_autoptr(GString) text = NULL;
+    SnapJSON json;
+
+    snap_json_begin(&json);
+    visit_type_SnapCheck(json.v, NULL, &check, &error_abort);
+    text = snap_json_end(&json);
+    printf("%s", text->str);
 }
 
 static void print_human(const CheckTask *task)
@@ -133,7 +145,7 @@ static int report(const SnapCmdOptions *options, CheckTask *task)
     SnapCheckResult *result = &task->result;
 
     if (options->json) {
-        print_json(options, task);
+        cmd_check_print_json(options, task);
     } else if (!options->quiet) {
         print_human(task);
     }

@@ -6,23 +6,22 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/cutils.h"
-#include "qobject/qdict.h"
-#include "qobject/qjson.h"
-#include "qobject/qlist.h"
-#include "snap/verb/info.h"
 #include "snap/util/task.h"
+#include "snap/verb/info.h"
+#include "tools/snap/qapi/snap-qapi-visit.h"
 #include "cmd.h"
+#include "json.h"
 #include "report.h"
 
-/* Columns for names of blocks and sections. */
-#define NAME_WIDTH 32
+/* Width of the column of names of blocks and sections */
+#define INFO_NAME_WIDTH 32
 
 typedef struct InfoTask {
     BlockBackend *blk;
-    QDict *info;
+    SnapInfo *info;
 } InfoTask;
 
-static int coroutine_fn collect(void *opaque, Error **errp)
+static int coroutine_fn cmd_info_collect(void *opaque, Error **errp)
 {
     g_autoptr(SnapImage) image = NULL;
     InfoTask *task = opaque;
@@ -35,105 +34,106 @@ static int coroutine_fn collect(void *opaque, Error **errp)
     return task->info ? 0 : -EINVAL;
 }
 
-/* A string of the image, without anything that a terminal would act on. */
-static void print_string(const QDict *dict, const char *key, int width)
+static SnapInfo *cmd_info_read(const SnapCmdOptions *options, Error **errp)
 {
-    const char *str = qdict_get_try_str(dict, key);
+    SnapImageOptions image_options = snap_cmd_image_options(options);
+    InfoTask task = { };
+
+    task.blk = snap_open_image(&image_options, false, errp);
+    if (!task.blk) {
+        return NULL;
+    }
+    snap_task_run(cmd_info_collect, &task, NULL, errp);
+    blk_unref(task.blk);
+    return task.info;
+}
+
+static void cmd_info_print_json(SnapInfo *info)
+{
+    g_autoptr(GString) text = NULL;
+    SnapJSON json;
+
+    snap_json_begin(&json);
+    visit_type_SnapInfo(json.v, NULL, &info, &error_abort);
+    text = snap_json_end(&json);
+    printf("%s", text->str);
+}
+
+/* Print a string of the image, escaped as a terminal might act on it. */
+static void cmd_info_print_string(const char *str, int width)
+{
     g_autofree char *escaped = str ? g_strescape(str, NULL) : NULL;
 
     printf("%-*s", width, escaped ?: "unknown");
 }
 
-static void print_blocks(const QList *blocks)
+static void cmd_info_print_blocks(const SnapInfoBlockList *list)
 {
-    const QListEntry *entry;
-
     printf("RAM blocks:\n");
-    QLIST_FOREACH_ENTRY(blocks, entry) {
-        const QDict *block = qobject_to(QDict, qlist_entry_obj(entry));
-        g_autofree char *size = size_to_str(qdict_get_int(block, "size"));
-        g_autofree char *stored = size_to_str(qdict_get_int(block, "stored"));
+    for (; list; list = list->next) {
+        g_autofree char *size = size_to_str(list->value->size);
+        g_autofree char *stored = size_to_str(list->value->stored);
 
         printf("  ");
-        print_string(block, "name", NAME_WIDTH);
+        cmd_info_print_string(list->value->name, INFO_NAME_WIDTH);
         printf(" %10s, %10s stored\n", size, stored);
     }
 }
 
-static void print_devices(const QList *devices)
+static void cmd_info_print_devices(const SnapInfoSectionList *list)
 {
-    const QListEntry *entry;
-
     printf("Device sections:\n");
-    QLIST_FOREACH_ENTRY(devices, entry) {
-        const QDict *section = qobject_to(QDict, qlist_entry_obj(entry));
+    for (; list; list = list->next) {
+        const SnapInfoSection *section = list->value;
 
         printf("  ");
-        print_string(section, "name", NAME_WIDTH);
-        printf(" instance %" PRIi64 ", version %" PRIi64 ", %" PRIi64
-               " bytes\n", qdict_get_int(section, "instance"),
-               qdict_get_int(section, "version"),
-               qdict_get_int(section, "size"));
+        cmd_info_print_string(section->name, INFO_NAME_WIDTH);
+        printf(" instance %" PRIu32 ", version %" PRIu32 ", %" PRIu64
+               " bytes\n", section->instance, section->version, section->size);
     }
 }
 
-static void print_human(const char *filename, const QDict *info)
+static void cmd_info_print_human(const char *filename, const SnapInfo *info)
 {
-    g_autoptr(GDateTime) time = NULL;
+    g_autoptr(GDateTime) time = g_date_time_new_from_unix_local(info->created);
     g_autofree char *created = NULL;
 
-    time = g_date_time_new_from_unix_local(qdict_get_int(info, "created"));
     created = time ? g_date_time_format(time, "%Y-%m-%d %H:%M:%S %z") : NULL;
-
     printf("image: %s\n", filename);
     printf("complete: yes\n");
     printf("machine: ");
-    print_string(info, "machine", 0);
+    cmd_info_print_string(info->machine, 0);
     printf("\nrun state: ");
-    print_string(info, "run-state", 0);
+    cmd_info_print_string(info->run_state, 0);
     printf("\ncreated: %s\n", created ?: "unknown");
-    printf("uuid: %s\n", qdict_get_str(info, "uuid"));
-    printf("live: %s\n", qdict_get_bool(info, "live") ? "yes" : "no");
-    printf("page size: %" PRIi64 "\n", qdict_get_int(info, "page-size"));
-    printf("format version: %" PRIi64 ", features: 0x%" PRIx64 " incompatible, "
-           "0x%" PRIx64 " compatible\n",
-           qdict_get_int(info, "format-version"),
-           qdict_get_int(info, "incompatible-features"),
-           qdict_get_int(info, "compatible-features"));
-    printf("arrival list: %" PRIi64 " pages%s\n",
-           qdict_get_int(info, "arrivals"),
-           qdict_get_bool(info, "arrivals-truncated") ? " (truncated)" : "");
-    printf("working set: %" PRIi64 " pages\n",
-           qdict_get_int(info, "working-set"));
-    print_blocks(qdict_get_qlist(info, "ram-blocks"));
-    printf("device state: %" PRIi64 " bytes\n",
-           qdict_get_int(info, "device-state-size"));
-    print_devices(qdict_get_qlist(info, "devices"));
+    printf("uuid: %s\n", info->uuid);
+    printf("live: %s\n", info->live ? "yes" : "no");
+    printf("page size: %" PRIu64 "\n", info->page_size);
+    printf("format version: %" PRIu32 ", features: 0x%" PRIx64 " incompatible, "
+           "0x%" PRIx64 " compatible\n", info->format_version,
+           info->incompatible_features, info->compatible_features);
+    printf("arrival list: %" PRIu64 " pages%s\n", info->arrivals,
+           info->arrivals_truncated ? " (truncated)" : "");
+    printf("working set: %" PRIu64 " pages\n", info->working_set);
+    cmd_info_print_blocks(info->ram_blocks);
+    printf("device state: %" PRIu64 " bytes\n", info->device_state_size);
+    cmd_info_print_devices(info->devices);
 }
 
 int snap_cmd_info(const SnapCmdOptions *options)
 {
-    SnapImageOptions image_options = snap_cmd_image_options(options);
-    InfoTask task = { };
+    g_autoptr(SnapInfo) info = NULL;
     Error *err = NULL;
 
-    task.blk = snap_open_image(&image_options, false, &err);
-    if (task.blk) {
-        snap_task_run(collect, &task, NULL, &err);
-        blk_unref(task.blk);
-    }
-    if (err) {
+    info = cmd_info_read(options, &err);
+    if (!info) {
         snap_cmd_error(options, err);
         return EXIT_FAILURE;
     }
     if (options->json) {
-        g_autoptr(GString) json = NULL;
-
-        json = qobject_to_json_pretty(QOBJECT(task.info), true);
-        printf("%s\n", json->str);
+        cmd_info_print_json(info);
     } else {
-        print_human(options->filename, task.info);
+        cmd_info_print_human(options->filename, info);
     }
-    qobject_unref(task.info);
     return snap_cmd_output(EXIT_SUCCESS);
 }

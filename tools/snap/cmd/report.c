@@ -7,9 +7,8 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/timer.h"
-#include "qobject/qdict.h"
-#include "qobject/qjson.h"
-#include "qobject/qlist.h"
+#include "tools/snap/qapi/snap-qapi-visit.h"
+#include "json.h"
 #include "report.h"
 
 /*
@@ -48,7 +47,7 @@ int snap_cmd_output(int status)
 }
 
 /* A file is replaced as a whole; anything else, such as a pipe, is written. */
-static bool write_file(const char *path, const GString *content)
+static bool report_write_file(const char *path, const GString *content)
 {
     g_autoptr(GError) gerr = NULL;
     struct stat st;
@@ -75,92 +74,105 @@ static bool write_file(const char *path, const GString *content)
     return done;
 }
 
-static QDict *describe_latency(const SnapHistogram *latency)
+static SnapReportOctaveList *report_octaves(const SnapHistogram *latency)
 {
-    QDict *dict = qdict_new();
-    QList *octaves = qlist_new();
+    SnapReportOctaveList *list = NULL;
+    SnapReportOctaveList **tail = &list;
 
-    qdict_put_int(dict, "count", latency->count);
-    qdict_put_int(dict, "p50", snap_histogram_percentile(latency, 50));
-    qdict_put_int(dict, "p99", snap_histogram_percentile(latency, 99));
-    qdict_put_int(dict, "max", latency->max);
     for (unsigned bits = 0; latency->count && bits < 63; bits++) {
-        QDict *octave = qdict_new();
+        SnapReportOctave *octave = g_new(SnapReportOctave, 1);
 
-        qdict_put_int(octave, "below-us", INT64_C(1) << bits);
-        qdict_put_int(octave, "count", snap_histogram_octave(latency, bits));
-        qlist_append(octaves, octave);
+        octave->below_us = INT64_C(1) << bits;
+        octave->count = snap_histogram_octave(latency, bits);
+        QAPI_LIST_APPEND(tail, octave);
         if (latency->max < INT64_C(1) << bits) {
             break;
         }
     }
-    qdict_put(dict, "histogram", octaves);
-    return dict;
+    return list;
 }
 
-static int64_t since(int64_t start_ns, int64_t ns)
+static SnapReportLatency *report_latency(const SnapHistogram *latency)
+{
+    SnapReportLatency *report = g_new(SnapReportLatency, 1);
+
+    *report = (SnapReportLatency) {
+        .count = latency->count,
+        .p50 = snap_histogram_percentile(latency, 50),
+        .p99 = snap_histogram_percentile(latency, 99),
+        .max = latency->max,
+        .histogram = report_octaves(latency),
+    };
+    return report;
+}
+
+/* Returns: microseconds from @start_ns to @ns; 0 if that was not reached */
+static int64_t report_elapsed_us(int64_t start_ns, int64_t ns)
 {
     return ns ? (ns - start_ns) / SCALE_US : 0;
 }
 
-static QDict *describe_postcopy(const SnapCmdOptions *options,
-                                const SnapPostcopyStats *stats)
+static SnapReportPostcopy *report_postcopy(const SnapCmdOptions *options,
+                                           const SnapPostcopyStats *stats)
 {
-    static const char *const names[] = {
-        [SNAP_PUSH_PRECOPY]      = "precopy-pages",
-        [SNAP_PUSH_REQUESTED]    = "requested-pages",
-        [SNAP_PUSH_WORKING_SET]  = "working-set-pages",
-        [SNAP_PUSH_ARRIVALS]     = "arrival-pages",
-        [SNAP_PUSH_FAULT_AROUND] = "around-pages",
-        [SNAP_PUSH_LINEAR]       = "linear-pages",
-    };
+    SnapReportPostcopy *report = g_new(SnapReportPostcopy, 1);
     int64_t start_ns = options->start_ns;
-    QDict *dict = qdict_new();
 
-    qdict_put_int(dict, "percent", options->postcopy.percent);
-    qdict_put_int(dict, "run-us", since(start_ns, stats->run_ns));
-    qdict_put_int(dict, "complete-us", since(start_ns, stats->complete_ns));
-    for (unsigned i = 0; i < SNAP_PUSH__MAX; i++) {
-        qdict_put_int(dict, names[i], stats->sent[i]);
-    }
-    qdict_put_int(dict, "zero-requested-pages", stats->zero_requested);
-    qdict_put_int(dict, "requests", stats->requests);
-    qdict_put_int(dict, "requests-on-the-way", stats->already_sent);
-    qdict_put_int(dict, "requests-repeated", stats->duplicate);
-    qdict_put(dict, "latency-us", describe_latency(&stats->latency));
-    return dict;
+    *report = (SnapReportPostcopy) {
+        .percent = options->postcopy.percent,
+        .run_us = report_elapsed_us(start_ns, stats->run_ns),
+        .complete_us = report_elapsed_us(start_ns, stats->complete_ns),
+        .precopy_pages = stats->sent[SNAP_PUSH_PRECOPY],
+        .requested_pages = stats->sent[SNAP_PUSH_REQUESTED],
+        .working_set_pages = stats->sent[SNAP_PUSH_WORKING_SET],
+        .arrival_pages = stats->sent[SNAP_PUSH_ARRIVALS],
+        .around_pages = stats->sent[SNAP_PUSH_FAULT_AROUND],
+        .linear_pages = stats->sent[SNAP_PUSH_LINEAR],
+        .zero_requested_pages = stats->zero_requested,
+        .requests = stats->requests,
+        .requests_on_the_way = stats->already_sent,
+        .requests_repeated = stats->duplicate,
+        .latency_us = report_latency(&stats->latency),
+    };
+    return report;
 }
 
-static bool write_report(const SnapCmdOptions *options,
-                         const SnapStats *stats, const Error *err)
+static SnapReport *report_new(const SnapCmdOptions *options,
+                              const SnapStats *stats, const Error *err)
 {
     int64_t ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - options->start_ns;
-    g_autoptr(QDict) report = qdict_new();
-    g_autoptr(GString) json = NULL;
+    SnapReport *report = g_new(SnapReport, 1);
 
-    qdict_put_str(report, "verb", options->verb);
-    qdict_put_str(report, "image", options->filename);
-    qdict_put_str(report, "status", err ? "failed" : "completed");
-    if (err) {
-        qdict_put_str(report, "error", error_get_pretty(err));
-    }
-    if (!qemu_uuid_is_null(&stats->uuid)) {
-        g_autofree char *uuid = qemu_uuid_unparse_strdup(&stats->uuid);
+    *report = (SnapReport) {
+        .verb = g_strdup(options->verb),
+        .image = g_strdup(options->filename),
+        .status = err ? SNAP_REPORT_STATUS_FAILED :
+                        SNAP_REPORT_STATUS_COMPLETED,
+        .error = err ? g_strdup(error_get_pretty(err)) : NULL,
+        .uuid = qemu_uuid_is_null(&stats->uuid) ? NULL :
+                qemu_uuid_unparse_strdup(&stats->uuid),
+        .milliseconds = ns / SCALE_MS,
+        .ram_bytes = stats->ram_bytes,
+        .stored_pages = stats->stored_pages,
+        .zero_pages = stats->zero_pages,
+        .device_bytes = stats->device_bytes,
+        .postcopy = stats->postcopy.active ?
+                    report_postcopy(options, &stats->postcopy) : NULL,
+    };
+    return report;
+}
 
-        qdict_put_str(report, "uuid", uuid);
-    }
-    qdict_put_int(report, "milliseconds", ns / SCALE_MS);
-    qdict_put_int(report, "ram-bytes", stats->ram_bytes);
-    qdict_put_int(report, "stored-pages", stats->stored_pages);
-    qdict_put_int(report, "zero-pages", stats->zero_pages);
-    qdict_put_int(report, "device-bytes", stats->device_bytes);
-    if (stats->postcopy.active) {
-        qdict_put(report, "postcopy",
-                  describe_postcopy(options, &stats->postcopy));
-    }
-    json = qobject_to_json_pretty(QOBJECT(report), true);
-    g_string_append_c(json, '\n');
-    return write_file(options->report, json);
+static bool report_write(const SnapCmdOptions *options, const SnapStats *stats,
+                         const Error *err)
+{
+    g_autoptr(SnapReport) report = report_new(options, stats, err);
+    g_autoptr(GString) text = NULL;
+    SnapJSON json;
+
+    snap_json_begin(&json);
+    visit_type_SnapReport(json.v, NULL, &report, &error_abort);
+    text = snap_json_end(&json);
+    return report_write_file(options->report, text);
 }
 
 int snap_cmd_finish(const SnapCmdOptions *options, const SnapStats *stats,
@@ -168,7 +180,7 @@ int snap_cmd_finish(const SnapCmdOptions *options, const SnapStats *stats,
 {
     int status = err ? EXIT_FAILURE : EXIT_SUCCESS;
 
-    if (options->report && !write_report(options, stats, err)) {
+    if (options->report && !report_write(options, stats, err)) {
         status = EXIT_FAILURE;
     }
     if (err) {

@@ -1,75 +1,93 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What there is to know of a snapshot image
+ * Description of a snapshot
  */
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "migration/savevm.h"
+#include "qapi/qobject-output-visitor.h"
 #include "qobject/qdict.h"
-#include "qobject/qlist.h"
 #include "snap/stream/configuration.h"
 #include "snap/stream/device-sections.h"
 #include "snap/verb/info.h"
+#include "tools/snap/qapi/snap-qapi-visit.h"
 
-/* Sections that are listed. */
-#define MAX_SECTIONS 4096
+/* Limit on the sections that are listed */
+#define INFO_MAX_SECTIONS 4096
 
-static QList *describe_blocks(const SnapLayout *layout)
+/**
+ * InfoSectionList: a list while it grows
+ * @tail: where the next section goes
+ * @nb: number of sections
+ */
+typedef struct InfoSectionList {
+    SnapInfoSectionList **tail;
+    unsigned nb;
+} InfoSectionList;
+
+static SnapInfoBlockList *info_blocks(const SnapLayout *layout)
 {
-    QList *list = qlist_new();
+    SnapInfoBlockList *list = NULL;
+    SnapInfoBlockList **tail = &list;
 
     for (unsigned i = 0; i < layout->nb_blocks; i++) {
         const SnapRAMBlock *block = &layout->blocks[i];
-        QDict *dict = qdict_new();
+        SnapInfoBlock *info = g_new(SnapInfoBlock, 1);
 
-        qdict_put_str(dict, "name", block->name);
-        qdict_put_int(dict, "size", block->length);
-        qdict_put_int(dict, "offset", block->offset);
-        qdict_put_int(dict, "page-size", block->page_size);
-        qdict_put_int(dict, "stored", block->stored_pages << layout->page_bits);
-        qdict_put_int(dict, "zero", block->zero_pages << layout->page_bits);
-        qlist_append(list, dict);
+        *info = (SnapInfoBlock) {
+            .name = g_strdup(block->name),
+            .size = block->length,
+            .offset = block->offset,
+            .page_size = block->page_size,
+            .stored = block->stored_pages << layout->page_bits,
+            .zero = block->zero_pages << layout->page_bits,
+        };
+        QAPI_LIST_APPEND(tail, info);
     }
     return list;
 }
 
-static void add_sections(QList *list, const uint8_t *data, size_t size)
+static SnapInfoSection *info_section(const SnapDeviceSection *section)
+{
+    SnapInfoSection *info = g_new(SnapInfoSection, 1);
+
+    *info = (SnapInfoSection) {
+        .name = g_strdup(section->name),
+        .instance = section->instance,
+        .version = section->version,
+        .size = section->length,
+    };
+    return info;
+}
+
+static void info_add_sections(InfoSectionList *list, const uint8_t *data,
+                              size_t size)
 {
     SnapDeviceSection section;
-    size_t nb_listed = qlist_size(list);
     size_t length;
 
-    while (size && nb_listed < MAX_SECTIONS &&
+    while (size && list->nb < INFO_MAX_SECTIONS &&
            (length = snap_device_section_parse(data, size, &section))) {
         if (section.type == QEMU_VM_SECTION_FULL) {
-            QDict *dict = qdict_new();
-
-            qdict_put_str(dict, "name", section.name);
-            qdict_put_int(dict, "instance", section.instance);
-            qdict_put_int(dict, "version", section.version);
-            qdict_put_int(dict, "size", section.length);
-            qlist_append(list, dict);
-            nb_listed++;
+            QAPI_LIST_APPEND(list->tail, info_section(&section));
+            list->nb++;
         }
         data += length;
         size -= length;
     }
 }
 
-static bool coroutine_fn describe_devices(SnapImage *image, QDict *info,
+static bool coroutine_fn info_add_devices(SnapInfo *info, SnapImage *image,
                                           Error **errp)
 {
+    InfoSectionList list = { .tail = &info->devices };
     g_autoptr(GByteArray) setup = NULL;
     g_autoptr(GByteArray) devices = NULL;
-    g_autofree char *run_state = NULL;
-    uint64_t length = image->header.parts[SNAP_PART_DEVICES].length;
-    QList *list;
 
-    qdict_put_int(info, "device-state-size", length);
-    if (length > SNAP_MAX_PART_IN_MEMORY) {
-        /* The snapshot is complete, its sections are just not listed. */
-        qdict_put(info, "devices", qlist_new());
+    info->device_state_size = image->header.parts[SNAP_PART_DEVICES].length;
+    if (info->device_state_size > SNAP_MAX_PART_IN_MEMORY) {
+        /* The snapshot is complete, only its sections are not listed. */
         return true;
     }
     setup = snap_image_read_part(image, SNAP_PART_SETUP, errp);
@@ -80,37 +98,27 @@ static bool coroutine_fn describe_devices(SnapImage *image, QDict *info,
     if (!devices) {
         return false;
     }
-    list = qlist_new();
-    qdict_put(info, "devices", list);
-    add_sections(list, setup->data, setup->len);
-    add_sections(list, devices->data, devices->len);
-    run_state = snap_device_run_state(devices->data, devices->len);
-    if (run_state) {
-        qdict_put_str(info, "run-state", run_state);
-    }
+    info_add_sections(&list, setup->data, setup->len);
+    info_add_sections(&list, devices->data, devices->len);
+    info->run_state = snap_device_run_state(devices->data, devices->len);
     return true;
 }
 
-static bool coroutine_fn describe_machine(SnapImage *image, QDict *info,
+static bool coroutine_fn info_add_machine(SnapInfo *info, SnapImage *image,
                                           Error **errp)
 {
     g_autoptr(GByteArray) configuration = NULL;
-    g_autofree char *machine = NULL;
 
     configuration = snap_image_read_part(image, SNAP_PART_CONFIGURATION, errp);
     if (!configuration) {
         return false;
     }
-    machine = snap_configuration_machine(configuration->data,
-                                         configuration->len);
-    if (machine) {
-        qdict_put_str(info, "machine", machine);
-    }
+    info->machine = snap_configuration_machine(configuration->data,
+                                               configuration->len);
     return true;
 }
 
-/* The pages of a working set; null where it is damaged, which does no harm. */
-static bool coroutine_fn describe_working_set(SnapImage *image, QDict *info,
+static bool coroutine_fn info_add_working_set(SnapInfo *info, SnapImage *image,
                                               Error **errp)
 {
     g_autoptr(GArray) pages = NULL;
@@ -118,64 +126,81 @@ static bool coroutine_fn describe_working_set(SnapImage *image, QDict *info,
     if (snap_image_working_set(image, &pages, errp) < 0) {
         return false;
     }
-    qdict_put_int(info, "working-set", pages ? pages->len : 0);
+    info->working_set = pages ? pages->len : 0;
     return true;
 }
 
-static void describe_parts(const SnapHeader *header, QDict *info)
+static bool coroutine_fn info_add_metadata(SnapInfo *info, SnapImage *image,
+                                           Error **errp)
+{
+    QDict *metadata = snap_image_metadata(image, errp);
+
+    if (!metadata) {
+        return false;
+    }
+    info->metadata = QOBJECT(metadata);
+    return true;
+}
+
+static QObject *info_part(const SnapHeader *header, SnapPart part)
+{
+    SnapInfoPart info = {
+        .offset = header->parts[part].offset,
+        .length = header->parts[part].length,
+    };
+    SnapInfoPart *value = &info;
+    QObject *object;
+    Visitor *v = qobject_output_visitor_new(&object);
+
+    visit_type_SnapInfoPart(v, NULL, &value, &error_abort);
+    visit_complete(v, &object);
+    visit_free(v);
+    return object;
+}
+
+/* Names of parts have spaces, which those of members cannot have. */
+static QObject *info_parts(const SnapHeader *header)
 {
     QDict *parts = qdict_new();
 
     for (unsigned i = 0; i < SNAP_PART__MAX; i++) {
         if (header->parts[i].length) {
-            QDict *part = qdict_new();
-
-            qdict_put_int(part, "offset", header->parts[i].offset);
-            qdict_put_int(part, "length", header->parts[i].length);
-            qdict_put(parts, snap_part_name(i), part);
+            qdict_put_obj(parts, snap_part_name(i), info_part(header, i));
         }
     }
-    qdict_put(info, "parts", parts);
+    return QOBJECT(parts);
 }
 
-static void describe_header(const SnapHeader *header, QDict *info)
+static SnapInfo *info_new(const SnapHeader *header)
 {
-    g_autofree char *uuid = qemu_uuid_unparse_strdup(&header->uuid);
+    SnapInfo *info = g_new(SnapInfo, 1);
 
-    qdict_put_bool(info, "complete", true);
-    qdict_put_int(info, "format-version", SNAP_VERSION);
-    qdict_put_int(info, "incompatible-features", header->incompatible);
-    qdict_put_int(info, "compatible-features", header->compatible);
-    qdict_put_str(info, "uuid", uuid);
-    qdict_put_int(info, "created", header->created);
-    qdict_put_int(info, "page-size", UINT64_C(1) << header->page_bits);
-    qdict_put_bool(info, "live", !(header->flags & SNAP_FLAG_RAM_END));
-    qdict_put_int(info, "arrivals", header->nb_arrivals);
-    qdict_put_bool(info, "arrivals-truncated",
-                   header->flags & SNAP_FLAG_ARRIVALS_TRUNCATED);
+    *info = (SnapInfo) {
+        .complete = true,
+        .format_version = SNAP_VERSION,
+        .incompatible_features = header->incompatible,
+        .compatible_features = header->compatible,
+        .uuid = qemu_uuid_unparse_strdup(&header->uuid),
+        .created = header->created,
+        .page_size = UINT64_C(1) << header->page_bits,
+        .live = !(header->flags & SNAP_FLAG_RAM_END),
+        .arrivals = header->nb_arrivals,
+        .arrivals_truncated = header->flags & SNAP_FLAG_ARRIVALS_TRUNCATED,
+        .parts = info_parts(header),
+    };
+    return info;
 }
 
-QDict *coroutine_fn snap_info(SnapImage *image, Error **errp)
+SnapInfo *coroutine_fn snap_info(SnapImage *image, Error **errp)
 {
-    g_autoptr(QDict) info = qdict_new();
-    QDict *metadata;
+    g_autoptr(SnapInfo) info = info_new(&image->header);
 
-    describe_header(&image->header, info);
-    if (!describe_machine(image, info, errp)) {
+    info->ram_blocks = info_blocks(&image->layout);
+    if (!info_add_machine(info, image, errp) ||
+        !info_add_devices(info, image, errp) ||
+        !info_add_working_set(info, image, errp) ||
+        !info_add_metadata(info, image, errp)) {
         return NULL;
     }
-    qdict_put(info, "ram-blocks", describe_blocks(&image->layout));
-    if (!describe_devices(image, info, errp)) {
-        return NULL;
-    }
-    describe_parts(&image->header, info);
-    if (!describe_working_set(image, info, errp)) {
-        return NULL;
-    }
-    metadata = snap_image_metadata(image, errp);
-    if (!metadata) {
-        return NULL;
-    }
-    qdict_put(info, "metadata", metadata);
     return g_steal_pointer(&info);
 }

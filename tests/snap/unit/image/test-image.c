@@ -4,7 +4,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qobject/qlist.h"
 #include "snap/verb/info.h"
 #include "image-model.h"
 #include "image-test.h"
@@ -23,25 +22,28 @@ static void coroutine_fn test_copy_without_func(Snapshot *s)
 static void coroutine_fn test_info(Snapshot *s)
 {
     g_autoptr(SnapImage) image = NULL;
-    g_autoptr(QDict) info = NULL;
-    QDict *block;
+    g_autoptr(SnapInfo) info = NULL;
+    const SnapInfoBlock *block;
+    unsigned nb_blocks = 0;
 
     send_page(s, 0, DATA);
     commit(s);
     image = snap_image_open(s->blk, &error_abort);
     info = snap_info(image, &error_abort);
-    g_assert_cmpstr(qdict_get_str(info, "machine"), ==, "pc-q35-10.0");
-    g_assert_cmpuint(qlist_size(qdict_get_qlist(info, "ram-blocks")), ==, 3);
-    block = qobject_to(QDict, qlist_peek(qdict_get_qlist(info, "ram-blocks")));
-    g_assert_cmpstr(qdict_get_str(block, "name"), ==, "pc.ram");
-    g_assert_cmpint(qdict_get_int(block, "size"), ==,
-                    s->layout.blocks[0].length);
+    g_assert_cmpstr(info->machine, ==, "pc-q35-10.0");
+    for (SnapInfoBlockList *l = info->ram_blocks; l; l = l->next) {
+        nb_blocks++;
+    }
+    g_assert_cmpuint(nb_blocks, ==, 3);
+    block = info->ram_blocks->value;
+    g_assert_cmpstr(block->name, ==, "pc.ram");
+    g_assert_cmpuint(block->size, ==, s->layout.blocks[0].length);
 }
 
 static void coroutine_fn test_info_of_many_devices(Snapshot *s)
 {
     g_autoptr(SnapImage) image = NULL;
-    g_autoptr(QDict) info = NULL;
+    g_autoptr(SnapInfo) info = NULL;
     Error *err = NULL;
 
     send_devices(s, SNAP_MAX_PART_IN_MEMORY + 1, 1 * MiB);

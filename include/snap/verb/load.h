@@ -6,13 +6,13 @@
 #ifndef SNAP_VERB_LOAD_H
 #define SNAP_VERB_LOAD_H
 
-#include "snap/transfer/multifd-sender.h"
-#include "snap/postcopy/postcopy.h"
 #include "snap/transfer/stats.h"
 #include "snap/channel/transport.h"
 #include "system/block-backend.h"
 
 typedef struct SnapLoad SnapLoad;
+typedef struct SnapMultifdOptions SnapMultifdOptions;
+typedef struct SnapPostcopyOptions SnapPostcopyOptions;
 
 /**
  * SnapLoadOptions: how to load

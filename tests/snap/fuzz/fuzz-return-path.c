@@ -15,6 +15,7 @@
 #include "qemu/main-loop.h"
 #include "snap/image/update.h"
 #include "snap/verb/load.h"
+#include "snap/postcopy/postcopy.h"
 #include "snap/stream/return-path.h"
 #include "snap/util/task.h"
 #include "snap/image/working-set.h"

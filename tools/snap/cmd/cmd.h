@@ -12,28 +12,27 @@
 
 #include "qapi/qapi-types-qom.h"
 #include "snap/storage/target.h"
-#include "snap/transfer/multifd-sender.h"
-#include "snap/postcopy/postcopy.h"
-#include "snap/transfer/stats.h"
-#include "snap/channel/transport.h"
+
+typedef struct SnapMultifdOptions SnapMultifdOptions;
+typedef struct SnapPostcopyOptions SnapPostcopyOptions;
+typedef struct SnapTransport SnapTransport;
 
 /**
  * SnapCmdOptions: the command line
  * @verb: name of the verb
- * @start_ns: QEMU_CLOCK_REALTIME when it began
- * @interrupt: signals; NULL for a verb that they just kill
+ * @start_ns: QEMU_CLOCK_REALTIME at the start of the program
+ * @interrupt: handler of signals; NULL for a verb that they simply kill
  * @objects: array of ObjectOptions *, to be created
  * @filename: the image, as given
  * @image: its name, or list of options, for the block layer
- * @cache, @aio, @format, @create_format, @uri, @report: as given, NULL where
- *         not
+ * @cache, @aio, @format, @create_format, @uri, @report, @working_set: as given,
+ *         or NULL
  * @create_options: all that were given, separated by commas
- * @image_size: bytes of RAM that an image may be for, 0 for any number
+ * @image_size: limit on the guest's RAM in bytes, 0 for none
  * @page_bits: log2 of the target page size
- * @postcopy: how to load, where @by_postcopy or @postcopy.resume
- * @multifd: channels of a load, where @multifd.nb_channels is not 0
- * @host_pages: array of char *, all that were given
- * @working_set: as given, NULL where not
+ * @postcopy: how to load, if @by_postcopy
+ * @multifd: channels of a load, if there are any
+ * @host_pages: array of char *, all that were given, and NULL
  * @object_args, @trace_args: arrays of const char *, all that were given
  * @image_opts, @existing, @force_share, @backing_chain, @quiet, @progress,
  * @json, @by_postcopy, @no_verify, @repair: switches
@@ -54,8 +53,8 @@ typedef struct SnapCmdOptions {
     const char *report;
     uint64_t image_size;
     unsigned page_bits;
-    SnapPostcopyOptions postcopy;
-    SnapMultifdOptions multifd;
+    SnapPostcopyOptions *postcopy;
+    SnapMultifdOptions *multifd;
     GPtrArray *host_pages;
     const char *working_set;
     GPtrArray *object_args;
@@ -72,7 +71,7 @@ typedef struct SnapCmdOptions {
     bool repair;
 } SnapCmdOptions;
 
-/* The verbs. Each reports its errors and returns the exit status. */
+/* The verbs: each reports its errors, and returns the exit status. */
 int snap_cmd_save(const SnapCmdOptions *options);
 int snap_cmd_load(const SnapCmdOptions *options);
 int snap_cmd_info(const SnapCmdOptions *options);
@@ -80,17 +79,16 @@ int snap_cmd_check(const SnapCmdOptions *options);
 int snap_cmd_embed(const SnapCmdOptions *options);
 
 /**
- * snap_cmd_prepare: what all verbs do before an image is opened
+ * snap_cmd_prepare: create the objects of --object, and respect memory limits
  *
- * Look at the limits, and create what --object describes; that may block, as a
- * secret comes from any file.  Save and load do it when QEMU can be told that
- * it fails; for the other verbs it has been done.
+ * May block, as a secret can be read from any file.  A save or load calls it
+ * once it can tell QEMU of a failure; main() does for the other verbs.
  *
- * Returns: false with @errp set
+ * Returns: true on success; false with @errp set
  */
 bool snap_cmd_prepare(const SnapCmdOptions *options, Error **errp);
 
-/* What a verb does with the image. */
+/* What a verb does with the image */
 typedef enum SnapCmdImageUse {
     SNAP_CMD_READS,
     SNAP_CMD_SAVES,
@@ -98,30 +96,30 @@ typedef enum SnapCmdImageUse {
 } SnapCmdImageUse;
 
 /**
- * snap_cmd_check_files: see that no file that would be written is named for
- * another purpose as well
- * @blk: the image; NULL before anything is opened. It may consist of more files
- *       than the command line tells
+ * snap_cmd_check_files: refuse to write a file that is also used otherwise
+ * @use: what the verb does with the image
+ * @blk: the open image, which may consist of more files than the command line
+ *       names; NULL before it is opened
  *
- * Returns: false with @errp set
+ * Returns: true if there is no such file; false with @errp set
  */
 bool snap_cmd_check_files(const SnapCmdOptions *options, SnapCmdImageUse use,
                           BlockBackend *blk, Error **errp);
 
 /*
- * After a failure of snap_cmd_check_files(): not even a report is written, as
- * that may be the file.
+ * Exit after a failure of snap_cmd_check_files(), without a report: that may be
+ * the file.
  */
 void G_NORETURN snap_cmd_exit(Error *err);
 
-/* How to open the image that a verb reads. */
+/* Returns: how to open an image that exists */
 SnapImageOptions snap_cmd_image_options(const SnapCmdOptions *options);
 
 /**
  * snap_cmd_working_set: the file of the image's working set
  *
- * Returns: newly allocated path; NULL where none was given, and the image is
- * no local file that one could lie beside
+ * Returns: newly allocated path; NULL if none was given and the image is not a
+ * local file, so that there is no place beside it
  */
 char *snap_cmd_working_set(const SnapCmdOptions *options);
 
@@ -134,7 +132,7 @@ char *snap_cmd_working_set(const SnapCmdOptions *options);
  */
 void snap_cmd_abandon(SnapTransport *transport);
 
-/* A signal has come while nothing can be undone: report that, and end. */
+/* Report that a signal has come that nothing else handles, and end. */
 void G_NORETURN snap_cmd_end_interrupted(const SnapCmdOptions *options);
 
 #endif /* SNAP_CMD_H */

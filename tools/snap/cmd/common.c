@@ -6,6 +6,8 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qom/object_interfaces.h"
+#include "snap/channel/transport.h"
+#include "snap/transfer/stats.h"
 #include "snap/util/memory-limit.h"
 #include "cmd.h"
 #include "report.h"

@@ -14,6 +14,7 @@
 #include "qobject/qdict.h"
 #include "qobject/qjson.h"
 #include "qobject/qstring.h"
+#include "snap/postcopy/postcopy.h"
 #include "snap/storage/named-files.h"
 #include "snap/storage/references.h"
 #include "snap/storage/replace.h"
@@ -108,7 +109,7 @@ static void add_working_set(SnapNamedFiles *files,
 {
     g_autofree char *path = used || options->working_set ?
                             snap_cmd_working_set(options) : NULL;
-    SnapNamedUse use = options->postcopy.record ? SNAP_NAMED_WRITTEN :
+    SnapNamedUse use = options->postcopy->record ? SNAP_NAMED_WRITTEN :
                                                   SNAP_NAMED_READ;
 
     if (path && options->working_set) {

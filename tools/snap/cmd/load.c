@@ -5,6 +5,8 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "snap/postcopy/postcopy.h"
+#include "snap/transfer/multifd-sender.h"
 #include "snap/util/interrupt.h"
 #include "snap/verb/load.h"
 #include "cmd.h"
@@ -29,7 +31,7 @@ static BlockBackend *open_and_connect(const SnapCmdOptions *options,
                                       SnapTransport *transport, Error **errp)
 {
     SnapImageOptions image_options = snap_cmd_image_options(options);
-    bool resume = options->postcopy.resume;
+    bool resume = options->postcopy->resume;
     BlockBackend *blk;
 
     image_options.bulk = !options->by_postcopy;
@@ -39,7 +41,7 @@ static BlockBackend *open_and_connect(const SnapCmdOptions *options,
     }
     blk = snap_open_image(&image_options, false, errp);
     if (blk && resume &&
-        (!snap_load_check_resumption(blk, transport, &options->postcopy,
+        (!snap_load_check_resumption(blk, transport, options->postcopy,
                                      errp) ||
          !snap_transport_connect(transport, errp))) {
         g_clear_pointer(&blk, blk_unref);
@@ -51,7 +53,7 @@ static BlockBackend *open_and_connect(const SnapCmdOptions *options,
 static BlockBackend *prepare(const SnapCmdOptions *options,
                              SnapTransport *transport, Error **errp)
 {
-    bool resume = options->postcopy.resume;
+    bool resume = options->postcopy->resume;
     BlockBackend *blk;
     Error *err = NULL;
 
@@ -75,12 +77,12 @@ static BlockBackend *prepare(const SnapCmdOptions *options,
 static void load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
 {
     g_autofree char *working_set = snap_cmd_working_set(options);
-    SnapPostcopyOptions postcopy = options->postcopy;
+    SnapPostcopyOptions postcopy = *options->postcopy;
     SnapLoadOptions load_options = {
         .progress = options->progress && !options->quiet,
         .no_verify = options->no_verify,
         .postcopy = options->by_postcopy ? &postcopy : NULL,
-        .multifd = options->multifd.nb_channels ? &options->multifd : NULL,
+        .multifd = options->multifd->nb_channels ? options->multifd : NULL,
     };
     SnapTransport *transport;
     BlockBackend *blk;

@@ -19,7 +19,9 @@
 #include "qom/object_interfaces.h"
 #include "snap/ram/layout.h"
 #include "snap/postcopy/load-record.h"
+#include "snap/postcopy/postcopy.h"
 #include "snap/stream/multifd.h"
+#include "snap/transfer/multifd-sender.h"
 #include "trace/control.h"
 #include "options.h"
 
@@ -265,42 +267,48 @@ static void opt_postcopy(SnapCmdOptions *options, const Option *option,
                          const char *arg)
 {
     options->by_postcopy = true;
-    options->postcopy.percent = arg ? parse_number("percentage", arg, 0, 100) :
+    options->postcopy->percent = arg ? parse_number("percentage", arg, 0, 100) :
                                       0;
 }
 
 static void opt_resume(SnapCmdOptions *options, const Option *option,
                        const char *arg)
 {
-    options->postcopy.resume = true;
+    options->postcopy->resume = true;
     if (arg) {
-        parse_uuid(&options->postcopy.resumed, arg);
+        parse_uuid(&options->postcopy->resumed, arg);
     }
+}
+
+static void opt_preempt(SnapCmdOptions *options, const Option *option,
+                        const char *arg)
+{
+    options->postcopy->preempt = true;
 }
 
 static void opt_push(SnapCmdOptions *options, const Option *option,
                      const char *arg)
 {
-    options->postcopy.push.reasons = parse_push(arg);
+    options->postcopy->push.reasons = parse_push(arg);
 }
 
 static void opt_fault_around(SnapCmdOptions *options, const Option *option,
                              const char *arg)
 {
-    options->postcopy.push.fault_around =
+    options->postcopy->push.fault_around =
         parse_number("number of pages", arg, 0, SNAP_DEMAND_MAX_FAULT_AROUND);
 }
 
 static void opt_rate_limit(SnapCmdOptions *options, const Option *option,
                            const char *arg)
 {
-    options->postcopy.push.rate = parse_size("rate limit", arg);
+    options->postcopy->push.rate = parse_size("rate limit", arg);
 }
 
 static void opt_backlog(SnapCmdOptions *options, const Option *option,
                         const char *arg)
 {
-    options->postcopy.push.backlog = MIN(parse_size("backlog", arg),
+    options->postcopy->push.backlog = MIN(parse_size("backlog", arg),
                                          MAX_BACKLOG);
 }
 
@@ -311,8 +319,8 @@ static void opt_record(SnapCmdOptions *options, const Option *option,
                                           MAX_RECORD_SECONDS) :
                              DEFAULT_RECORD_SECONDS;
 
-    options->postcopy.record = true;
-    options->postcopy.push.record_ns = seconds * NANOSECONDS_PER_SECOND;
+    options->postcopy->record = true;
+    options->postcopy->push.record_ns = seconds * NANOSECONDS_PER_SECOND;
 }
 
 static void opt_host_page_size(SnapCmdOptions *options, const Option *option,
@@ -326,14 +334,14 @@ static void opt_host_page_size(SnapCmdOptions *options, const Option *option,
 static void opt_multifd_channels(SnapCmdOptions *options, const Option *option,
                                  const char *arg)
 {
-    options->multifd.nb_channels = parse_number("number of channels", arg, 1,
+    options->multifd->nb_channels = parse_number("number of channels", arg, 1,
                                                 SNAP_MULTIFD_MAX_CHANNELS);
 }
 
 static void opt_uuid(SnapCmdOptions *options, const Option *option,
                      const char *arg)
 {
-    parse_uuid(&options->multifd.uuid, arg);
+    parse_uuid(&options->multifd->uuid, arg);
 }
 
 static void opt_output(SnapCmdOptions *options, const Option *option,
@@ -398,7 +406,7 @@ static const Option option_table[] = {
       .help = "go on with a load by postcopy that broke, and was\n"
               "of snapshot UUID" },
     { 0, "preempt", NULL, VERB_LOAD, .for_postcopy = true,
-      .parse = opt_flag, .field = FLAG(postcopy.preempt),
+      .parse = opt_preempt,
       .help = "send what the guest waits for on a second channel" },
     { 0, "push", "POLICY[,...]", VERB_LOAD, .for_postcopy = true,
       .parse = opt_push,
@@ -755,7 +763,7 @@ static void refuse_postcopy_options(const Given *given)
 /* Check what the options of a load by postcopy have to do with each other. */
 static void check_postcopy_options(SnapCmdOptions *options, const Given *given)
 {
-    SnapPostcopyOptions *postcopy = &options->postcopy;
+    SnapPostcopyOptions *postcopy = options->postcopy;
 
     if (postcopy->resume && postcopy->percent) {
         error_report("--postcopy=%u cannot be used with --resume: the guest "
@@ -767,7 +775,7 @@ static void check_postcopy_options(SnapCmdOptions *options, const Given *given)
     if (!options->by_postcopy) {
         refuse_postcopy_options(given);
     }
-    if (options->by_postcopy && options->multifd.nb_channels) {
+    if (options->by_postcopy && options->multifd->nb_channels) {
         error_report("--multifd-channels cannot be used with --postcopy or "
                      "--resume: QEMU takes one of them only");
         exit(EXIT_FAILURE);
@@ -782,7 +790,7 @@ static void check_record(const SnapCmdOptions *options)
 {
     g_autofree char *path = snap_cmd_working_set(options);
 
-    if (options->postcopy.record && !path) {
+    if (options->postcopy->record && !path) {
         error_report("--record needs --working-set=FILE with '%s', which is no "
                      "local file", options->filename);
         exit(EXIT_FAILURE);
@@ -817,18 +825,29 @@ static void free_object(gpointer opaque)
     qapi_free_ObjectOptions(opaque);
 }
 
-void snap_cmd_options_init(SnapCmdOptions *options)
+static SnapPostcopyOptions *default_postcopy_options(void)
 {
-    *options = (SnapCmdOptions) {
-        .create_format = "qcow2",
-        .page_bits = DEFAULT_PAGE_BITS,
-        .postcopy.load_records = SNAP_LOAD_RECORDS,
-        .postcopy.push = {
+    SnapPostcopyOptions *postcopy = g_new(SnapPostcopyOptions, 1);
+
+    *postcopy = (SnapPostcopyOptions) {
+        .load_records = SNAP_LOAD_RECORDS,
+        .push = {
             .reasons = 1u << SNAP_PUSH_WORKING_SET | 1u << SNAP_PUSH_ARRIVALS |
                        1u << SNAP_PUSH_FAULT_AROUND | 1u << SNAP_PUSH_LINEAR,
             .fault_around = DEFAULT_AROUND,
             .backlog = DEFAULT_BACKLOG,
         },
+    };
+    return postcopy;
+}
+
+void snap_cmd_options_init(SnapCmdOptions *options)
+{
+    *options = (SnapCmdOptions) {
+        .create_format = "qcow2",
+        .page_bits = DEFAULT_PAGE_BITS,
+        .postcopy = default_postcopy_options(),
+        .multifd = g_new0(SnapMultifdOptions, 1),
         .host_pages = g_ptr_array_new(),
         .objects = g_ptr_array_new_with_free_func(free_object),
         .object_args = g_ptr_array_new(),
@@ -844,6 +863,8 @@ void snap_cmd_options_destroy(SnapCmdOptions *options)
     g_ptr_array_unref(options->host_pages);
     g_ptr_array_unref(options->object_args);
     g_ptr_array_unref(options->trace_args);
+    g_free(options->postcopy);
+    g_free(options->multifd);
     g_free(options->create_options);
     g_free(options->image);
 }

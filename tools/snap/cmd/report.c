@@ -7,6 +7,8 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/timer.h"
+#include "snap/postcopy/postcopy.h"
+#include "snap/transfer/stats.h"
 #include "tools/snap/qapi/snap-qapi-visit.h"
 #include "json.h"
 #include "report.h"
@@ -119,7 +121,7 @@ static SnapReportPostcopy *report_postcopy(const SnapCmdOptions *options,
     int64_t start_ns = options->start_ns;
 
     *report = (SnapReportPostcopy) {
-        .percent = options->postcopy.percent,
+        .percent = options->postcopy->percent,
         .run_us = report_elapsed_us(start_ns, stats->run_ns),
         .complete_us = report_elapsed_us(start_ns, stats->complete_ns),
         .precopy_pages = stats->sent[SNAP_PUSH_PRECOPY],

@@ -8,22 +8,24 @@
 
 #include "cmd.h"
 
-/* Report an error in one line, with the image's name ahead, and free it. */
+typedef struct SnapStats SnapStats;
+
+/* Report @err in one line that begins with the image's name, and free it. */
 void snap_cmd_error(const SnapCmdOptions *options, Error *err);
 
 /**
- * snap_cmd_output: a verb has written to stdout
+ * snap_cmd_output: finish the output of a verb to stdout
  * @status: exit status so far
  *
- * Returns: exit status, a failure where what was written could not be
+ * Returns: @status; EXIT_FAILURE if the output could not be written
  */
 int snap_cmd_output(int status);
 
 /**
- * snap_cmd_finish: report how a save or load ended
- * @err: what went wrong, taken over; NULL for nothing
- *
- * To stderr, and to the file of --report.
+ * snap_cmd_finish: report how a save or load ended, in the file of --report
+ * and, if it failed, on stderr
+ * @stats: numbers for the report
+ * @err: cause of the failure, taken over; NULL on success
  *
  * Returns: exit status
  */

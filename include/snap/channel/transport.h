@@ -65,8 +65,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapTransport, snap_transport_close)
  * snap_transport_abandon: remove the socket's path and restore the descriptors'
  * flags, no more
  *
- * For a process that ends at once, while a coroutine or another thread waits
- * for the channel.
+ * For a process that ends, possibly while a coroutine or another thread waits
+ * for the channel.  Only snap_transport_close() may follow.
  */
 void snap_transport_abandon(SnapTransport *transport);
 
@@ -149,6 +149,15 @@ GPtrArray *snap_transport_accept_channels(SnapTransport *transport,
  */
 GPtrArray *snap_transport_open_channels(SnapTransport *transport, unsigned nb,
                                         Error **errp);
+
+/**
+ * snap_transport_cancel: let all that reads or writes return an error
+ *
+ * Now and from now on, in both directions and on all channels.  The peer does
+ * not notice until snap_transport_close().  Call in the main loop, outside
+ * coroutines.
+ */
+void snap_transport_cancel(SnapTransport *transport);
 
 /*
  * Shut down the further channels, or one direction of the main one: readers

@@ -98,13 +98,16 @@ int snap_replace_rollback(SnapReplace *replace, Error **errp);
 void snap_replace_confirm(SnapReplace *replace);
 
 /**
- * snap_replace_end: the last call, frees @replace
+ * snap_replace_abandon: undo what was not confirmed
  *
- * What was not confirmed is undone: the old file is back in place, the
- * temporary is gone.  A file that could not be kept does not come back, but
- * the unconfirmed one is still removed.  If that fails, it is emptied if
- * possible, and an error is reported.
+ * The old file is back in place, the temporary is gone.  A file that could not
+ * be kept does not come back, but the unconfirmed one is still removed.  If that
+ * fails, it is emptied if possible, and an error is reported.  Only
+ * snap_replace_sync() may still be called, or be running.
  */
+void snap_replace_abandon(SnapReplace *replace);
+
+/* The last call: snap_replace_abandon(), and free @replace */
 void snap_replace_end(SnapReplace *replace);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapReplace, snap_replace_end)
 

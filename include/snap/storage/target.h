@@ -91,17 +91,23 @@ void snap_target_confirm(SnapTarget *target);
 /**
  * snap_target_close: close the disk; what was not confirmed is undone
  *
- * Call outside a coroutine.  A new image that is complete without that is left
- * open for the end of the process to close: QEMU's main loop waits for that
- * end (io/channel-command.c:qio_channel_command_close), and closing flushes.
+ * Call outside a coroutine, with nothing in flight.
  */
 void snap_target_close(SnapTarget *target);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapTarget, snap_target_close)
 
 /**
- * snap_target_abandon: undo what was not confirmed, without closing the disk
+ * snap_target_close_at_exit: the same for a process that ends next
  *
- * For a process that ends at once, whatever may be in flight.
+ * Closing flushes.  A disk that nobody will use, and a new image that is
+ * complete without that, is left open for the end of the process to close.
+ */
+void snap_target_close_at_exit(SnapTarget *target);
+
+/**
+ * snap_target_abandon: undo what was not confirmed, whatever is in flight
+ *
+ * Only snap_target_close() may follow.
  */
 void snap_target_abandon(SnapTarget *target);
 

@@ -83,7 +83,12 @@ void snap_load_refuse(SnapTransport *transport);
 /* The same before there is a transport. Returns: false with errno set */
 bool snap_load_refuse_fd(int fd);
 
-/* Like snap_save_interrupt(). */
+/**
+ * snap_load_interrupt: let snap_load_run() return as soon as possible
+ *
+ * From the main loop, while it runs.  Requests in flight may take a few
+ * seconds.
+ */
 void snap_load_interrupt(SnapLoad *load);
 
 #endif /* SNAP_VERB_LOAD_H */

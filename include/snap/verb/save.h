@@ -19,12 +19,15 @@
  * @page_bits: log2 of the target page size for streams that do not say it
  * @progress: show progress on stderr
  * @quiet: do not warn of what may be no fault
+ * @at_exit: the process ends after snap_save_free(), and whoever waits for that
+ *           shall not wait for the disk to be closed if that adds nothing
  */
 typedef struct SnapSaveOptions {
     uint64_t max_ram;
     unsigned page_bits;
     bool progress;
     bool quiet;
+    bool at_exit;
 } SnapSaveOptions;
 
 typedef struct SnapSave SnapSave;
@@ -32,7 +35,7 @@ typedef struct SnapSave SnapSave;
 /**
  * snap_save_new: prepare a save
  * @target: where to, taken over
- * @transport: where from, not owned
+ * @transport: where from, connected; taken over
  */
 SnapSave *snap_save_new(const SnapSaveOptions *options, SnapTarget *target,
                         SnapTransport *transport);
@@ -43,21 +46,31 @@ SnapSave *snap_save_new(const SnapSaveOptions *options, SnapTarget *target,
  *
  * Runs the main loop until all is done.  On success the snapshot is complete
  * and on stable storage; on failure nothing is left of it, and a source that
- * waits for an answer has got it, unless the save was interrupted.  After a
- * failure the process has to end, without snap_save_free().
+ * waits for an answer has got it, unless the save was interrupted.  Call once.
  *
- * Returns: 0 or -errno with @errp set
+ * Returns: 0 or -errno with @errp set; -ETIMEDOUT if requests are still in
+ * flight, see snap_save_interrupt()
  */
 int snap_save_run(SnapSave *save, SnapStats *stats, Error **errp);
+
+/**
+ * snap_save_free: free the save, and close target and transport
+ *
+ * At any time outside snap_save_run().  What is in flight keeps what it refers
+ * to until it is complete.
+ */
 void snap_save_free(SnapSave *save);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapSave, snap_save_free)
 
 /**
  * snap_save_interrupt: let snap_save_run() return as soon as possible
  *
- * From the main loop, while it runs.  Storage is waited for at the first call,
- * at a second one nothing is.  Where the snapshot is in place and just the
- * description is to come, the source may have sent that, and believe that it
- * was saved: it is still read as long as it comes, and then the save succeeds.
+ * From the main loop, while it runs.  The first call waits for storage: for
+ * requests in flight a few seconds, for a commit as long as it takes.  A second
+ * call does not; -ETIMEDOUT says that something was still in flight.  If the
+ * snapshot is in place and just the description is to come, the source may have
+ * sent that, and believe that it was saved: it is still read as long as it
+ * comes, and then the save succeeds.
  */
 void snap_save_interrupt(SnapSave *save);
 

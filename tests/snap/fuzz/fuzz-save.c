@@ -41,16 +41,13 @@ static int save(FuzzDisk *disk, int in, unsigned page_bits, Error **errp)
         .page_bits = page_bits,
         .quiet = true,
     };
-    SnapTransport *transport = fuzz_transport_open(in, -1);
     SnapSave *s = snap_save_new(&options,
                                 snap_target_begin(&target, &error_abort),
-                                transport);
+                                fuzz_transport_open(in, -1));
     SnapStats stats;
     int ret = snap_save_run(s, &stats, errp);
 
-    /* This disk and this channel have nothing in flight after a failure. */
     snap_save_free(s);
-    snap_transport_close(transport);
     return ret;
 }
 

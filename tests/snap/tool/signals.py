@@ -170,7 +170,7 @@ class SignalTest(ToolTest):
                           **kwargs)
 
     def ends(self, process, number: int, verb: str, image: str,
-             sent: bytes = b''):
+             sent: bytes = b'', error: str = 'Interrupted'):
         """
         A signal ends it as at any other moment: a line, a report, exit status
         1, a refusal if that can be sent; and nothing is left.
@@ -178,14 +178,13 @@ class SignalTest(ToolTest):
         process.send_signal(number)
         self.assertEqual(process.wait(TIMEOUT), 1, process.stderr.peek())
         self.assertEqual(process.stderr.read().decode(),
-                         f"qemu-snap: Could not {verb} '{image}': "
-                         'Interrupted\n')
+                         f"qemu-snap: Could not {verb} '{image}': {error}\n")
         self.assertEqual(process.stdout.read(), sent)
         with open(self.report, encoding='utf-8') as f:
             report = json.load(f)
         self.assertEqual((report['verb'], report['status'], report['error'],
                           report['image']),
-                         (verb, 'failed', 'Interrupted', image))
+                         (verb, 'failed', error, image))
         os.unlink(self.report)
         self.assertEqual(self.tree(), self.before)
         ended[verb] += 1
@@ -335,7 +334,8 @@ class SignalWhileOpening(SignalTest):
             'load', options, '--image-opts', '--backing-chain', '--object',
             'throttle-group,id=slow,x-bps-total=1')
         self.blocked(process)
-        self.ends(process, signal.SIGTERM, 'load', options, REFUSAL)
+        self.ends(process, signal.SIGTERM, 'load', options, REFUSAL,
+                  'Interrupted, and storage does not answer')
 
     def test_other_verbs_die_by_the_signal(self):
         listener = self.silent_server()

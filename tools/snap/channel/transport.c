@@ -10,6 +10,7 @@
 #include "qapi/qapi-types-sockets.h"
 #include "qemu/ctype.h"
 #include "qemu/cutils.h"
+#include "snap/channel/cancel-channel.h"
 #include "snap/channel/transport.h"
 #include "snap/trace.h"
 
@@ -56,10 +57,10 @@ struct SnapTransport {
 static void direction_init(SnapDirection *direction, QIOChannel *ioc, int fd,
                            const char *name)
 {
+    direction->ioc = snap_cancel_channel_new(ioc);
     /* Waiting belongs into the AioContext of the coroutine that waits. */
-    qio_channel_set_follow_coroutine_ctx(ioc, true);
-    qio_channel_set_name(ioc, name);
-    direction->ioc = ioc;
+    qio_channel_set_follow_coroutine_ctx(direction->ioc, true);
+    qio_channel_set_name(direction->ioc, name);
     direction->fd = fd;
 }
 
@@ -147,13 +148,12 @@ static int direction_resize_socket(const SnapDirection *direction, int bytes)
 {
     socklen_t size = sizeof(bytes);
 
-    if (!direction->ioc ||
-        !object_dynamic_cast(OBJECT(direction->ioc), TYPE_QIO_CHANNEL_SOCKET)) {
+    if (!direction->ioc) {
         return -ENOTSUP;
     }
     if (setsockopt(direction->fd, SOL_SOCKET, SO_SNDBUF, &bytes, size) < 0 ||
         getsockopt(direction->fd, SOL_SOCKET, SO_SNDBUF, &bytes, &size) < 0) {
-        return -errno;
+        return errno == ENOTSOCK ? -ENOTSUP : -errno;
     }
     return bytes;
 }
@@ -614,10 +614,10 @@ QEMUFile *snap_transport_open_preempt(SnapTransport *transport, Error **errp)
 /* Takes over the caller's reference to @sioc. */
 static void add_channel(SnapTransport *transport, QIOChannelSocket *sioc)
 {
-    QIOChannel *ioc = QIO_CHANNEL(sioc);
+    QIOChannel *ioc = snap_cancel_channel_new(QIO_CHANNEL(sioc));
 
     qio_channel_set_follow_coroutine_ctx(ioc, true);
-    qio_channel_set_blocking(ioc, false, NULL);
+    qio_channel_set_blocking(QIO_CHANNEL(sioc), false, NULL);
     qio_channel_set_name(ioc, "snap-socket-channel");
     g_ptr_array_add(transport->channels, ioc);
 }
@@ -678,6 +678,24 @@ GPtrArray *snap_transport_open_channels(SnapTransport *transport, unsigned nb,
     }
     trace_snap_transport_channels(transport->name, transport->channels->len);
     return transport->channels;
+}
+
+static void direction_cancel(SnapDirection *direction)
+{
+    if (direction->ioc) {
+        snap_cancel_channel_cancel(direction->ioc);
+    }
+}
+
+void snap_transport_cancel(SnapTransport *transport)
+{
+    trace_snap_transport_cancel(transport->name);
+    direction_cancel(&transport->input);
+    direction_cancel(&transport->output);
+    direction_cancel(&transport->preempt);
+    for (unsigned i = 0; i < transport->channels->len; i++) {
+        snap_cancel_channel_cancel(g_ptr_array_index(transport->channels, i));
+    }
 }
 
 void snap_transport_shutdown_channels(SnapTransport *transport)

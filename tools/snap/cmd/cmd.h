@@ -124,15 +124,13 @@ SnapImageOptions snap_cmd_image_options(const SnapCmdOptions *options);
 char *snap_cmd_working_set(const SnapCmdOptions *options);
 
 /**
- * snap_cmd_abandon: leave a save or load as it is, because the process ends
- * @transport: its channel; nothing but the flags of descriptors is put back
+ * snap_cmd_leave: end the process while requests are in flight
  *
- * Where a coroutine was interrupted, it still refers to everything, so nothing
- * can be freed.
+ * Nothing is closed or freed: that would wait for storage that hangs.
  */
-void snap_cmd_abandon(SnapTransport *transport);
+void G_NORETURN snap_cmd_leave(int status);
 
-/* Report that a signal has come that nothing else handles, and end. */
+/* A signal has come while nothing can be undone: report that, and end. */
 void G_NORETURN snap_cmd_end_interrupted(const SnapCmdOptions *options);
 
 #endif /* SNAP_CMD_H */

@@ -12,26 +12,6 @@
 #include "cmd.h"
 #include "report.h"
 
-#ifdef QEMU_SANITIZE_ADDRESS
-#include <sanitizer/lsan_interface.h>
-
-static bool abandoned;
-
-/* LeakSanitizer asks at the end: what was abandoned is no leak. */
-int __lsan_is_turned_off(void)
-{
-    return abandoned;
-}
-#endif
-
-void snap_cmd_abandon(SnapTransport *transport)
-{
-    snap_transport_abandon(transport);
-#ifdef QEMU_SANITIZE_ADDRESS
-    abandoned = true;
-#endif
-}
-
 bool snap_cmd_prepare(const SnapCmdOptions *options, Error **errp)
 {
     Error *err = NULL;
@@ -73,12 +53,19 @@ char *snap_cmd_working_set(const SnapCmdOptions *options)
     return path ? g_strdup_printf("%s.working-set", path) : NULL;
 }
 
+void snap_cmd_leave(int status)
+{
+    /* Not exit(): whatever it calls may be in use. */
+    fflush(NULL);
+    _exit(status);
+}
+
 void snap_cmd_end_interrupted(const SnapCmdOptions *options)
 {
     SnapStats stats = { };
     Error *err = NULL;
 
     error_setg(&err, "Interrupted");
-    /* Not exit(): whatever it calls may be in use. */
+    /* Not snap_cmd_leave(): the main thread may hold a stream's lock. */
     _exit(snap_cmd_finish(options, &stats, err));
 }

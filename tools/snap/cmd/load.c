@@ -74,7 +74,8 @@ static BlockBackend *prepare(const SnapCmdOptions *options,
     return blk;
 }
 
-static void load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
+/* Returns: false if something is still in flight */
+static bool load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
 {
     g_autofree char *working_set = snap_cmd_working_set(options);
     SnapPostcopyOptions postcopy = *options->postcopy;
@@ -93,31 +94,36 @@ static void load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
     transport = snap_transport_open(options->uri, false, options->interrupt,
                                     errp);
     if (!transport) {
-        return;
+        return true;
     }
     blk = prepare(options, transport, errp);
     if (!blk) {
         snap_transport_close(transport);
-        return;
+        return true;
     }
     l = snap_load_new(blk, transport, &load_options);
     snap_interrupt_watch(options->interrupt, on_interrupt, l);
     snap_load_run(l, stats, errp);
     snap_interrupt_watch(options->interrupt, NULL, NULL);
     if (!snap_load_is_idle(l)) {
-        snap_cmd_abandon(transport);
-        return;
+        snap_transport_abandon(transport);
+        return false;
     }
     snap_load_free(l);
     snap_transport_close(transport);
     blk_unref(blk);
+    return true;
 }
 
 int snap_cmd_load(const SnapCmdOptions *options)
 {
     SnapStats stats = { };
     Error *err = NULL;
+    bool idle = load(options, &stats, &err);
+    int status = snap_cmd_finish(options, &stats, err);
 
-    load(options, &stats, &err);
-    return snap_cmd_finish(options, &stats, err);
+    if (!idle) {
+        snap_cmd_leave(status);
+    }
+    return status;
 }

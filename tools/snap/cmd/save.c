@@ -16,7 +16,9 @@ static void on_interrupt(void *opaque)
     snap_save_interrupt(opaque);
 }
 
-static void save(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
+/* Takes over @transport. Returns: a save that can run, NULL with @errp set */
+static SnapSave *begin(const SnapCmdOptions *options,
+                       SnapTransport *transport, Error **errp)
 {
     SnapTargetOptions target_options = {
         .image = snap_cmd_image_options(options),
@@ -29,21 +31,14 @@ static void save(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
         .page_bits = options->page_bits,
         .progress = options->progress && !options->quiet,
         .quiet = options->quiet,
+        .at_exit = true,
     };
     g_autoptr(SnapTarget) target = NULL;
-    SnapTransport *transport;
     Error *err = NULL;
-    SnapSave *s;
-    int ret;
 
     target_options.image.format = options->create_format;
     /* An image to write to is the user's own. */
     target_options.image.backing_chain = true;
-    transport = snap_transport_open(options->uri, true, options->interrupt,
-                                    errp);
-    if (!transport) {
-        return;
-    }
     if (snap_cmd_prepare(options, errp)) {
         target = snap_target_begin(&target_options, errp);
     }
@@ -54,25 +49,48 @@ static void save(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
     }
     if (!target || !snap_transport_connect(transport, errp)) {
         snap_transport_close(transport);
-        return;
+        return NULL;
     }
-    s = snap_save_new(&save_options, g_steal_pointer(&target), transport);
+    return snap_save_new(&save_options, g_steal_pointer(&target), transport);
+}
+
+static int run(const SnapCmdOptions *options, SnapSave *s, SnapStats *stats,
+               Error **errp)
+{
+    int ret;
+
     snap_interrupt_watch(options->interrupt, on_interrupt, s);
     ret = snap_save_run(s, stats, errp);
     snap_interrupt_watch(options->interrupt, NULL, NULL);
-    if (ret < 0) {
-        snap_cmd_abandon(transport);
-        return;
-    }
-    snap_save_free(s);
-    snap_transport_close(transport);
+    return ret;
 }
 
 int snap_cmd_save(const SnapCmdOptions *options)
 {
+    SnapTransport *transport;
     SnapStats stats = { };
+    SnapSave *s = NULL;
     Error *err = NULL;
+    int ret = 0, status;
 
-    save(options, &stats, &err);
-    return snap_cmd_finish(options, &stats, err);
+    transport = snap_transport_open(options->uri, true, options->interrupt,
+                                    &err);
+    if (transport) {
+        s = begin(options, transport, &err);
+    }
+    if (s) {
+        ret = run(options, s, &stats, &err);
+    }
+    if (!ret) {
+        snap_save_free(s);
+        return snap_cmd_finish(options, &stats, err);
+    }
+    /* A source that learns from its channel finds the report. */
+    snap_transport_abandon(transport);
+    status = snap_cmd_finish(options, &stats, err);
+    if (ret == -ETIMEDOUT) {
+        snap_cmd_leave(status);
+    }
+    snap_save_free(s);
+    return status;
 }

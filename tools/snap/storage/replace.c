@@ -69,6 +69,7 @@ typedef enum ReplaceState {
     REPLACE_BEFORE,
     REPLACE_COMMITTED,
     REPLACE_CONFIRMED,
+    REPLACE_ABANDONED,
 } ReplaceState;
 
 /**
@@ -822,16 +823,22 @@ void snap_replace_confirm(SnapReplace *replace)
     replace->state = REPLACE_CONFIRMED;
 }
 
+void snap_replace_abandon(SnapReplace *replace)
+{
+    if (replace->state == REPLACE_COMMITTED) {
+        undo_commit(replace);
+    } else if (replace->state != REPLACE_ABANDONED) {
+        snap_replace_remove(replace);
+    }
+    replace->state = REPLACE_ABANDONED;
+}
+
 void snap_replace_end(SnapReplace *replace)
 {
     if (!replace) {
         return;
     }
-    if (replace->state == REPLACE_COMMITTED) {
-        undo_commit(replace);
-    } else {
-        snap_replace_remove(replace);
-    }
+    snap_replace_abandon(replace);
     unlock_old(replace);
     if (replace->fd >= 0) {
         close(replace->fd);

@@ -337,9 +337,11 @@ void snap_target_confirm(SnapTarget *target)
 
 void snap_target_abandon(SnapTarget *target)
 {
-    snap_interrupt_remove(target->options.image.interrupt, remove_temporary,
-                          target->replace);
-    g_clear_pointer(&target->replace, snap_replace_end);
+    if (target->replace) {
+        snap_interrupt_remove(target->options.image.interrupt,
+                              remove_temporary, target->replace);
+        snap_replace_abandon(target->replace);
+    }
 }
 
 /* Whether closing adds nothing to what was flushed. */
@@ -356,18 +358,31 @@ static bool complete_when_flushed(BlockBackend *blk)
            !info->u.qcow2.data->lazy_refcounts;
 }
 
+static void target_free(SnapTarget *target)
+{
+    snap_target_abandon(target);
+    snap_replace_end(target->replace);
+    g_free(target);
+}
+
 void snap_target_close(SnapTarget *target)
 {
     if (!target) {
         return;
     }
-    if (!target->blk || !target->confirmed || !target->replace ||
-        !complete_when_flushed(target->blk)) {
-        blk_unref(target->blk);
-        if (target->unflushed && target->confirmed) {
-            snap_replace_sync(target->replace);
-        }
+    blk_unref(target->blk);
+    if (target->unflushed && target->confirmed) {
+        snap_replace_sync(target->replace);
     }
-    snap_target_abandon(target);
-    g_free(target);
+    target_free(target);
+}
+
+void snap_target_close_at_exit(SnapTarget *target)
+{
+    if (target->confirmed && !(target->replace &&
+                               complete_when_flushed(target->blk))) {
+        snap_target_close(target);
+    } else {
+        target_free(target);
+    }
 }

@@ -4,6 +4,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/timer.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "snap/stream/configuration.h"
@@ -26,14 +27,15 @@
 /* RAM is read in pieces of this size. */
 #define PIECE_SIZE (1 * MiB)
 
+/* How long requests in flight may take when a load is interrupted. */
+#define GRACE_NS (2 * NANOSECONDS_PER_SECOND)
+
 struct SnapLoad {
     /* constant */
     BlockBackend *blk;
     SnapTransport *transport;
     const SnapLoadOptions *options;
-
-    /* set from the main loop */
-    bool interrupted;
+    SnapTask *task;
 
     /* while it runs */
     SnapImage *image;
@@ -44,6 +46,13 @@ struct SnapLoad {
     SnapProgress progress;
 };
 
+static void load_cancel(void *opaque)
+{
+    SnapLoad *l = opaque;
+
+    snap_transport_cancel(l->transport);
+}
+
 SnapLoad *snap_load_new(BlockBackend *blk, SnapTransport *transport,
                         const SnapLoadOptions *options)
 {
@@ -52,30 +61,38 @@ SnapLoad *snap_load_new(BlockBackend *blk, SnapTransport *transport,
     l->blk = blk;
     l->transport = transport;
     l->options = options;
+    l->task = snap_task_new(load_cancel, l);
     l->progress.enabled = options->progress;
     return l;
 }
 
-void snap_load_free(SnapLoad *l)
+/* Nothing is in flight. */
+static void load_destroy(void *opaque)
 {
-    if (!l) {
-        return;
-    }
+    SnapLoad *l = opaque;
+
     snap_postcopy_free(l->postcopy);
     snap_stream_writer_free(l->writer);
     snap_image_close(l->image);
     g_free(l);
 }
 
+void snap_load_free(SnapLoad *l)
+{
+    if (l) {
+        snap_task_free(l->task, load_destroy, l);
+    }
+}
+
 void snap_load_interrupt(SnapLoad *l)
 {
-    l->interrupted = true;
+    snap_task_cancel(l->task, GRACE_NS);
 }
 
 bool snap_load_is_idle(const SnapLoad *l)
 {
-    return !l->interrupted && (!l->postcopy ||
-                               snap_postcopy_is_idle(l->postcopy));
+    return !snap_task_is_left(l->task) &&
+           (!l->postcopy || snap_postcopy_is_idle(l->postcopy));
 }
 
 static int coroutine_fn send_pages(SnapLoad *l, SnapRAMReader *reader,
@@ -368,7 +385,7 @@ int snap_load_run(SnapLoad *l, SnapStats *stats, Error **errp)
     }
     /* Where the user may not have that much, what is there must do. */
     snap_transport_resize_output(l->transport, PIPE_SIZE);
-    ret = snap_task_run(load, l, &l->interrupted, errp);
+    ret = snap_task_run(load, l, l->task, errp);
     snap_progress_end(&l->progress);
     /* It counts what is about to be written, too. */
     if (ret < 0 && !is_resumption(l->options) &&

@@ -36,6 +36,12 @@
 /* For a source that has completed to close the channels of multifd */
 #define CLOSE_NS NANOSECONDS_PER_SECOND
 
+/*
+ * How long requests in flight may take when a save is interrupted that waits
+ * for the source
+ */
+#define GRACE_NS (2 * NANOSECONDS_PER_SECOND)
+
 /* How often to look whether a source that is silent has given up */
 #define GIVEN_UP_NS (1 * NANOSECONDS_PER_SECOND)
 
@@ -47,14 +53,11 @@ struct SnapSave {
     SnapSaveOptions options;
     SnapTarget *target;
     SnapTransport *transport;
+    SnapTask *task;
 
-    /*
-     * set from the main loop: end soon; but only if that was not the end; and
-     * end without the coroutine
-     */
+    /* set from the main loop: end soon; but only if that was not the end */
     bool interrupted;
     bool ending;
-    bool left;
 
     /* a source that waits for an answer, and sends nothing */
     QEMUTimer *timer;
@@ -83,6 +86,13 @@ struct SnapSave {
     SnapProgress progress;
 };
 
+static void save_cancel(void *opaque)
+{
+    SnapSave *s = opaque;
+
+    snap_transport_cancel(s->transport);
+}
+
 SnapSave *snap_save_new(const SnapSaveOptions *options, SnapTarget *target,
                         SnapTransport *transport)
 {
@@ -91,38 +101,55 @@ SnapSave *snap_save_new(const SnapSaveOptions *options, SnapTarget *target,
     s->options = *options;
     s->target = target;
     s->transport = transport;
+    s->task = snap_task_new(save_cancel, s);
     s->progress.enabled = options->progress;
     return s;
 }
 
-void snap_save_free(SnapSave *s)
+/* Nothing is in flight. */
+static void save_destroy(void *opaque)
 {
-    if (!s) {
-        return;
-    }
+    SnapSave *s = opaque;
+
     timer_free(s->timer);
     snap_multifd_receiver_free(s->multifd);
     snap_ram_writer_free(s->ram);
     snap_image_writer_free(s->image);
-    snap_target_close(s->target);
+    if (s->options.at_exit) {
+        snap_target_close_at_exit(s->target);
+    } else {
+        snap_target_close(s->target);
+    }
     snap_stream_reader_free(s->reader);
+    snap_transport_close(s->transport);
     g_free(s);
+}
+
+void snap_save_free(SnapSave *s)
+{
+    if (s) {
+        snap_task_free(s->task, save_destroy, s);
+    }
 }
 
 void snap_save_interrupt(SnapSave *s)
 {
-    if (s->in_place && s->reading && !s->interrupted) {
+    bool again = s->interrupted;
+
+    s->interrupted = true;
+    if (again) {
+        snap_task_cancel(s->task, 0);
+    } else if (s->reading && !s->in_place) {
+        snap_task_cancel(s->task, GRACE_NS);
+    } else if (s->reading) {
         /*
          * The source may have sent its last byte.  Then it has completed, and
          * so must the save.
          */
         s->ending = true;
         snap_input_hurry(snap_transport_input(s->transport), LAST_SILENCE);
-    } else {
-        /* Storage will answer some time, unless one has waited too long. */
-        s->left = s->reading || s->interrupted;
     }
-    s->interrupted = true;
+    /* Else storage will answer, unless one has waited too long. */
 }
 
 /* Before each wait for the source: storage was waited for to its end. */
@@ -348,6 +375,10 @@ static int coroutine_fn commit(SnapSave *s, size_t vmdesc_length, Error **errp)
     if (ret < 0) {
         return ret;
     }
+    if (snap_task_is_left(s->task)) {
+        error_setg(errp, "Interrupted");
+        return -ECANCELED;
+    }
     if (!s->in_place) {
         ret = snap_target_commit(s->target, errp);
         s->in_place = !ret;
@@ -540,6 +571,10 @@ static int coroutine_fn read_rest(void *opaque, Error **errp)
     if (ret < 0) {
         snap_ram_writer_abort(s->ram);
     }
+    if (snap_task_is_left(s->task) && snap_target_is_existing(s->target)) {
+        /* It was reported as failed. */
+        uncommit(s, NULL);
+    }
     return ret;
 }
 
@@ -570,7 +605,9 @@ static int coroutine_fn undo(void *opaque, Error **errp)
 static void abandon(SnapSave *s, Error **errp)
 {
     if (snap_target_is_existing(s->target)) {
-        int ret = snap_task_run(undo, s, NULL, NULL);
+        int ret = !snap_task_is_left(s->task) ?
+                  snap_task_run(undo, s, NULL, NULL) :
+                  s->committed ? -EINPROGRESS : 0;
 
         /* It may also be another save's by now. */
         if (ret < 0 && ret != -EBUSY) {
@@ -674,13 +711,13 @@ static int run(SnapSave *s, Error **errp)
     snap_backpressure_init(&s->backpressure, s->transport);
     s->ram_dirty = true;
     s->reader = snap_stream_reader_new(input, s->options.page_bits);
-    ret = snap_task_run(read_setup, s, &s->left, errp);
+    ret = snap_task_run(read_setup, s, s->task, errp);
     if (!ret) {
         warn_of_pipeline(s);
         ret = create_target(s, errp);
     }
     if (!ret) {
-        ret = snap_task_run(read_rest, s, &s->left, errp);
+        ret = snap_task_run(read_rest, s, s->task, errp);
     }
     return ret;
 }
@@ -697,13 +734,13 @@ int snap_save_run(SnapSave *s, SnapStats *stats, Error **errp)
                    "cancelled, or has failed");
     }
     snap_progress_end(&s->progress);
-    if (s->return_path && ret != -EINTR) {
-        int answer_ret = snap_task_run(shut, s, &s->left,
+    if (s->return_path && ret != -EINTR && ret != -ETIMEDOUT) {
+        int answer_ret = snap_task_run(shut, s, s->task,
                                        ret ? NULL : errp);
 
         ret = ret ?: answer_ret;
     }
-    if (s->multifd && !s->left) {
+    if (s->multifd && !snap_task_is_left(s->task)) {
         snap_task_run(close_channels, s, NULL, NULL);
     }
     if (!ret) {

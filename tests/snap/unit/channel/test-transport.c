@@ -1257,6 +1257,119 @@ static void add_fd_tests(void)
     g_test_add_func("/snap/transport/stdio/urgent", test_urgent_of_stdio);
 }
 
+/* --- cancelled --- */
+
+/* A coroutine that reads, or writes until it cannot any more */
+typedef struct Waiter {
+    SnapTransport *transport;
+    bool done;
+    int ret;
+} Waiter;
+
+static void coroutine_fn co_read_error(void *opaque)
+{
+    Waiter *w = opaque;
+    SnapInput *input = snap_transport_input(w->transport);
+
+    snap_input_get_byte(input);
+    w->ret = snap_input_error(input, NULL);
+    g_assert_false(snap_input_ended(input));
+    w->done = true;
+}
+
+static void coroutine_fn co_write_error(void *opaque)
+{
+    g_autofree uint8_t *data = g_malloc0(1 * MiB);
+    Waiter *w = opaque;
+    QEMUFile *output = snap_transport_output(w->transport);
+
+    do {
+        qemu_put_buffer(output, data, 1 * MiB);
+        w->ret = qemu_fflush(output);
+    } while (!w->ret);
+    w->done = true;
+}
+
+/* The peer of @transport neither reads nor writes. */
+static void check_cancel(SnapTransport *transport, bool reads, bool writes)
+{
+    Waiter reader = { .transport = transport, .done = !reads };
+    Waiter writer = { .transport = transport, .done = !writes };
+
+    for (unsigned i = 0; i < 2; i++) {
+        if (reads) {
+            aio_co_enter(qemu_get_aio_context(),
+                         qemu_coroutine_create(co_read_error, &reader));
+        }
+        if (writes) {
+            aio_co_enter(qemu_get_aio_context(),
+                         qemu_coroutine_create(co_write_error, &writer));
+        }
+        if (i == 0) {
+            g_assert_true(reader.done == !reads && writer.done == !writes);
+            snap_transport_cancel(transport);
+        }
+        g_assert_true(reader.done && writer.done);
+        g_assert_true(!reads || reader.ret < 0);
+        g_assert_true(!writes || writer.ret < 0);
+        reader.done = !reads;
+        writer.done = !writes;
+    }
+    snap_transport_close(transport);
+}
+
+static void test_cancel_pipe(void)
+{
+    int fds[2];
+
+    make_pipe(fds);
+    check_cancel(open_fd(fds[0]), true, false);
+    check_cancel(open_fd(fds[1]), false, true);
+    close_both(fds);
+}
+
+/* It can be used on: the peer has not noticed. */
+static void test_cancel_socket(void)
+{
+    SnapTransport *transport;
+    int fds[2];
+
+    make_socket_pair(fds);
+    check_cancel(open_fd(fds[0]), true, true);
+    check_cancel(open_fd(fds[0]), true, false);
+    transport = open_fd(fds[0]);
+    assert_reads(transport, fds[1]);
+    snap_transport_close(transport);
+    close_both(fds);
+}
+
+static void test_cancel_channels(UnixFixture *f, gconstpointer data)
+{
+    GPtrArray *channels;
+    Listener l;
+    uint32_t value;
+
+    listener_begin(&l, f);
+    write_be32(add_connection(&l, f), 1);
+    channels = accept_channels(l.transport);
+    g_assert_cmpint(qio_channel_read(g_ptr_array_index(channels, 0),
+                                     (char *)&value, sizeof(value),
+                                     &error_abort), ==, sizeof(value));
+    snap_transport_cancel(l.transport);
+    g_assert_cmpint(qio_channel_read(g_ptr_array_index(channels, 0),
+                                     (char *)&value, sizeof(value), NULL),
+                    ==, -1);
+    listener_end(&l);
+}
+
+static void add_cancel_tests(void)
+{
+    g_test_add_func("/snap/transport/cancel/pipe", test_cancel_pipe);
+    g_test_add_func("/snap/transport/cancel/socket", test_cancel_socket);
+    g_test_add("/snap/transport/cancel/channels", UnixFixture, NULL,
+               unix_set_up, test_cancel_channels, unix_tear_down);
+}
+
 static void add_error_tests(void)
 {
     g_test_add_func("/snap/transport/error/uri", test_bad_uri);
@@ -1277,6 +1390,7 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     add_fd_tests();
     add_unix_tests();
+    add_cancel_tests();
     add_error_tests();
     return g_test_run();
 }

@@ -10,7 +10,7 @@
 
 #include "qemu/units.h"
 #include "qemu/uuid.h"
-#include "snap/ram/layout.h"
+#include "snap/ram/blocks.h"
 #include "snap/ram/section.h"
 
 #define SNAP_HEADER_SIZE    512

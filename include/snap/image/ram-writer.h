@@ -8,7 +8,7 @@
 #define SNAP_IMAGE_RAM_WRITER_H
 
 #include "system/block-backend.h"
-#include "snap/ram/layout.h"
+#include "snap/ram/blocks.h"
 #include "snap/image/table.h"
 
 typedef struct SnapRAMWriter SnapRAMWriter;

@@ -12,7 +12,7 @@
 #ifndef SNAP_RAM_HOST_PAGES_H
 #define SNAP_RAM_HOST_PAGES_H
 
-#include "snap/ram/layout.h"
+#include "snap/ram/blocks.h"
 
 /* A target may have larger pages than the host: postcopy refuses those. */
 #define SNAP_MAX_HOST_PAGE_BITS 34

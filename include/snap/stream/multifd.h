@@ -12,7 +12,7 @@
 
 #include "qemu/units.h"
 #include "qemu/uuid.h"
-#include "snap/ram/layout.h"
+#include "snap/ram/blocks.h"
 
 #define SNAP_MULTIFD_INIT_SIZE 64
 

@@ -15,7 +15,7 @@
 #ifndef SNAP_STREAM_STREAM_H
 #define SNAP_STREAM_STREAM_H
 
-#include "snap/ram/layout.h"
+#include "snap/ram/blocks.h"
 #include "snap/ram/section.h"
 
 /* Commands of a QEMU_VM_COMMAND section (migration/savevm.c:qemu_vm_cmd). */

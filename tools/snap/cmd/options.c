@@ -17,7 +17,7 @@
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "qom/object_interfaces.h"
-#include "snap/ram/layout.h"
+#include "snap/ram/blocks.h"
 #include "snap/postcopy/load-record.h"
 #include "snap/postcopy/postcopy.h"
 #include "snap/stream/multifd.h"

@@ -8,7 +8,7 @@
 #include "qapi/qapi-builtin-types.h"
 #include "migration/savevm.h"
 #include "snap/stream/device-sections.h"
-#include "snap/ram/layout.h"
+#include "snap/ram/blocks.h"
 
 /* u8 type, be32 id */
 #define SHORT_HEAD_SIZE     5

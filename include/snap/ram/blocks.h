@@ -10,8 +10,8 @@
  * of docs/interop/snapshot-image.rst, section "Layout".
  */
 
-#ifndef SNAP_RAM_LAYOUT_H
-#define SNAP_RAM_LAYOUT_H
+#ifndef SNAP_RAM_BLOCKS_H
+#define SNAP_RAM_BLOCKS_H
 
 #include "qemu/units.h"
 
@@ -134,4 +134,4 @@ static inline uint64_t snap_layout_offset(const SnapLayout *layout,
     return block->offset + ((page - block->first_page) << layout->page_bits);
 }
 
-#endif /* SNAP_RAM_LAYOUT_H */
+#endif /* SNAP_RAM_BLOCKS_H */

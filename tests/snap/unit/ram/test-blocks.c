@@ -5,7 +5,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "snap/ram/layout.h"
+#include "snap/ram/blocks.h"
 
 #define PAGE_BITS 12
 #define PAGE      (UINT64_C(1) << PAGE_BITS)
@@ -295,7 +295,7 @@ int main(int argc, char **argv)
     g_test_set_nonfatal_assertions();
 
     for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
-        g_autofree char *path = g_strdup_printf("/snap/layout/%s",
+        g_autofree char *path = g_strdup_printf("/snap/blocks/%s",
                                                 tests[i].path);
 
         g_test_add_func(path, tests[i].fn);

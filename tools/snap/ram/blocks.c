@@ -8,7 +8,7 @@
 #include "qemu/host-utils.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
-#include "snap/ram/layout.h"
+#include "snap/ram/blocks.h"
 
 void snap_layout_init(SnapLayout *layout, unsigned page_bits)
 {

@@ -10,7 +10,7 @@
 
 #include "qemu/units.h"
 #include "qemu/uuid.h"
-#include "snap/ram/blocks.h"
+#include "snap/image/layout.h"
 #include "snap/ram/section.h"
 
 #define SNAP_HEADER_SIZE    512
@@ -137,16 +137,34 @@ bool snap_header_is_of(const uint8_t buf[SNAP_HEADER_SIZE],
 int snap_header_decode(SnapHeader *header, const uint8_t buf[SNAP_HEADER_SIZE],
                        uint64_t image_size, Error **errp);
 
-/* Append the block table of @layout to @array. */
-void snap_block_table_encode(const SnapLayout *layout, GByteArray *array);
+/**
+ * SnapPageCounts: what an image has of a RAM block, for information
+ * @stored: pages with data
+ * @zero: pages known to be zero; all others were never sent
+ */
+typedef struct SnapPageCounts {
+    uint64_t stored;
+    uint64_t zero;
+} SnapPageCounts;
 
 /**
- * snap_block_table_decode: make a layout of a block table
- * @layout: uninitialised; to be destroyed by the caller on success only
- *
- * Returns: 0 or -EBADMSG with @errp set if table and header do not agree
+ * snap_block_table_encode: append the block table of @ram to @array
+ * @counts: one for each block
  */
-int snap_block_table_decode(SnapLayout *layout, const SnapHeader *header,
-                            const uint8_t *data, size_t length, Error **errp);
+void snap_block_table_encode(const SnapRAMBlocks *ram,
+                             const SnapPageCounts *counts, GByteArray *array);
+
+/**
+ * snap_block_table_decode: make RAM blocks of a block table
+ * @ram: uninitialised; to be destroyed by the caller on success only
+ * @counts: filled in on success with a newly allocated array, one for each
+ *          block
+ *
+ * Returns: 0 on success, -EBADMSG with @errp set if table and header do not
+ * agree
+ */
+int snap_block_table_decode(SnapRAMBlocks *ram, SnapPageCounts **counts,
+                            const SnapHeader *header, const uint8_t *data,
+                            size_t length, Error **errp);
 
 #endif /* SNAP_IMAGE_FORMAT_H */

@@ -27,14 +27,18 @@
  * SnapImage: a complete snapshot
  * @blk: the virtual disk, not owned
  * @header: its header, checked
- * @layout: its RAM blocks
+ * @ram: its RAM blocks
+ * @layout: where they lie
+ * @counts: what it has of each block, for information
  * @verify_pages: compare pages with their hashes; may be changed until the
  *                first is read
  */
 typedef struct SnapImage {
     BlockBackend *blk;
     SnapHeader header;
+    SnapRAMBlocks ram;
     SnapLayout layout;
+    SnapPageCounts *counts;
     bool verify_pages;
 } SnapImage;
 
@@ -47,6 +51,9 @@ typedef struct SnapImage {
 SnapImage *coroutine_fn snap_image_open(BlockBackend *blk, Error **errp);
 void snap_image_close(SnapImage *image);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapImage, snap_image_close)
+
+/* Pages with data in all blocks, as the block table says. */
+uint64_t snap_image_stored_pages(const SnapImage *image);
 
 /* Whether @blk has a snapshot, damaged or not. Call outside a coroutine. */
 bool snap_image_is_present(BlockBackend *blk);

@@ -8,7 +8,7 @@
 #define SNAP_IMAGE_RAM_WRITER_H
 
 #include "system/block-backend.h"
-#include "snap/ram/blocks.h"
+#include "snap/image/format.h"
 #include "snap/image/table.h"
 
 typedef struct SnapRAMWriter SnapRAMWriter;
@@ -16,7 +16,7 @@ typedef struct SnapRAMWriter SnapRAMWriter;
 /**
  * snap_ram_writer_new: write pages to @blk
  * @blk: not owned
- * @layout: RAM blocks, not owned; their page counts are kept up to date
+ * @layout: where RAM lies, not owned
  * @page_table: not owned, entries are set as pages come
  * @arrivals: not owned, gets the pages that came out of order; NULL if the
  *            order means nothing, as with several channels
@@ -24,7 +24,7 @@ typedef struct SnapRAMWriter SnapRAMWriter;
  * Returns: the writer, NULL with @errp set if there is not enough memory for
  * two bits a page
  */
-SnapRAMWriter *snap_ram_writer_new(BlockBackend *blk, SnapLayout *layout,
+SnapRAMWriter *snap_ram_writer_new(BlockBackend *blk, const SnapLayout *layout,
                                    SnapTable *page_table, SnapTable *arrivals,
                                    Error **errp);
 
@@ -103,6 +103,9 @@ void coroutine_fn snap_ram_writer_abort(SnapRAMWriter *writer);
 
 /* Pages that have not come yet. */
 uint64_t snap_ram_writer_missing(const SnapRAMWriter *writer);
+
+/* What has come of each block: a newly allocated array */
+SnapPageCounts *snap_ram_writer_counts(const SnapRAMWriter *writer);
 
 /* Whether a page has come more than once: never in a background snapshot. */
 bool snap_ram_writer_repeated(const SnapRAMWriter *writer);

@@ -19,7 +19,7 @@ typedef struct SnapImageWriter SnapImageWriter;
 
 /**
  * snap_image_writer_size: size of the virtual disk that a snapshot needs
- * @layout: its RAM
+ * @layout: where its RAM lies
  *
  * With room for SNAP_DEVICE_RESERVE bytes of device state and description.
  *
@@ -30,7 +30,7 @@ uint64_t snap_image_writer_size(const SnapLayout *layout);
 /**
  * snap_image_writer_new: start an image
  * @blk: open for writing, at least snap_image_writer_size() bytes, not owned
- * @layout: RAM blocks, not owned; page counts are taken at the commit
+ * @layout: where RAM lies, not owned
  * @section: identity of the RAM section, not owned; taken at the commit
  */
 SnapImageWriter *snap_image_writer_new(BlockBackend *blk,
@@ -88,6 +88,7 @@ int coroutine_fn snap_image_writer_devices(SnapImageWriter *writer,
 
 /**
  * SnapCommitInfo: what else goes into an image
+ * @counts: what there is of each RAM block: see snap_ram_writer_counts()
  * @configuration: header and configuration section of the stream
  * @setup: sections that come before RAM's pages
  * @before_ram: how many bytes of them come before RAM's START section
@@ -96,6 +97,7 @@ int coroutine_fn snap_image_writer_devices(SnapImageWriter *writer,
  * @vmdesc_length: bytes of description that will follow, 0 for none
  */
 typedef struct SnapCommitInfo {
+    const SnapPageCounts *counts;
     const GByteArray *configuration;
     const GByteArray *setup;
     size_t before_ram;

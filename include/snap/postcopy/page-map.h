@@ -15,14 +15,14 @@
 
 /**
  * SnapPageMap: per-page bitmaps
- * @layout: RAM blocks, not owned
+ * @ram: RAM blocks, not owned
  * @host_pages: not owned
  * @sent: bit per page: the destination has it, or will read it
  * @planned: bit per page: it was sent, or is about to be pushed
  * @requested: bit per page: the destination has requested it
  */
 typedef struct SnapPageMap {
-    const SnapLayout *layout;
+    const SnapRAMBlocks *ram;
     const SnapHostPages *host_pages;
     unsigned long *sent;
     unsigned long *planned;
@@ -31,11 +31,11 @@ typedef struct SnapPageMap {
 
 /**
  * snap_page_map_init: start with no page sent, planned or requested
- * @layout, @host_pages: must outlive @map
+ * @ram, @host_pages: must outlive @map
  *
  * Returns: whether there was memory for it; else @errp is set
  */
-bool snap_page_map_init(SnapPageMap *map, const SnapLayout *layout,
+bool snap_page_map_init(SnapPageMap *map, const SnapRAMBlocks *ram,
                         const SnapHostPages *host_pages, Error **errp);
 void snap_page_map_destroy(SnapPageMap *map);
 

@@ -19,19 +19,19 @@
 
 /**
  * SnapHostPages: size of the host pages of each RAM block
- * @layout: the RAM blocks, not owned
+ * @ram: the RAM blocks, not owned
  * @bits: log2 of the size for each block
  * @default_bits: log2 of the default size
  */
 typedef struct SnapHostPages {
-    const SnapLayout *layout;
+    const SnapRAMBlocks *ram;
     unsigned *bits;
     unsigned default_bits;
 } SnapHostPages;
 
 /**
  * snap_host_pages_init: the host pages that a destination is said to have
- * @layout: must outlive @pages
+ * @ram: must outlive @pages
  * @options: NULL-terminated list of "[BLOCK=]SIZE"; NULL for none.  Without a
  *           name, the size is for the largest block
  *
@@ -40,7 +40,7 @@ typedef struct SnapHostPages {
  *
  * Returns: false with @errp set if a size does not fit its block
  */
-bool snap_host_pages_init(SnapHostPages *pages, const SnapLayout *layout,
+bool snap_host_pages_init(SnapHostPages *pages, const SnapRAMBlocks *ram,
                           char *const *options, Error **errp);
 void snap_host_pages_destroy(SnapHostPages *pages);
 
@@ -58,7 +58,7 @@ static inline uint64_t snap_host_pages_size(const SnapHostPages *pages,
 static inline uint64_t snap_host_pages_targets(const SnapHostPages *pages,
                                                int index)
 {
-    return UINT64_C(1) << (pages->bits[index] - pages->layout->page_bits);
+    return UINT64_C(1) << (pages->bits[index] - pages->ram->page_bits);
 }
 
 /* Whether RAM's START section has to tell the size for block @index. */

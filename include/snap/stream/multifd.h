@@ -50,7 +50,7 @@ bool snap_multifd_flushes_each_section(const char *machine);
  * @sync: the last packet ahead of a point where all channels wait for each
  *        other
  * @number: counts packets, for debugging
- * @block: index in the layout, -1 if there are no pages
+ * @block: index of the RAM block, -1 if there are no pages
  * @nb_normal: pages whose data follows the head
  * @nb_zero: pages that are zero
  * @offsets: of the pages within the block, in bytes; normal ones first
@@ -65,25 +65,25 @@ typedef struct SnapMultifdPacket {
 } SnapMultifdPacket;
 
 /* Pages that a packet may have, and bytes that its head takes */
-unsigned snap_multifd_packet_pages(const SnapLayout *layout);
-size_t snap_multifd_head_size(const SnapLayout *layout);
+unsigned snap_multifd_packet_pages(const SnapRAMBlocks *ram);
+size_t snap_multifd_head_size(const SnapRAMBlocks *ram);
 
 /**
  * snap_multifd_encode: encode the head of a packet
  * @buf: room for snap_multifd_head_size()
  */
 void snap_multifd_encode(uint8_t *buf, const SnapMultifdPacket *packet,
-                         const SnapLayout *layout);
+                         const SnapRAMBlocks *ram);
 
 /**
  * snap_multifd_decode: decode the head of a packet
  * @buf: snap_multifd_head_size() bytes
- * @packet: returns what it says, all of it within the bounds of @layout
+ * @packet: returns what it says, all of it within the bounds of @ram
  *
  * Returns: 0 or -errno with @errp set: it is malformed, or its pages are
  * compressed
  */
 int snap_multifd_decode(const uint8_t *buf, SnapMultifdPacket *packet,
-                        const SnapLayout *layout, Error **errp);
+                        const SnapRAMBlocks *ram, Error **errp);
 
 #endif /* SNAP_STREAM_MULTIFD_H */

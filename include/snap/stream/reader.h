@@ -19,7 +19,7 @@ typedef struct SnapStreamReader SnapStreamReader;
  * SnapEventType: what came in the stream
  *
  * @SNAP_EVENT_NONE: none yet; never returned
- * @SNAP_EVENT_RAM_SETUP: RAM's START section has told its blocks; layout and
+ * @SNAP_EVENT_RAM_SETUP: RAM's START section has told its blocks; they and
  *                        configuration are known from here on, and from the
  *                        next event on, whether sections have footers
  * @SNAP_EVENT_PAGE: a page with data, to be taken with
@@ -124,12 +124,11 @@ int coroutine_fn snap_stream_read_pages(SnapStreamReader *reader, void *buf,
                                         unsigned *nb_pages, Error **errp);
 
 /**
- * snap_stream_layout: the RAM blocks
+ * snap_stream_ram: the RAM blocks
  *
- * Valid after SNAP_EVENT_RAM_SETUP; owned by the reader.  The caller may
- * update the page counts of the blocks.
+ * Valid after SNAP_EVENT_RAM_SETUP; owned by the reader.
  */
-SnapLayout *snap_stream_layout(SnapStreamReader *reader);
+const SnapRAMBlocks *snap_stream_ram(const SnapStreamReader *reader);
 
 /* Identity of the RAM section; see SNAP_EVENT_RAM_SETUP. */
 const SnapRAMSection *snap_stream_ram_section(const SnapStreamReader *reader);

@@ -33,8 +33,8 @@ typedef struct SnapReturnEvent {
     uint8_t *bitmap;
 } SnapReturnEvent;
 
-/* @input, @layout, @host_pages: not owned, must outlive the reader */
-SnapReturnPath *snap_return_path_new(SnapInput *input, const SnapLayout *layout,
+/* @input, @ram, @host_pages: not owned, must outlive the reader */
+SnapReturnPath *snap_return_path_new(SnapInput *input, const SnapRAMBlocks *ram,
                                      const SnapHostPages *host_pages);
 void snap_return_path_free(SnapReturnPath *rp);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapReturnPath, snap_return_path_free)

@@ -26,11 +26,11 @@ typedef struct SnapStreamWriter SnapStreamWriter;
 /**
  * snap_stream_writer_new: write a stream to @file
  * @file: not owned, must outlive the writer
- * @layout: RAM blocks, not owned
+ * @ram: RAM blocks, not owned
  * @section: identity of the RAM section, copied
  */
 SnapStreamWriter *snap_stream_writer_new(QEMUFile *file,
-                                         const SnapLayout *layout,
+                                         const SnapRAMBlocks *ram,
                                          const SnapRAMSection *section);
 void snap_stream_writer_free(SnapStreamWriter *writer);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapStreamWriter, snap_stream_writer_free)
@@ -119,7 +119,7 @@ void coroutine_fn snap_stream_end_ram(SnapStreamWriter *writer);
 /**
  * snap_stream_put_page: one page, within a section of RAM, or alone on the
  * channel of postcopy-preempt
- * @block: index in the layout
+ * @block: index of the RAM block
  * @offset: offset within the block in bytes
  * @data: the page; not copied, must stay valid until snap_stream_flush()
  */

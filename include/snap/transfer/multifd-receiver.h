@@ -20,12 +20,12 @@ typedef struct SnapMultifdReceiver SnapMultifdReceiver;
  * @transport: not owned; its input is shut down when a channel fails, to wake
  *             whoever waits for it
  * @channels: not owned, as snap_transport_accept_channels() gives them
- * @layout: RAM blocks, not owned
+ * @blocks: RAM blocks, not owned
  * @ram: where the pages go, not owned
  */
 SnapMultifdReceiver *snap_multifd_receiver_new(SnapTransport *transport,
                                                GPtrArray *channels,
-                                               const SnapLayout *layout,
+                                               const SnapRAMBlocks *blocks,
                                                SnapRAMWriter *ram);
 
 /* Only after snap_multifd_receiver_end(). */

@@ -86,17 +86,24 @@ static void fix_pages(FuzzDisk *disk, const SnapHeader *header)
     const SnapPartInfo *blocks = &header->parts[SNAP_PART_BLOCK_TABLE];
     uint8_t *table = disk->bytes + header->parts[SNAP_PART_PAGE_TABLE].offset;
     uint64_t max = MIN(header->nb_pages, MAX_CHUNKS * SNAP_CHUNK_ENTRIES);
+    g_autofree SnapPageCounts *counts = NULL;
+    SnapRAMBlocks ram;
     SnapLayout layout;
     size_t page_size;
 
-    if (snap_block_table_decode(&layout, header, disk->bytes + blocks->offset,
-                                blocks->length, NULL) < 0) {
+    if (snap_block_table_decode(&ram, &counts, header,
+                                disk->bytes + blocks->offset, blocks->length,
+                                NULL) < 0) {
         return;
     }
-    page_size = snap_layout_page_size(&layout);
+    if (!snap_layout_init(&layout, &ram, NULL)) {
+        snap_ram_blocks_destroy(&ram);
+        return;
+    }
+    page_size = snap_ram_page_size(&ram);
     for (uint64_t i = 0; i < max; i++) {
-        const SnapRAMBlock *block = snap_layout_block_of(&layout, i);
-        uint64_t offset = snap_layout_offset(&layout, block, i);
+        const SnapRAMBlock *block = snap_ram_block_of(&ram, i);
+        uint64_t offset = snap_layout_page_offset(&layout, block, i);
         uint8_t *entry = table + i / SNAP_CHUNK_ENTRIES * SNAP_CHUNK_SIZE +
                          i % SNAP_CHUNK_ENTRIES * 8;
 
@@ -106,6 +113,7 @@ static void fix_pages(FuzzDisk *disk, const SnapHeader *header)
         }
     }
     snap_layout_destroy(&layout);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void fix_table(FuzzDisk *disk, const SnapHeader *header, SnapPart part)
@@ -178,8 +186,8 @@ static void coroutine_fn read_devices(SnapImage *image)
 /* All of a piece that a caller may look at is there. */
 static uint64_t sum_piece(const SnapImage *image, const SnapRAMPiece *piece)
 {
-    size_t page_size = snap_layout_page_size(&image->layout);
-    const SnapRAMBlock *block = &image->layout.blocks[piece->block];
+    size_t page_size = snap_ram_page_size(&image->ram);
+    const SnapRAMBlock *block = &image->ram.blocks[piece->block];
     uint64_t sum = 0;
 
     fuzz_check(piece->offset + piece->nb_pages * page_size <= block->length);

@@ -35,6 +35,7 @@ typedef struct Test {
     FuzzDisk disk;
     BlockBackend *blk;
     SnapTransport *transport;
+    SnapRAMBlocks blocks;
     SnapLayout layout;
     SnapRAMSection section;
     SnapImageWriter *image;
@@ -48,7 +49,7 @@ static int coroutine_fn receive(Test *test, SnapMultifdReceiver *receiver)
     int ret = 0;
 
     for (unsigned i = 0; i < NB_STEPS && !ret; i++) {
-        uint64_t page = test->steps[i] % test->layout.nb_pages;
+        uint64_t page = test->steps[i] % test->blocks.nb_pages;
 
         if (test->steps[i] & STEP_SYNC) {
             ret = snap_multifd_receiver_sync(receiver, NULL);
@@ -63,7 +64,9 @@ static int coroutine_fn commit(Test *test)
 {
     g_autoptr(QDict) metadata = qdict_new();
     g_autoptr(GByteArray) bytes = g_byte_array_new();
+    g_autofree SnapPageCounts *counts = snap_ram_writer_counts(test->ram);
     const SnapCommitInfo info = {
+        .counts = counts,
         .configuration = bytes,
         .setup = bytes,
         .metadata = metadata,
@@ -94,7 +97,7 @@ static void coroutine_fn run(void *opaque)
     Test *test = opaque;
     SnapMultifdReceiver *receiver =
         snap_multifd_receiver_new(test->transport, test->channels,
-                                  &test->layout, test->ram);
+                                  &test->blocks, test->ram);
     Error *err = NULL;
     int ret, end;
 
@@ -130,9 +133,10 @@ static void test_init(Test *test, FuzzBytes *bytes)
     test->blk = fuzz_disk_open(&test->disk);
     test->transport = fuzz_transport_open(-1, -1);
 
-    snap_layout_init(&test->layout, page_bits);
-    snap_layout_add(&test->layout, "pc.ram", 3 * MiB, 0, &error_abort);
-    snap_layout_add(&test->layout, "vga.vram", 256 * KiB, 0, &error_abort);
+    snap_ram_blocks_init(&test->blocks, page_bits);
+    snap_ram_blocks_add(&test->blocks, "pc.ram", 3 * MiB, 0, &error_abort);
+    snap_ram_blocks_add(&test->blocks, "vga.vram", 256 * KiB, 0, &error_abort);
+    snap_layout_init(&test->layout, &test->blocks, &error_abort);
     test->section = (SnapRAMSection) { .id = 2, .footers = true };
     test->image = snap_image_writer_new(test->blk, &test->layout,
                                         &test->section);
@@ -159,6 +163,7 @@ static void test_destroy(Test *test)
     snap_ram_writer_free(test->ram);
     snap_image_writer_free(test->image);
     snap_layout_destroy(&test->layout);
+    snap_ram_blocks_destroy(&test->blocks);
     snap_transport_close(test->transport);
     blk_unref(test->blk);
     fuzz_disk_destroy(&test->disk);

@@ -53,7 +53,7 @@ static void check_event(const SomeRAM *ram, const SnapReturnEvent *event)
     switch (event->type) {
     case SNAP_RP_REQ_PAGES:
         fuzz_check(event->block >= 0 && event->block < NB_BLOCKS);
-        block = &ram->layout.blocks[event->block];
+        block = &ram->ram.blocks[event->block];
         host_page = snap_host_pages_size(&ram->host_pages, event->block);
         fuzz_check(event->offset < block->length && event->length);
         fuzz_check(event->length <= block->length - event->offset);
@@ -74,7 +74,7 @@ static void coroutine_fn read_messages(void *opaque)
     SomeRAM *ram = reading->ram;
     QIOChannel *ioc = fuzz_channel_new(reading->bytes, reading->chunk, 0);
     g_autoptr(SnapInput) input = snap_input_new(ioc);
-    g_autoptr(SnapReturnPath) rp = snap_return_path_new(input, &ram->layout,
+    g_autoptr(SnapReturnPath) rp = snap_return_path_new(input, &ram->ram,
                                                         &ram->host_pages);
     uint64_t nb_events = 0;
     Error *err = NULL;
@@ -142,7 +142,7 @@ static FuzzDisk *saved_disk(void)
         snapshot_disk = g_new(FuzzDisk, 1);
         fuzz_disk_init(snapshot_disk, DISK_SIZE);
         some_ram_init(&saved.ram, PAGE_BITS);
-        some_ram_layout_init(&saved.snapshot.layout);
+        some_ram_blocks_init(&saved.snapshot.blocks);
         saved.snapshot.blk = fuzz_disk_open(snapshot_disk);
         snapshot_begin(&saved.snapshot);
         run_in_coroutine(save_entry, &saved);

@@ -90,7 +90,7 @@ static void coroutine_fn check_same_pages(SnapImage *a, SnapImage *b)
     g_autoptr(SnapTable) table_a = snap_image_page_table(a, 1);
     g_autoptr(SnapTable) table_b = snap_image_page_table(b, 1);
 
-    for (uint64_t i = 0; i < a->layout.nb_pages; i++) {
+    for (uint64_t i = 0; i < a->ram.nb_pages; i++) {
         uint64_t entry_a, entry_b;
 
         snap_table_get(table_a, i, &entry_a, &error_abort);

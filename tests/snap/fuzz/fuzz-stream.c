@@ -45,25 +45,23 @@ static void note_number(Reading *reading, uint64_t number)
     note(reading, &number, sizeof(number));
 }
 
-static void check_layout(Reading *reading, SnapStreamReader *reader)
+static void check_blocks(Reading *reading, SnapStreamReader *reader)
 {
-    const SnapLayout *layout = snap_stream_layout(reader);
+    const SnapRAMBlocks *ram = snap_stream_ram(reader);
     uint64_t nb_pages = 0;
-    uint64_t end = SNAP_BLOCK_ALIGN;
 
-    fuzz_check(layout->nb_blocks > 0);
-    for (unsigned i = 0; i < layout->nb_blocks; i++) {
-        const SnapRAMBlock *block = &layout->blocks[i];
+    fuzz_check(ram->nb_blocks > 0);
+    for (unsigned i = 0; i < ram->nb_blocks; i++) {
+        const SnapRAMBlock *block = &ram->blocks[i];
 
         fuzz_check(block->name[0] && block->length);
-        fuzz_check(block->offset >= end && block->first_page == nb_pages);
-        end = block->offset + block->length;
-        nb_pages += block->length >> layout->page_bits;
+        fuzz_check(block->first_page == nb_pages);
+        nb_pages += block->length >> ram->page_bits;
         note(reading, block->name, strlen(block->name));
         note_number(reading, block->length);
         note_number(reading, block->page_size);
     }
-    fuzz_check(layout->ram_end >= end && layout->nb_pages == nb_pages);
+    fuzz_check(ram->nb_pages == nb_pages);
     fuzz_check(snap_stream_configuration(reader)->len <=
                SNAP_MAX_CONFIGURATION);
     note(reading, snap_stream_configuration(reader)->data,
@@ -82,9 +80,9 @@ static void note_page(Reading *reading, const SnapEvent *event,
 static int coroutine_fn read_pages(Reading *reading, SnapStreamReader *reader,
                                    const SnapEvent *event)
 {
-    const SnapLayout *layout = snap_stream_layout(reader);
-    size_t page_size = snap_layout_page_size(layout);
-    uint64_t left = (layout->blocks[event->block].length - event->offset) /
+    const SnapRAMBlocks *ram = snap_stream_ram(reader);
+    size_t page_size = snap_ram_page_size(ram);
+    uint64_t left = (ram->blocks[event->block].length - event->offset) /
                     page_size;
     unsigned wanted = MIN(MIN(reading->nb_pages, left), MAX_BYTES / page_size);
     unsigned nb_pages = wanted;
@@ -104,11 +102,11 @@ static int coroutine_fn read_pages(Reading *reading, SnapStreamReader *reader,
 
 static void check_place(SnapStreamReader *reader, const SnapEvent *event)
 {
-    const SnapLayout *layout = snap_stream_layout(reader);
+    const SnapRAMBlocks *ram = snap_stream_ram(reader);
 
-    fuzz_check(event->block >= 0 && event->block < layout->nb_blocks);
-    fuzz_check(event->offset < layout->blocks[event->block].length);
-    fuzz_check(event->offset % snap_layout_page_size(layout) == 0);
+    fuzz_check(event->block >= 0 && event->block < ram->nb_blocks);
+    fuzz_check(event->offset < ram->blocks[event->block].length);
+    fuzz_check(event->offset % snap_ram_page_size(ram) == 0);
 }
 
 static int coroutine_fn handle(Reading *reading, SnapStreamReader *reader,
@@ -125,7 +123,7 @@ static int coroutine_fn handle(Reading *reading, SnapStreamReader *reader,
         note_page(reading, event, event->offset, NULL, 0);
         return 0;
     case SNAP_EVENT_RAM_SETUP:
-        check_layout(reading, reader);
+        check_blocks(reading, reader);
         break;
     case SNAP_EVENT_DEVICES:
         fuzz_check(snap_stream_setup(reader, &before_ram)->len <=

@@ -275,16 +275,17 @@ int snap_header_decode(SnapHeader *header, const uint8_t buf[SNAP_HEADER_SIZE],
     return 0;
 }
 
-void snap_block_table_encode(const SnapLayout *layout, GByteArray *array)
+void snap_block_table_encode(const SnapRAMBlocks *ram,
+                             const SnapPageCounts *counts, GByteArray *array)
 {
-    for (unsigned i = 0; i < layout->nb_blocks; i++) {
-        const SnapRAMBlock *block = &layout->blocks[i];
+    for (unsigned i = 0; i < ram->nb_blocks; i++) {
+        const SnapRAMBlock *block = &ram->blocks[i];
         uint8_t name_length = strlen(block->name);
         uint64_t numbers[BLOCK_NUMBERS] = {
             cpu_to_be64(block->length),
             cpu_to_be64(block->page_size),
-            cpu_to_be64(block->stored_pages),
-            cpu_to_be64(block->zero_pages),
+            cpu_to_be64(counts[i].stored),
+            cpu_to_be64(counts[i].zero),
         };
 
         g_byte_array_append(array, &name_length, 1);
@@ -294,11 +295,11 @@ void snap_block_table_encode(const SnapLayout *layout, GByteArray *array)
 }
 
 /* Returns: bytes of the entry at @data, 0 if it is invalid */
-static size_t decode_block(SnapLayout *layout, const uint8_t *data,
-                           size_t length)
+static size_t decode_block(SnapRAMBlocks *ram, SnapPageCounts *counts,
+                           const uint8_t *data, size_t length)
 {
     char name[SNAP_BLOCK_NAME_MAX + 1] = "";
-    SnapRAMBlock *block;
+    const SnapRAMBlock *block;
     uint64_t nb_pages;
     size_t entry_size;
     const uint8_t *p;
@@ -312,39 +313,45 @@ static size_t decode_block(SnapLayout *layout, const uint8_t *data,
     }
     memcpy(name, data + 1, data[0]);
     p = data + 1 + data[0];
-    block = snap_layout_add(layout, name, ldq_be_p(p), ldq_be_p(p + 8), NULL);
+    block = snap_ram_blocks_add(ram, name, ldq_be_p(p), ldq_be_p(p + 8), NULL);
     if (!block || strlen(name) != data[0]) {
         return 0;
     }
-    block->stored_pages = ldq_be_p(p + 16);
-    block->zero_pages = ldq_be_p(p + 24);
-    nb_pages = snap_layout_block_pages(layout, block);
-    if (block->stored_pages > nb_pages ||
-        block->zero_pages > nb_pages - block->stored_pages) {
+    *counts = (SnapPageCounts) {
+        .stored = ldq_be_p(p + 16),
+        .zero = ldq_be_p(p + 24),
+    };
+    nb_pages = snap_ram_block_pages(ram, block);
+    if (counts->stored > nb_pages ||
+        counts->zero > nb_pages - counts->stored) {
         return 0;
     }
     return entry_size;
 }
 
-int snap_block_table_decode(SnapLayout *layout, const SnapHeader *header,
-                            const uint8_t *data, size_t length, Error **errp)
+int snap_block_table_decode(SnapRAMBlocks *ram, SnapPageCounts **counts,
+                            const SnapHeader *header, const uint8_t *data,
+                            size_t length, Error **errp)
 {
+    g_autofree SnapPageCounts *all = g_new(SnapPageCounts, header->nb_blocks);
     size_t pos = 0;
 
-    snap_layout_init(layout, header->page_bits);
+    snap_ram_blocks_init(ram, header->page_bits);
     for (uint32_t i = 0; i < header->nb_blocks; i++) {
-        size_t entry_size = decode_block(layout, data + pos, length - pos);
+        size_t entry_size = decode_block(ram, &all[i], data + pos,
+                                         length - pos);
 
         if (!entry_size) {
             break;
         }
         pos += entry_size;
     }
-    if (layout->nb_blocks != header->nb_blocks || pos != length ||
-        layout->nb_pages != header->nb_pages) {
+    if (ram->nb_blocks != header->nb_blocks || pos != length ||
+        ram->nb_pages != header->nb_pages) {
         error_setg(errp, "The snapshot's block table is corrupt");
-        snap_layout_destroy(layout);
+        snap_ram_blocks_destroy(ram);
         return -EBADMSG;
     }
+    *counts = g_steal_pointer(&all);
     return 0;
 }

@@ -16,6 +16,11 @@
 
 #include <xxhash.h>
 
+static void part_corrupt(SnapPart part, Error **errp)
+{
+    error_setg(errp, "The snapshot's %s is corrupt", snap_part_name(part));
+}
+
 static int coroutine_fn read_header(SnapImage *image, Error **errp)
 {
     int64_t size = blk_co_getlength(image->blk);
@@ -52,10 +57,14 @@ static int coroutine_fn read_block_table(SnapImage *image, Error **errp)
     if (!table) {
         return -EIO;
     }
-    ret = snap_block_table_decode(&image->layout, header, table->data,
-                                  table->len, errp);
+    ret = snap_block_table_decode(&image->ram, &image->counts, header,
+                                  table->data, table->len, errp);
     if (ret < 0) {
         return ret;
+    }
+    if (!snap_layout_init(&image->layout, &image->ram, NULL)) {
+        part_corrupt(SNAP_PART_BLOCK_TABLE, errp);
+        return -EBADMSG;
     }
     for (unsigned i = 0; i < SNAP_PART__MAX; i++) {
         if (header->parts[i].length &&
@@ -77,7 +86,7 @@ SnapImage *coroutine_fn snap_image_open(BlockBackend *blk, Error **errp)
     if (read_header(image, errp) < 0 || read_block_table(image, errp) < 0) {
         return NULL;
     }
-    trace_snap_image_open(image->layout.nb_blocks, image->layout.nb_pages);
+    trace_snap_image_open(image->ram.nb_blocks, image->ram.nb_pages);
     return g_steal_pointer(&image);
 }
 
@@ -93,13 +102,20 @@ void snap_image_close(SnapImage *image)
 {
     if (image) {
         snap_layout_destroy(&image->layout);
+        snap_ram_blocks_destroy(&image->ram);
+        g_free(image->counts);
         g_free(image);
     }
 }
 
-static void part_corrupt(SnapPart part, Error **errp)
+uint64_t snap_image_stored_pages(const SnapImage *image)
 {
-    error_setg(errp, "The snapshot's %s is corrupt", snap_part_name(part));
+    uint64_t stored = 0;
+
+    for (unsigned i = 0; i < image->ram.nb_blocks; i++) {
+        stored += image->counts[i].stored;
+    }
+    return stored;
 }
 
 static int coroutine_fn read_at(SnapImage *image, SnapPart part,
@@ -265,7 +281,7 @@ int coroutine_fn snap_image_sound_arrivals(SnapImage *image, uint64_t *nb,
         uint64_t page;
         int ret = snap_table_get(arrivals, *nb, &page, errp);
 
-        if (!ret && page >= image->layout.nb_pages) {
+        if (!ret && page >= image->ram.nb_pages) {
             part_corrupt(SNAP_PART_ARRIVALS, errp);
             ret = -EBADMSG;
         }

@@ -29,9 +29,9 @@ void snap_ram_source_destroy(SnapRAMSource *source)
 static int coroutine_fn read_entries(SnapRAMSource *source, SnapRAMRead *read,
                                      unsigned *end_stored, Error **errp)
 {
-    const SnapLayout *layout = &source->image->layout;
-    uint64_t first = snap_layout_page(layout, &layout->blocks[read->run.block],
-                                      read->run.offset);
+    const SnapRAMBlocks *ram = &source->image->ram;
+    uint64_t first = snap_ram_page(ram, &ram->blocks[read->run.block],
+                                   read->run.offset);
 
     read->first_stored = read->nb_pages;
     *end_stored = 0;
@@ -53,14 +53,15 @@ static int coroutine_fn read_entries(SnapRAMSource *source, SnapRAMRead *read,
 int coroutine_fn snap_ram_read_start(SnapRAMSource *source, SnapRAMRead *read,
                                      const SnapRAMRun *run, Error **errp)
 {
-    const SnapLayout *layout = &source->image->layout;
-    const SnapRAMBlock *block = &layout->blocks[run->block];
+    const SnapRAMBlocks *ram = &source->image->ram;
+    const SnapRAMBlock *block = &ram->blocks[run->block];
+    uint64_t first = snap_ram_page(ram, block, run->offset);
     unsigned end_stored;
     int ret;
 
     assert(!read->buffer);
     read->run = *run;
-    read->nb_pages = run->length >> layout->page_bits;
+    read->nb_pages = run->length >> ram->page_bits;
     read->entries = g_renew(uint64_t, read->entries, read->nb_pages);
     ret = read_entries(source, read, &end_stored, errp);
     if (ret < 0) {
@@ -70,10 +71,11 @@ int coroutine_fn snap_ram_read_start(SnapRAMSource *source, SnapRAMRead *read,
         unsigned nb = end_stored - read->first_stored;
 
         read->buffer = snap_io_window_get(source->window);
-        read->buffer->offset = block->offset + run->offset +
-            ((uint64_t)read->first_stored << layout->page_bits);
+        read->buffer->offset =
+            snap_layout_page_offset(&source->image->layout, block,
+                                    first + read->first_stored);
         snap_io_window_read(source->window, read->buffer,
-                            (size_t)nb << layout->page_bits);
+                            (size_t)nb << ram->page_bits);
     }
     return 0;
 }
@@ -83,7 +85,7 @@ static bool is_right(const SnapImage *image, uint64_t entry,
                      const uint8_t *data)
 {
     return !image->verify_pages ||
-           snap_page_entry(data, snap_layout_page_size(&image->layout)) ==
+           snap_page_entry(data, snap_ram_page_size(&image->ram)) ==
            entry;
 }
 
@@ -91,7 +93,7 @@ static bool is_right(const SnapImage *image, uint64_t entry,
 static unsigned verify(const SnapRAMSource *source, const SnapRAMRead *read,
                        const uint8_t *data, unsigned *first_corrupt)
 {
-    size_t page_size = snap_layout_page_size(&source->image->layout);
+    size_t page_size = snap_ram_page_size(&source->image->ram);
     unsigned nb_corrupt = 0;
 
     for (unsigned i = read->first_stored; i < read->nb_pages; i++) {
@@ -109,8 +111,8 @@ static int coroutine_fn wait_data(SnapRAMSource *source, SnapRAMRead *read,
                                   const uint8_t **data, unsigned *nb_corrupt,
                                   Error **errp)
 {
-    const SnapLayout *layout = &source->image->layout;
-    const char *block_name = layout->blocks[read->run.block].name;
+    const SnapRAMBlocks *ram = &source->image->ram;
+    const char *block_name = ram->blocks[read->run.block].name;
     unsigned first_corrupt = 0;
     int ret;
 
@@ -122,12 +124,12 @@ static int coroutine_fn wait_data(SnapRAMSource *source, SnapRAMRead *read,
         return ret;
     }
     *data = read->buffer->data -
-            ((size_t)read->first_stored << layout->page_bits);
+            ((size_t)read->first_stored << ram->page_bits);
     *nb_corrupt = verify(source, read, *data, &first_corrupt);
     if (*nb_corrupt) {
         error_setg(errp, "The snapshot is corrupt: RAM block '%s', page at "
                    "offset 0x%" PRIx64, block_name, read->run.offset +
-                   ((uint64_t)first_corrupt << layout->page_bits));
+                   ((uint64_t)first_corrupt << ram->page_bits));
         return -EBADMSG;
     }
     return 0;

@@ -39,14 +39,14 @@ struct SnapRAMReader {
 static int coroutine_fn plan_all(void *opaque, SnapRAMRun *run, Error **errp)
 {
     SnapRAMReader *r = opaque;
-    const SnapLayout *layout = &r->source.image->layout;
+    const SnapRAMBlocks *ram = &r->source.image->ram;
 
-    if (r->next_block == layout->nb_blocks) {
+    if (r->next_block == ram->nb_blocks) {
         return 0;
     }
     *run = (SnapRAMRun) {
         .block = r->next_block,
-        .length = layout->blocks[r->next_block].length,
+        .length = ram->blocks[r->next_block].length,
     };
     r->next_block++;
     return 1;

@@ -41,7 +41,8 @@ typedef struct OpenBuffer {
 
 struct SnapRAMWriter {
     /* constant */
-    SnapLayout *layout;
+    const SnapLayout *layout;
+    const SnapRAMBlocks *ram;
     SnapTable *page_table;
     SnapTable *arrivals;        /* NULL if the order means nothing */
     SnapIOWindow *window;
@@ -78,26 +79,28 @@ static unsigned fill_unit(BlockBackend *blk, unsigned page_bits)
     return MAX(unit >> page_bits, 1);
 }
 
-SnapRAMWriter *snap_ram_writer_new(BlockBackend *blk, SnapLayout *layout,
+SnapRAMWriter *snap_ram_writer_new(BlockBackend *blk, const SnapLayout *layout,
                                    SnapTable *page_table, SnapTable *arrivals,
                                    Error **errp)
 {
     SnapRAMWriter *w = g_new0(SnapRAMWriter, 1);
+    const SnapRAMBlocks *ram = layout->ram;
 
     w->layout = layout;
+    w->ram = ram;
     w->page_table = page_table;
     w->arrivals = arrivals;
     w->window = snap_io_window_new(blk, NB_BUFFERS, BUFFER_SIZE);
     qemu_co_mutex_init(&w->lock);
     qemu_co_queue_init(&w->released);
-    w->fill_pages = fill_unit(blk, layout->page_bits);
-    if (layout->nb_pages <= LONG_MAX) {
-        w->seen = bitmap_try_new(layout->nb_pages);
-        w->stored = bitmap_try_new(layout->nb_pages);
+    w->fill_pages = fill_unit(blk, ram->page_bits);
+    if (ram->nb_pages <= LONG_MAX) {
+        w->seen = bitmap_try_new(ram->nb_pages);
+        w->stored = bitmap_try_new(ram->nb_pages);
     }
     if (!w->seen || !w->stored) {
         error_setg(errp, "Not enough memory for the bitmaps of %" PRIu64
-                   " pages", layout->nb_pages);
+                   " pages", ram->nb_pages);
         snap_ram_writer_free(w);
         return NULL;
     }
@@ -160,7 +163,7 @@ static void coroutine_fn submit(SnapRAMWriter *w, OpenBuffer *open)
 {
     g_autofree SnapExtent *extents = g_new(SnapExtent, MAX_BUFFER_PAGES);
     DECLARE_BITMAP(stored, MAX_BUFFER_PAGES);
-    unsigned page_bits = w->layout->page_bits;
+    unsigned page_bits = w->ram->page_bits;
     unsigned nb_extents;
 
     bitmap_zero(stored, MAX_BUFFER_PAGES);
@@ -217,20 +220,21 @@ static OpenBuffer *victim(SnapRAMWriter *w)
 static void coroutine_fn reopen(SnapRAMWriter *w, OpenBuffer *open,
                                 uint64_t page)
 {
-    const SnapRAMBlock *block = snap_layout_block_of(w->layout, page);
-    uint64_t offset = QEMU_ALIGN_DOWN(snap_layout_offset(w->layout, block,
-                                                         page), BUFFER_SIZE);
-    uint64_t in_block = offset - block->offset;
+    const SnapRAMBlock *block = snap_ram_block_of(w->ram, page);
+    unsigned page_bits = w->ram->page_bits;
+    /* Blocks start at multiples of BUFFER_SIZE. */
+    uint64_t in_block = QEMU_ALIGN_DOWN((page - block->first_page) << page_bits,
+                                        BUFFER_SIZE);
     SnapIOBuffer *buffer;
 
     if (open->buffer) {
         submit(w, open);
     }
     buffer = snap_io_window_get(w->window);
-    buffer->offset = offset;
-    open->first_page = snap_layout_page(w->layout, block, in_block);
-    open->nb_pages = MIN(block->length - in_block, BUFFER_SIZE) >>
-                     w->layout->page_bits;
+    open->first_page = snap_ram_page(w->ram, block, in_block);
+    open->nb_pages = MIN(block->length - in_block, BUFFER_SIZE) >> page_bits;
+    buffer->offset = snap_layout_page_offset(w->layout, block,
+                                             open->first_page);
     bitmap_zero(open->present, MAX_BUFFER_PAGES);
     open->buffer = buffer;
 }
@@ -267,7 +271,7 @@ static uint8_t *page_data(const SnapRAMWriter *w, const OpenBuffer *open,
                           uint64_t page)
 {
     return open->buffer->data +
-           ((page - open->first_page) << w->layout->page_bits);
+           ((page - open->first_page) << w->ram->page_bits);
 }
 
 void *coroutine_fn snap_ram_writer_reserve(SnapRAMWriter *w, uint64_t page,
@@ -287,7 +291,7 @@ unsigned coroutine_fn snap_ram_writer_reserve_several(SnapRAMWriter *w,
                                                       unsigned nb_pages,
                                                       QEMUIOVector *qiov)
 {
-    size_t page_size = snap_layout_page_size(w->layout);
+    size_t page_size = snap_ram_page_size(w->ram);
     OpenBuffer *open = open_buffer(w, pages[0]);
     unsigned i = 0;
 
@@ -308,7 +312,7 @@ unsigned coroutine_fn snap_ram_writer_reserve_several(SnapRAMWriter *w,
 /* The page that the sweep comes to next; after the last one it wraps around. */
 static uint64_t next_missing(const SnapRAMWriter *w)
 {
-    uint64_t nb_pages = w->layout->nb_pages;
+    uint64_t nb_pages = w->ram->nb_pages;
     uint64_t next = find_next_zero_bit(w->seen, nb_pages, w->expected);
 
     return next < nb_pages ? next : find_first_zero_bit(w->seen, nb_pages);
@@ -335,30 +339,23 @@ static int coroutine_fn note_arrival(SnapRAMWriter *w, uint64_t page,
             w->arrivals_truncated = true;
         }
     }
-    w->expected = page + 1 < w->layout->nb_pages ? page + 1 : 0;
+    w->expected = page + 1 < w->ram->nb_pages ? page + 1 : 0;
     return ret;
 }
 
-/* Count a page, with or without data. */
-static int coroutine_fn count_page(SnapRAMWriter *w, uint64_t page,
-                                   bool has_data, Error **errp)
+/* Note what a page is, with or without data. */
+static int coroutine_fn note_page(SnapRAMWriter *w, uint64_t page,
+                                  bool has_data, Error **errp)
 {
-    SnapRAMBlock *block = snap_layout_block_of(w->layout, page);
     int ret = 0;
 
     if (test_bit(page, w->seen)) {
-        bool had_data = test_bit(page, w->stored);
-
         w->repeated = true;
-        block->stored_pages -= had_data;
-        block->zero_pages -= !had_data;
     } else {
         ret = note_arrival(w, page, errp);
         set_bit(page, w->seen);
         w->nb_seen++;
     }
-    block->stored_pages += has_data;
-    block->zero_pages += !has_data;
     if (has_data) {
         set_bit(page, w->stored);
     } else {
@@ -367,14 +364,14 @@ static int coroutine_fn count_page(SnapRAMWriter *w, uint64_t page,
     return ret;
 }
 
-/* Record a page in the table, count it, and check earlier writes. */
+/* Record a page in the table, and check earlier writes. */
 static int coroutine_fn record_page(SnapRAMWriter *w, uint64_t page,
                                     uint64_t entry, Error **errp)
 {
     int ret = snap_table_set(w->page_table, page, entry, errp);
 
     if (!ret) {
-        ret = count_page(w, page, entry != SNAP_PAGE_ZERO, errp);
+        ret = note_page(w, page, entry != SNAP_PAGE_ZERO, errp);
     }
     return ret < 0 ? ret : write_status(w, errp);
 }
@@ -402,7 +399,7 @@ void coroutine_fn snap_ram_writer_cancel(SnapRAMWriter *w, uint64_t page)
 static int coroutine_fn commit_page(SnapRAMWriter *w, OpenBuffer *open,
                                     uint64_t page, Error **errp)
 {
-    size_t page_size = snap_layout_page_size(w->layout);
+    size_t page_size = snap_ram_page_size(w->ram);
     const uint8_t *data = page_data(w, open, page);
 
     set_bit(page - open->first_page, open->present);
@@ -447,7 +444,7 @@ int coroutine_fn snap_ram_writer_add_zero(SnapRAMWriter *w, uint64_t page,
         unsigned nb_pages = 1;
         void *room = snap_ram_writer_reserve(w, page, &nb_pages);
 
-        memset(room, 0, snap_layout_page_size(w->layout));
+        memset(room, 0, snap_ram_page_size(w->ram));
         return snap_ram_writer_commit(w, page, nb_pages, errp);
     }
     return record_page(w, page, SNAP_PAGE_ZERO, errp);
@@ -477,7 +474,25 @@ void coroutine_fn snap_ram_writer_abort(SnapRAMWriter *w)
 
 uint64_t snap_ram_writer_missing(const SnapRAMWriter *w)
 {
-    return w->layout->nb_pages - w->nb_seen;
+    return w->ram->nb_pages - w->nb_seen;
+}
+
+SnapPageCounts *snap_ram_writer_counts(const SnapRAMWriter *w)
+{
+    SnapPageCounts *counts = g_new(SnapPageCounts, w->ram->nb_blocks);
+
+    for (unsigned i = 0; i < w->ram->nb_blocks; i++) {
+        const SnapRAMBlock *block = &w->ram->blocks[i];
+        uint64_t nb_pages = snap_ram_block_pages(w->ram, block);
+        uint64_t seen = bitmap_count_one_with_offset(w->seen, block->first_page,
+                                                     nb_pages);
+
+        counts[i].stored = bitmap_count_one_with_offset(w->stored,
+                                                        block->first_page,
+                                                        nb_pages);
+        counts[i].zero = seen - counts[i].stored;
+    }
+    return counts;
 }
 
 bool snap_ram_writer_repeated(const SnapRAMWriter *w)

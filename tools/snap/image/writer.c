@@ -52,7 +52,7 @@ static uint64_t part_align(uint64_t offset)
 
 static uint64_t arrivals_offset(const SnapLayout *layout)
 {
-    return layout->ram_end + snap_table_bytes(layout->nb_pages);
+    return layout->ram_end + snap_table_bytes(layout->ram->nb_pages);
 }
 
 static uint64_t devices_offset(const SnapLayout *layout)
@@ -84,14 +84,14 @@ SnapImageWriter *snap_image_writer_new(BlockBackend *blk,
     w->layout = layout;
     w->section = section;
     w->header = (SnapHeader) {
-        .page_bits = layout->page_bits,
-        .nb_blocks = layout->nb_blocks,
-        .nb_pages = layout->nb_pages,
+        .page_bits = layout->ram->page_bits,
+        .nb_blocks = layout->ram->nb_blocks,
+        .nb_pages = layout->ram->nb_pages,
     };
     qemu_uuid_generate(&w->header.uuid);
 
     w->page_table = new_table(w, SNAP_PART_PAGE_TABLE, layout->ram_end,
-                              layout->nb_pages, PAGE_TABLE_CHUNKS);
+                              layout->ram->nb_pages, PAGE_TABLE_CHUNKS);
     w->arrivals = new_table(w, SNAP_PART_ARRIVALS, arrivals_offset(layout),
                             SNAP_MAX_ARRIVALS, ARRIVAL_CHUNKS);
     w->chunk = blk_blockalign(blk, SNAP_DEVICE_CHUNK);
@@ -225,7 +225,7 @@ static int coroutine_fn write_tables(SnapImageWriter *w, Error **errp)
     if (ret < 0) {
         return ret;
     }
-    ret = snap_table_flush(w->page_table, w->layout->nb_pages, errp);
+    ret = snap_table_flush(w->page_table, w->layout->ram->nb_pages, errp);
     return ret < 0 ? ret : snap_table_flush(w->arrivals,
                                             w->header.nb_arrivals, errp);
 }
@@ -330,7 +330,7 @@ static int coroutine_fn write_parts(SnapImageWriter *w,
                                  w->devices_length);
     int ret;
 
-    snap_block_table_encode(w->layout, blocks);
+    snap_block_table_encode(w->layout->ram, info->counts, blocks);
     ret = reserve_vmdesc(w, info->vmdesc_length, &offset, errp);
     if (ret < 0) {
         return ret;

@@ -62,9 +62,9 @@ static void queue_init(Queue *queue, unsigned max_reading)
 static size_t largest_read(const SnapPageMap *map)
 {
     size_t largest = (size_t)SNAP_DEMAND_MAX_FAULT_AROUND <<
-                     map->layout->page_bits;
+                     map->ram->page_bits;
 
-    for (int i = 0; i < map->layout->nb_blocks; i++) {
+    for (int i = 0; i < map->ram->nb_blocks; i++) {
         uint64_t size = snap_host_pages_size(map->host_pages, i);
 
         if (size <= SNAP_DEMAND_MAX_READ) {
@@ -139,12 +139,12 @@ static Queue *queue_of(SnapDemand *d, SnapPushReason reason)
 static SnapFetch *fetch_new(SnapDemand *d, int block, uint64_t offset,
                             uint64_t length, SnapPushReason reason)
 {
-    const SnapLayout *layout = d->map->layout;
+    const SnapRAMBlocks *ram = d->map->ram;
     SnapFetch *fetch = g_new(SnapFetch, 1);
 
     *fetch = (SnapFetch) {
-        .first = snap_layout_page(layout, &layout->blocks[block], offset),
-        .nb_pages = length >> layout->page_bits,
+        .first = snap_ram_page(ram, &ram->blocks[block], offset),
+        .nb_pages = length >> ram->page_bits,
         .request_ns = d->last_ns,
         .run = {
             .block = block,
@@ -162,7 +162,7 @@ static void add_fault_around(SnapDemand *d, const SnapFetch *request)
 {
     const SnapRAMRun *run = &request->run;
     uint64_t wanted = (uint64_t)d->fault_around_pages <<
-                      d->map->layout->page_bits;
+                      d->map->ram->page_bits;
     uint64_t start = run->offset + run->length;
     uint64_t offset = start;
     uint64_t length;
@@ -170,7 +170,7 @@ static void add_fault_around(SnapDemand *d, const SnapFetch *request)
 
     wanted = ROUND_DOWN(wanted, run->length);
     if (!wanted ||
-        start >= d->map->layout->blocks[run->block].length ||
+        start >= d->map->ram->blocks[run->block].length ||
         !snap_page_map_next_unsent(d->map, run->block, &offset, &length) ||
         offset >= start + wanted) {
         return;

@@ -8,19 +8,19 @@
 #include "qemu/bitmap.h"
 #include "snap/postcopy/page-map.h"
 
-bool snap_page_map_init(SnapPageMap *map, const SnapLayout *layout,
+bool snap_page_map_init(SnapPageMap *map, const SnapRAMBlocks *ram,
                         const SnapHostPages *host_pages, Error **errp)
 {
     *map = (SnapPageMap) {
-        .layout = layout,
+        .ram = ram,
         .host_pages = host_pages,
-        .sent = bitmap_try_new(layout->nb_pages),
-        .planned = bitmap_try_new(layout->nb_pages),
-        .requested = bitmap_try_new(layout->nb_pages),
+        .sent = bitmap_try_new(ram->nb_pages),
+        .planned = bitmap_try_new(ram->nb_pages),
+        .requested = bitmap_try_new(ram->nb_pages),
     };
     if (!map->sent || !map->planned || !map->requested) {
         error_setg(errp, "Not enough memory for the map of %" PRIu64 " pages",
-                   layout->nb_pages);
+                   ram->nb_pages);
         snap_page_map_destroy(map);
         return false;
     }
@@ -37,11 +37,11 @@ void snap_page_map_destroy(SnapPageMap *map)
 uint64_t snap_page_map_host_page(const SnapPageMap *map, uint64_t page,
                                  uint64_t *nb_pages)
 {
-    const SnapRAMBlock *block = snap_layout_block_of(map->layout, page);
+    const SnapRAMBlock *block = snap_ram_block_of(map->ram, page);
     uint64_t in_block = page - block->first_page;
 
     *nb_pages = snap_host_pages_targets(map->host_pages,
-                                        block - map->layout->blocks);
+                                        block - map->ram->blocks);
     return block->first_page + ROUND_DOWN(in_block, *nb_pages);
 }
 
@@ -75,11 +75,11 @@ bool snap_page_map_request(SnapPageMap *map, uint64_t page)
 bool snap_page_map_next_unsent(const SnapPageMap *map, int block,
                                uint64_t *offset, uint64_t *length)
 {
-    const SnapRAMBlock *b = &map->layout->blocks[block];
+    const SnapRAMBlock *b = &map->ram->blocks[block];
     uint64_t targets = snap_host_pages_targets(map->host_pages, block);
-    unsigned page_bits = map->layout->page_bits;
-    uint64_t end = b->first_page + snap_layout_block_pages(map->layout, b);
-    uint64_t page = snap_layout_page(map->layout, b, *offset);
+    unsigned page_bits = map->ram->page_bits;
+    uint64_t end = b->first_page + snap_ram_block_pages(map->ram, b);
+    uint64_t page = snap_ram_page(map->ram, b, *offset);
 
     for (;;) {
         uint64_t first = find_next_zero_bit(map->planned, end, page);
@@ -105,8 +105,8 @@ bool snap_page_map_next_unsent(const SnapPageMap *map, int block,
 uint64_t snap_page_map_received(SnapPageMap *map, int block,
                                 const uint8_t *bitmap)
 {
-    const SnapRAMBlock *b = &map->layout->blocks[block];
-    uint64_t nb_pages = snap_layout_block_pages(map->layout, b);
+    const SnapRAMBlock *b = &map->ram->blocks[block];
+    uint64_t nb_pages = snap_ram_block_pages(map->ram, b);
     uint64_t nb_received = 0;
 
     for (uint64_t i = 0; i < nb_pages; i++) {

@@ -105,7 +105,7 @@ static bool open_preempt(SnapPostcopy *pc, Error **errp)
     if (!file) {
         return false;
     }
-    pc->preempt = snap_stream_writer_new(file, &pc->sender->image->layout,
+    pc->preempt = snap_stream_writer_new(file, &pc->sender->image->ram,
                                          &pc->sender->image->header.section);
     return true;
 }
@@ -138,7 +138,7 @@ snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
                   Error **errp)
 {
     SnapPostcopy *pc = g_new(SnapPostcopy, 1);
-    const SnapLayout *layout = &sender->image->layout;
+    const SnapRAMBlocks *ram = &sender->image->ram;
     SnapInput *input = snap_transport_input(transport);
 
     *pc = (SnapPostcopy) {
@@ -156,12 +156,12 @@ snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
     if (!input) {
         error_setg(errp, "Postcopy needs a return path, and nothing can be "
                    "read from the destination");
-    } else if (snap_host_pages_init(&pc->host_pages, layout,
+    } else if (snap_host_pages_init(&pc->host_pages, ram,
                                     options->host_pages, errp) &&
-               snap_page_map_init(&pc->map, layout, &pc->host_pages, errp) &&
+               snap_page_map_init(&pc->map, ram, &pc->host_pages, errp) &&
                (!options->preempt || open_preempt(pc, errp)) &&
                open_resumption(pc, errp)) {
-        pc->rp = snap_return_path_new(input, layout, &pc->host_pages);
+        pc->rp = snap_return_path_new(input, ram, &pc->host_pages);
         pc->pusher = snap_pusher_new(sender->image, &pc->map, transport,
                                      pc->writer, pc->preempt, &options->push,
                                      sender->stats, progress);
@@ -360,9 +360,9 @@ static bool sends_whole(const SnapPostcopy *pc, const SnapRAMPiece *piece)
 /* Mark the pages of a piece as sent: they must not be sent again. */
 static void note_precopied(SnapPostcopy *pc, const SnapRAMPiece *piece)
 {
-    const SnapLayout *layout = pc->map.layout;
-    uint64_t first = snap_layout_page(layout, &layout->blocks[piece->block],
-                                      piece->offset);
+    const SnapRAMBlocks *ram = pc->map.ram;
+    uint64_t first = snap_ram_page(ram, &ram->blocks[piece->block],
+                                   piece->offset);
     bool whole = sends_whole(pc, piece);
 
     for (unsigned i = 0; i < piece->nb_pages; i++) {
@@ -383,14 +383,14 @@ static bool is_wanted(const SnapPostcopy *pc, const SnapRAMPiece *piece)
 static bool ends_host_page(const SnapPostcopy *pc, const SnapRAMPiece *piece)
 {
     uint64_t end = piece->offset +
-                   ((uint64_t)piece->nb_pages << pc->map.layout->page_bits);
+                   ((uint64_t)piece->nb_pages << pc->map.ram->page_bits);
 
     return !(end & (snap_host_pages_size(&pc->host_pages, piece->block) - 1));
 }
 
 static uint64_t precopy_goal(const SnapPostcopy *pc)
 {
-    uint64_t stored = snap_layout_stored_pages(pc->map.layout);
+    uint64_t stored = snap_image_stored_pages(pc->sender->image);
 
     /* Not stored * percent: page counts of an image may be large. */
     return stored / 100 * pc->options->percent +
@@ -420,7 +420,7 @@ static int coroutine_fn send_precopy_pieces(SnapPostcopy *pc,
             return ret;
         }
         snap_progress_show(pc->progress, stats->stored_pages,
-                           snap_layout_stored_pages(pc->map.layout));
+                           snap_image_stored_pages(pc->sender->image));
     }
     pc->stats->sent[SNAP_PUSH_PRECOPY] = stats->stored_pages +
                                          stats->zero_pages;
@@ -454,7 +454,7 @@ static uint64_t coroutine_fn discard_block(SnapPostcopy *pc, int block)
     uint64_t total = 0;
     unsigned nb = 0;
 
-    while (offset < pc->map.layout->blocks[block].length &&
+    while (offset < pc->map.ram->blocks[block].length &&
            snap_page_map_next_unsent(&pc->map, block, &offset, &length)) {
         ranges[nb++] = (SnapStreamRange) { offset, length };
         offset += length;
@@ -480,7 +480,7 @@ static int coroutine_fn send_discards(SnapPostcopy *pc, Error **errp)
 {
     uint64_t total = 0;
 
-    for (int i = 0; i < pc->map.layout->nb_blocks; i++) {
+    for (int i = 0; i < pc->map.ram->nb_blocks; i++) {
         total += discard_block(pc, i);
     }
     if (!total) {
@@ -584,7 +584,7 @@ static int coroutine_fn resume_postcopy(SnapPostcopy *pc, Error **errp)
 {
     int ret = 0;
 
-    for (int i = 0; i < pc->map.layout->nb_blocks && !ret; i++) {
+    for (int i = 0; i < pc->map.ram->nb_blocks && !ret; i++) {
         ret = request_bitmap(pc, i, errp);
     }
     if (ret < 0) {

@@ -101,7 +101,7 @@ static int coroutine_fn list_get(SnapPushPlan *plan, uint64_t index,
     if (ret < 0) {
         return ret;
     }
-    if (*page >= plan->map->layout->nb_pages) {
+    if (*page >= plan->map->ram->nb_pages) {
         error_setg(errp, "The snapshot's arrival list is corrupt");
         return -EBADMSG;
     }
@@ -111,15 +111,15 @@ static int coroutine_fn list_get(SnapPushPlan *plan, uint64_t index,
 static void run_of_host_page(const SnapPushPlan *plan, uint64_t page,
                              SnapRAMRun *run)
 {
-    const SnapLayout *layout = plan->map->layout;
-    const SnapRAMBlock *block = snap_layout_block_of(layout, page);
+    const SnapRAMBlocks *ram = plan->map->ram;
+    const SnapRAMBlock *block = snap_ram_block_of(ram, page);
     uint64_t nb_pages;
     uint64_t first = snap_page_map_host_page(plan->map, page, &nb_pages);
 
     *run = (SnapRAMRun) {
-        .block = block - layout->blocks,
-        .offset = (first - block->first_page) << layout->page_bits,
-        .length = nb_pages << layout->page_bits,
+        .block = block - ram->blocks,
+        .offset = (first - block->first_page) << ram->page_bits,
+        .length = nb_pages << ram->page_bits,
         .reason = plan->reason,
     };
 }
@@ -128,13 +128,13 @@ static void run_of_host_page(const SnapPushPlan *plan, uint64_t page,
 static int coroutine_fn has_data(SnapPushPlan *plan, SnapRAMRun *run,
                                  bool *result, Error **errp)
 {
-    const SnapLayout *layout = plan->map->layout;
-    uint64_t first = snap_layout_page(layout, &layout->blocks[run->block],
-                                      run->offset);
+    const SnapRAMBlocks *ram = plan->map->ram;
+    uint64_t first = snap_ram_page(ram, &ram->blocks[run->block],
+                                   run->offset);
     uint64_t targets = snap_host_pages_targets(plan->map->host_pages,
                                                run->block);
 
-    run->length = targets << layout->page_bits;
+    run->length = targets << ram->page_bits;
     *result = false;
     for (uint64_t i = 0; i < targets && !*result; i++) {
         uint64_t entry;
@@ -162,14 +162,14 @@ static bool is_unsent(const SnapPushPlan *plan, const SnapRAMRun *run)
 static int coroutine_fn extend_run(SnapPushPlan *plan, SnapRAMRun *run,
                                    Error **errp)
 {
-    const SnapLayout *layout = plan->map->layout;
-    const SnapRAMBlock *block = &layout->blocks[run->block];
+    const SnapRAMBlocks *ram = plan->map->ram;
+    const SnapRAMBlock *block = &ram->blocks[run->block];
     int ret = 0;
 
     while (run->length < MAX_LIST_RUN &&
            run->offset + run->length < block->length) {
-        uint64_t next = snap_layout_page(layout, block,
-                                         run->offset + run->length);
+        uint64_t next = snap_ram_page(ram, block,
+                                      run->offset + run->length);
         uint64_t page;
         SnapRAMRun more;
 
@@ -190,7 +190,7 @@ static int coroutine_fn extend_run(SnapPushPlan *plan, SnapRAMRun *run,
 /* Add the pages that the sweep came to after an arrival, up to a sent one. */
 static void extend_arrival(const SnapPushPlan *plan, SnapRAMRun *run)
 {
-    uint64_t wanted = (uint64_t)ARRIVAL_PAGES << plan->map->layout->page_bits;
+    uint64_t wanted = (uint64_t)ARRIVAL_PAGES << plan->map->ram->page_bits;
     uint64_t offset = run->offset;
     uint64_t length;
 
@@ -246,9 +246,9 @@ static int coroutine_fn next_of_list(SnapPushPlan *plan, SnapRAMRun *run,
 static int coroutine_fn next_linear(SnapPushPlan *plan, SnapRAMRun *run,
                                     Error **errp)
 {
-    const SnapLayout *layout = plan->map->layout;
+    const SnapRAMBlocks *ram = plan->map->ram;
 
-    while (plan->block < layout->nb_blocks) {
+    while (plan->block < ram->nb_blocks) {
         uint64_t length;
         bool wanted = true;
 
@@ -275,7 +275,7 @@ static int coroutine_fn next_linear(SnapPushPlan *plan, SnapRAMRun *run,
                                            run->offset % MAX_LINEAR_RUN);
         }
         plan->offset += run->length;
-        if (plan->offset == layout->blocks[plan->block].length) {
+        if (plan->offset == ram->blocks[plan->block].length) {
             plan->block++;
             plan->offset = 0;
         }
@@ -300,12 +300,12 @@ static int coroutine_fn next_hint(SnapPushPlan *plan, SnapRAMRun *run)
 
 static void note_planned(SnapPushPlan *plan, const SnapRAMRun *run)
 {
-    const SnapLayout *layout = plan->map->layout;
+    const SnapRAMBlocks *ram = plan->map->ram;
 
-    snap_page_map_plan(plan->map, snap_layout_page(layout,
-                                                   &layout->blocks[run->block],
-                                                   run->offset),
-                       run->length >> layout->page_bits);
+    snap_page_map_plan(plan->map, snap_ram_page(ram,
+                                                &ram->blocks[run->block],
+                                                run->offset),
+                       run->length >> ram->page_bits);
 }
 
 int coroutine_fn snap_push_plan_next(void *opaque, SnapRAMRun *run,
@@ -337,14 +337,14 @@ int coroutine_fn snap_push_plan_next(void *opaque, SnapRAMRun *run,
 
 int coroutine_fn snap_push_plan_rest(SnapPushPlan *plan, Error **errp)
 {
-    const SnapLayout *layout = plan->map->layout;
+    const SnapRAMBlocks *ram = plan->map->ram;
 
     assert(!(plan->reasons & (1u << SNAP_PUSH_LINEAR)));
-    for (; plan->block < layout->nb_blocks; plan->block++, plan->offset = 0) {
+    for (; plan->block < ram->nb_blocks; plan->block++, plan->offset = 0) {
         SnapRAMRun run = { .block = plan->block };
         uint64_t length;
 
-        while (plan->offset < layout->blocks[plan->block].length &&
+        while (plan->offset < ram->blocks[plan->block].length &&
                snap_page_map_next_unsent(plan->map, plan->block, &plan->offset,
                                          &length)) {
             bool result;

@@ -83,7 +83,7 @@ SnapPusher *snap_pusher_new(SnapImage *image, SnapPageMap *map,
     p->options = *options;
     p->stats = stats;
     p->progress = progress;
-    p->nb_stored = snap_layout_stored_pages(&image->layout);
+    p->nb_stored = snap_image_stored_pages(image);
     p->demand = snap_demand_new(image, map, &stats->postcopy, wake, p);
     p->plan = snap_push_plan_new(image, map, options->reasons);
     p->prefetch = snap_prefetch_new(image, map, p->plan, wake, p);
@@ -144,10 +144,10 @@ bool snap_pusher_is_idle(const SnapPusher *p)
 
 static uint64_t first_page(const SnapPusher *p, const SnapRAMPiece *piece)
 {
-    const SnapLayout *layout = p->map->layout;
+    const SnapRAMBlocks *ram = p->map->ram;
 
-    return snap_layout_page(layout, &layout->blocks[piece->block],
-                            piece->offset);
+    return snap_ram_page(ram, &ram->blocks[piece->block],
+                         piece->offset);
 }
 
 /* Returns: whether it was a page with data */
@@ -366,7 +366,7 @@ static int coroutine_fn send_batch(SnapPusher *p, const SnapRAMPiece *piece,
     begin_section(p, p->writer);
     nb_stored = put_pages(p, p->writer, piece, pos,
                           snap_pacing_batch(&p->pacing), &p->host_page_left);
-    snap_pacing_sent(&p->pacing, nb_stored << p->map->layout->page_bits,
+    snap_pacing_sent(&p->pacing, nb_stored << p->map->ram->page_bits,
                      now_ns);
     snap_progress_show(p->progress, p->stats->stored_pages, p->nb_stored);
     return end_section(p, p->writer, errp);

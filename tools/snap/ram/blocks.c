@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Where RAM lies in a snapshot image
+ * The guest's RAM: its blocks, and the numbers of its pages
  */
 
 #include "qemu/osdep.h"
@@ -10,20 +10,19 @@
 #include "qapi/error.h"
 #include "snap/ram/blocks.h"
 
-void snap_layout_init(SnapLayout *layout, unsigned page_bits)
+void snap_ram_blocks_init(SnapRAMBlocks *ram, unsigned page_bits)
 {
     assert(page_bits >= SNAP_MIN_PAGE_BITS && page_bits <= SNAP_MAX_PAGE_BITS);
 
-    *layout = (SnapLayout) {
+    *ram = (SnapRAMBlocks) {
         .page_bits = page_bits,
-        .ram_end = SNAP_BLOCK_ALIGN,
     };
 }
 
-void snap_layout_destroy(SnapLayout *layout)
+void snap_ram_blocks_destroy(SnapRAMBlocks *ram)
 {
-    g_free(layout->blocks);
-    *layout = (SnapLayout) { };
+    g_free(ram->blocks);
+    *ram = (SnapRAMBlocks) { };
 }
 
 bool snap_name_is_printable(const char *name, size_t length)
@@ -36,24 +35,24 @@ bool snap_name_is_printable(const char *name, size_t length)
     return true;
 }
 
-static bool check_block(const SnapLayout *layout, const char *name,
+static bool check_block(const SnapRAMBlocks *ram, const char *name,
                         uint64_t length, uint64_t page_size, Error **errp)
 {
-    uint64_t target_page = snap_layout_page_size(layout);
+    uint64_t target_page = snap_ram_page_size(ram);
     size_t name_length = strlen(name);
 
     if (name_length == 0 || name_length > SNAP_BLOCK_NAME_MAX ||
         !snap_name_is_printable(name, name_length)) {
         error_setg(errp, "RAM block with an invalid name");
-    } else if (snap_layout_find(layout, name, 0) >= 0) {
+    } else if (snap_ram_blocks_find(ram, name, 0) >= 0) {
         error_setg(errp, "RAM block '%s' appears twice", name);
-    } else if (layout->nb_blocks == SNAP_MAX_BLOCKS) {
+    } else if (ram->nb_blocks == SNAP_MAX_BLOCKS) {
         error_setg(errp, "More than %d RAM blocks", SNAP_MAX_BLOCKS);
     } else if (length == 0 || !QEMU_IS_ALIGNED(length, target_page)) {
         error_setg(errp, "RAM block '%s' has a length of %" PRIu64 " bytes, "
                    "not a multiple of the target page size (%" PRIu64 ")",
                    name, length, target_page);
-    } else if (length > SNAP_MAX_RAM + SNAP_BLOCK_ALIGN - layout->ram_end) {
+    } else if (length > SNAP_MAX_RAM - (ram->nb_pages << ram->page_bits)) {
         error_setg(errp, "RAM block '%s' of %" PRIu64 " bytes exceeds the "
                    "limit of %" PRIu64 " bytes of RAM", name, length,
                    (uint64_t)SNAP_MAX_RAM);
@@ -66,70 +65,58 @@ static bool check_block(const SnapLayout *layout, const char *name,
     return false;
 }
 
-SnapRAMBlock *snap_layout_add(SnapLayout *layout, const char *name,
-                              uint64_t length, uint64_t page_size,
-                              Error **errp)
+const SnapRAMBlock *snap_ram_blocks_add(SnapRAMBlocks *ram, const char *name,
+                                        uint64_t length, uint64_t page_size,
+                                        Error **errp)
 {
     SnapRAMBlock *block;
 
-    if (!check_block(layout, name, length, page_size, errp)) {
+    if (!check_block(ram, name, length, page_size, errp)) {
         return NULL;
     }
 
-    layout->blocks = g_renew(SnapRAMBlock, layout->blocks,
-                             layout->nb_blocks + 1);
-    block = &layout->blocks[layout->nb_blocks++];
+    ram->blocks = g_renew(SnapRAMBlock, ram->blocks,
+                          ram->nb_blocks + 1);
+    block = &ram->blocks[ram->nb_blocks++];
     *block = (SnapRAMBlock) {
         .length = length,
         .page_size = page_size,
-        .offset = layout->ram_end,
-        .first_page = layout->nb_pages,
+        .first_page = ram->nb_pages,
     };
     pstrcpy(block->name, sizeof(block->name), name);
 
-    layout->nb_pages += snap_layout_block_pages(layout, block);
-    layout->ram_end = ROUND_UP(layout->ram_end + length, SNAP_BLOCK_ALIGN);
+    ram->nb_pages += snap_ram_block_pages(ram, block);
     return block;
 }
 
-int snap_layout_find(const SnapLayout *layout, const char *name, int hint)
+int snap_ram_blocks_find(const SnapRAMBlocks *ram, const char *name, int hint)
 {
-    if (hint >= 0 && hint < layout->nb_blocks &&
-        !strcmp(layout->blocks[hint].name, name)) {
+    if (hint >= 0 && hint < ram->nb_blocks &&
+        !strcmp(ram->blocks[hint].name, name)) {
         return hint;
     }
-    for (unsigned i = 0; i < layout->nb_blocks; i++) {
-        if (!strcmp(layout->blocks[i].name, name)) {
+    for (unsigned i = 0; i < ram->nb_blocks; i++) {
+        if (!strcmp(ram->blocks[i].name, name)) {
             return i;
         }
     }
     return -1;
 }
 
-SnapRAMBlock *snap_layout_block_of(const SnapLayout *layout, uint64_t page)
+const SnapRAMBlock *snap_ram_block_of(const SnapRAMBlocks *ram, uint64_t page)
 {
-    unsigned low = 0, high = layout->nb_blocks;
+    unsigned low = 0, high = ram->nb_blocks;
 
-    assert(page < layout->nb_pages);
+    assert(page < ram->nb_pages);
 
     while (high - low > 1) {
         unsigned mid = low + (high - low) / 2;
 
-        if (layout->blocks[mid].first_page <= page) {
+        if (ram->blocks[mid].first_page <= page) {
             low = mid;
         } else {
             high = mid;
         }
     }
-    return &layout->blocks[low];
-}
-
-uint64_t snap_layout_stored_pages(const SnapLayout *layout)
-{
-    uint64_t stored = 0;
-
-    for (unsigned i = 0; i < layout->nb_blocks; i++) {
-        stored += layout->blocks[i].stored_pages;
-    }
-    return stored;
+    return &ram->blocks[low];
 }

@@ -10,12 +10,12 @@
 #include "snap/ram/host-pages.h"
 #include "snap/trace.h"
 
-static int largest_block(const SnapLayout *layout)
+static int largest_block(const SnapRAMBlocks *ram)
 {
     int largest = 0;
 
-    for (int i = 1; i < layout->nb_blocks; i++) {
-        if (layout->blocks[i].length > layout->blocks[largest].length) {
+    for (int i = 1; i < ram->nb_blocks; i++) {
+        if (ram->blocks[i].length > ram->blocks[largest].length) {
             largest = i;
         }
     }
@@ -25,7 +25,7 @@ static int largest_block(const SnapLayout *layout)
 static bool check_size(const SnapHostPages *pages, int index, uint64_t size,
                        Error **errp)
 {
-    const SnapRAMBlock *block = &pages->layout->blocks[index];
+    const SnapRAMBlock *block = &pages->ram->blocks[index];
 
     if (!is_power_of_2(size) || ctz64(size) < pages->default_bits ||
         ctz64(size) > SNAP_MAX_HOST_PAGE_BITS || block->length & (size - 1)) {
@@ -43,11 +43,11 @@ static bool parse_option(const SnapHostPages *pages, const char *option,
 {
     const char *equals = strrchr(option, '=');
     g_autofree char *name = NULL;
-    int index = largest_block(pages->layout);
+    int index = largest_block(pages->ram);
 
     if (equals) {
         name = g_strndup(option, equals - option);
-        index = snap_layout_find(pages->layout, name, 0);
+        index = snap_ram_blocks_find(pages->ram, name, 0);
     }
     if (index < 0) {
         error_setg(errp, "The snapshot has no RAM block '%s'", name);
@@ -61,19 +61,19 @@ static bool parse_option(const SnapHostPages *pages, const char *option,
     return true;
 }
 
-bool snap_host_pages_init(SnapHostPages *pages, const SnapLayout *layout,
+bool snap_host_pages_init(SnapHostPages *pages, const SnapRAMBlocks *ram,
                           char *const *options, Error **errp)
 {
-    g_autofree uint64_t *sizes = g_new(uint64_t, layout->nb_blocks);
+    g_autofree uint64_t *sizes = g_new(uint64_t, ram->nb_blocks);
 
     *pages = (SnapHostPages) {
-        .layout = layout,
-        .bits = g_new(unsigned, layout->nb_blocks),
+        .ram = ram,
+        .bits = g_new(unsigned, ram->nb_blocks),
         .default_bits = MAX(ctz64(qemu_real_host_page_size()),
-                            layout->page_bits),
+                            ram->page_bits),
     };
-    for (int i = 0; i < layout->nb_blocks; i++) {
-        sizes[i] = layout->blocks[i].page_size ?:
+    for (int i = 0; i < ram->nb_blocks; i++) {
+        sizes[i] = ram->blocks[i].page_size ?:
                    UINT64_C(1) << pages->default_bits;
     }
     for (; options && *options; options++) {
@@ -81,7 +81,7 @@ bool snap_host_pages_init(SnapHostPages *pages, const SnapLayout *layout,
             goto fail;
         }
     }
-    for (int i = 0; i < layout->nb_blocks; i++) {
+    for (int i = 0; i < ram->nb_blocks; i++) {
         if (!check_size(pages, i, sizes[i], errp)) {
             goto fail;
         }
@@ -103,7 +103,7 @@ uint64_t snap_host_pages_summary(const SnapHostPages *pages)
 {
     uint64_t summary = 0;
 
-    for (int i = 0; i < pages->layout->nb_blocks; i++) {
+    for (int i = 0; i < pages->ram->nb_blocks; i++) {
         summary |= snap_host_pages_size(pages, i);
     }
     return summary;

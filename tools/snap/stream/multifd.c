@@ -97,36 +97,36 @@ bool snap_multifd_flushes_each_section(const char *machine)
            (major < 8 || (major == 8 && minor < 2));
 }
 
-unsigned snap_multifd_packet_pages(const SnapLayout *layout)
+unsigned snap_multifd_packet_pages(const SnapRAMBlocks *ram)
 {
-    return SNAP_MULTIFD_DATA_SIZE >> layout->page_bits;
+    return SNAP_MULTIFD_DATA_SIZE >> ram->page_bits;
 }
 
-size_t snap_multifd_head_size(const SnapLayout *layout)
+size_t snap_multifd_head_size(const SnapRAMBlocks *ram)
 {
-    return sizeof(Head) + sizeof(uint64_t) * snap_multifd_packet_pages(layout);
+    return sizeof(Head) + sizeof(uint64_t) * snap_multifd_packet_pages(ram);
 }
 
 void snap_multifd_encode(uint8_t *buf, const SnapMultifdPacket *packet,
-                         const SnapLayout *layout)
+                         const SnapRAMBlocks *ram)
 {
     unsigned nb_pages = packet->nb_normal + packet->nb_zero;
     Head *head = (Head *)buf;
 
-    assert(nb_pages <= snap_multifd_packet_pages(layout));
-    memset(buf, 0, snap_multifd_head_size(layout));
+    assert(nb_pages <= snap_multifd_packet_pages(ram));
+    memset(buf, 0, snap_multifd_head_size(ram));
     *head = (Head) {
         .magic = cpu_to_be32(MAGIC),
         .version = cpu_to_be32(VERSION),
         .flags = cpu_to_be32(packet->sync ? FLAG_SYNC : 0),
-        .pages_alloc = cpu_to_be32(snap_multifd_packet_pages(layout)),
+        .pages_alloc = cpu_to_be32(snap_multifd_packet_pages(ram)),
         .nb_normal = cpu_to_be32(packet->nb_normal),
-        .data_size = cpu_to_be32(packet->nb_normal << layout->page_bits),
+        .data_size = cpu_to_be32(packet->nb_normal << ram->page_bits),
         .number = cpu_to_be64(packet->number),
         .nb_zero = cpu_to_be32(packet->nb_zero),
     };
     if (nb_pages) {
-        g_strlcpy(head->block, layout->blocks[packet->block].name,
+        g_strlcpy(head->block, ram->blocks[packet->block].name,
                   sizeof(head->block));
     }
     for (unsigned i = 0; i < nb_pages; i++) {
@@ -136,9 +136,9 @@ void snap_multifd_encode(uint8_t *buf, const SnapMultifdPacket *packet,
 
 /* The counts of pages, which bound everything else. */
 static int decode_counts(const Head *head, SnapMultifdPacket *packet,
-                         const SnapLayout *layout, Error **errp)
+                         const SnapRAMBlocks *ram, Error **errp)
 {
-    unsigned max = snap_multifd_packet_pages(layout);
+    unsigned max = snap_multifd_packet_pages(ram);
     uint32_t nb_normal = be32_to_cpu(head->nb_normal);
     uint32_t nb_zero = be32_to_cpu(head->nb_zero);
 
@@ -149,7 +149,7 @@ static int decode_counts(const Head *head, SnapMultifdPacket *packet,
     }
     /* QEMU before 9.0 fills this in even if there is no data. */
     if (nb_normal &&
-        be32_to_cpu(head->data_size) != nb_normal << layout->page_bits) {
+        be32_to_cpu(head->data_size) != nb_normal << ram->page_bits) {
         error_setg(errp, "multifd packet of %u pages has %u bytes of data",
                    nb_normal, be32_to_cpu(head->data_size));
         return -EINVAL;
@@ -160,18 +160,18 @@ static int decode_counts(const Head *head, SnapMultifdPacket *packet,
 }
 
 static int decode_pages(const Head *head, SnapMultifdPacket *packet,
-                        const SnapLayout *layout, Error **errp)
+                        const SnapRAMBlocks *ram, Error **errp)
 {
     char name[BLOCK_NAME_SIZE + 1] = { };
     const SnapRAMBlock *block;
 
     memcpy(name, head->block, BLOCK_NAME_SIZE);
-    packet->block = snap_layout_find(layout, name, -1);
+    packet->block = snap_ram_blocks_find(ram, name, -1);
     if (packet->block < 0) {
         error_setg(errp, "multifd packet of an unknown RAM block");
         return -EINVAL;
     }
-    block = &layout->blocks[packet->block];
+    block = &ram->blocks[packet->block];
     for (unsigned i = 0; i < packet->nb_normal + packet->nb_zero; i++) {
         uint64_t offset = be64_to_cpu(head->offsets[i]);
 
@@ -180,7 +180,7 @@ static int decode_pages(const Head *head, SnapMultifdPacket *packet,
                        "block '%s'", offset, block->name);
             return -EINVAL;
         }
-        if (offset & (snap_layout_page_size(layout) - 1)) {
+        if (offset & (snap_ram_page_size(ram) - 1)) {
             error_setg(errp, "Page at offset 0x%" PRIx64 " of RAM block '%s' "
                        "is unaligned", offset, block->name);
             return -EINVAL;
@@ -191,7 +191,7 @@ static int decode_pages(const Head *head, SnapMultifdPacket *packet,
 }
 
 int snap_multifd_decode(const uint8_t *buf, SnapMultifdPacket *packet,
-                        const SnapLayout *layout, Error **errp)
+                        const SnapRAMBlocks *ram, Error **errp)
 {
     const Head *head = (const Head *)buf;
     uint32_t flags = be32_to_cpu(head->flags);
@@ -217,9 +217,9 @@ int snap_multifd_decode(const uint8_t *buf, SnapMultifdPacket *packet,
     packet->sync = flags & FLAG_SYNC;
     packet->number = be64_to_cpu(head->number);
     packet->block = -1;
-    ret = decode_counts(head, packet, layout, errp);
+    ret = decode_counts(head, packet, ram, errp);
     if (!ret && packet->nb_normal + packet->nb_zero) {
-        ret = decode_pages(head, packet, layout, errp);
+        ret = decode_pages(head, packet, ram, errp);
     }
     trace_snap_multifd_packet(packet->number, packet->sync, packet->block,
                               packet->nb_normal, packet->nb_zero);

@@ -65,7 +65,7 @@ struct SnapStreamReader {
     unsigned page_bits;
     GByteArray *configuration;
     SnapRAMSection section;
-    SnapLayout layout;
+    SnapRAMBlocks ram;
     GHashTable *iterable;   /* ids of iterable sections other than RAM */
     bool return_path;
     bool multifd_flush;
@@ -131,13 +131,13 @@ void snap_stream_reader_free(SnapStreamReader *r)
     g_byte_array_unref(r->buffered);
     g_byte_array_unref(r->replay);
     g_byte_array_unref(r->description);
-    snap_layout_destroy(&r->layout);
+    snap_ram_blocks_destroy(&r->ram);
     g_free(r);
 }
 
-SnapLayout *snap_stream_layout(SnapStreamReader *r)
+const SnapRAMBlocks *snap_stream_ram(const SnapStreamReader *r)
 {
-    return &r->layout;
+    return &r->ram;
 }
 
 const SnapRAMSection *snap_stream_ram_section(const SnapStreamReader *r)
@@ -455,7 +455,7 @@ static int coroutine_fn parse_blocks(SnapStreamReader *r, uint64_t total,
         if (ret < 0) {
             return ret;
         }
-        if (!snap_layout_add(&r->layout, name, length, page_size, errp)) {
+        if (!snap_ram_blocks_add(&r->ram, name, length, page_size, errp)) {
             return -EINVAL;
         }
         trace_snap_stream_block(name, length, page_size);
@@ -514,7 +514,7 @@ static int coroutine_fn parse_ram_start(SnapStreamReader *r, uint32_t id,
     }
 
     r->context = "RAM's START section";
-    snap_layout_init(&r->layout, r->page_bits);
+    snap_ram_blocks_init(&r->ram, r->page_bits);
     word = snap_input_get_be64(r->input);
     ret = check_input(r, errp);
     if (ret < 0) {
@@ -528,7 +528,7 @@ static int coroutine_fn parse_ram_start(SnapStreamReader *r, uint32_t id,
     if (ret < 0) {
         return ret;
     }
-    if (!r->layout.nb_blocks) {
+    if (!r->ram.nb_blocks) {
         error_setg(errp, "The migration stream has no RAM");
         return -EINVAL;
     }
@@ -581,7 +581,7 @@ static int coroutine_fn parse_record_block(SnapStreamReader *r, uint64_t flags,
         if (ret < 0) {
             return ret;
         }
-        r->block = snap_layout_find(&r->layout, name, r->block);
+        r->block = snap_ram_blocks_find(&r->ram, name, r->block);
         if (r->block < 0) {
             error_setg(errp, "Page of an unknown RAM block '%s' in the "
                        "migration stream", name);
@@ -592,9 +592,9 @@ static int coroutine_fn parse_record_block(SnapStreamReader *r, uint64_t flags,
                    "named before");
         return -EINVAL;
     }
-    if (offset >= r->layout.blocks[r->block].length) {
+    if (offset >= r->ram.blocks[r->block].length) {
         error_setg(errp, "Page at offset 0x%" PRIx64 " lies outside RAM block "
-                   "'%s'", offset, r->layout.blocks[r->block].name);
+                   "'%s'", offset, r->ram.blocks[r->block].name);
         return -EINVAL;
     }
     return 0;
@@ -604,7 +604,7 @@ static int coroutine_fn parse_record_block(SnapStreamReader *r, uint64_t flags,
 static int coroutine_fn parse_record(SnapStreamReader *r, SnapEvent *event,
                                      Error **errp)
 {
-    uint64_t mask = snap_layout_page_size(&r->layout) - 1;
+    uint64_t mask = snap_ram_page_size(&r->ram) - 1;
     uint64_t word = snap_input_get_be64(r->input);
     uint64_t flags = word & mask;
     int ret = check_input(r, errp);
@@ -659,7 +659,7 @@ static unsigned expect_pages(const SnapStreamReader *r, uint8_t *buf,
                              unsigned nb_pages, uint64_t *heads,
                              struct iovec *iov)
 {
-    size_t page_size = snap_layout_page_size(&r->layout);
+    size_t page_size = snap_ram_page_size(&r->ram);
     unsigned n = 0;
 
     for (unsigned i = 0; i < nb_pages; i++) {
@@ -675,7 +675,7 @@ static unsigned expect_pages(const SnapStreamReader *r, uint8_t *buf,
 static unsigned count_pages(const SnapStreamReader *r, const uint64_t *heads,
                             unsigned nb_pages, size_t bytes)
 {
-    size_t page_size = snap_layout_page_size(&r->layout);
+    size_t page_size = snap_ram_page_size(&r->ram);
     size_t pos = page_size;
     unsigned i;
 
@@ -695,11 +695,11 @@ static unsigned count_pages(const SnapStreamReader *r, const uint64_t *heads,
 int coroutine_fn snap_stream_read_pages(SnapStreamReader *r, void *buf,
                                         unsigned *nb_pages, Error **errp)
 {
-    size_t page_size = snap_layout_page_size(&r->layout);
-    uint64_t left = (r->layout.blocks[r->block].length - r->offset) >>
-                    r->layout.page_bits;
+    size_t page_size = snap_ram_page_size(&r->ram);
+    uint64_t left = (r->ram.blocks[r->block].length - r->offset) >>
+                    r->ram.page_bits;
     unsigned max = MIN(MIN(*nb_pages, left), MAX_PAGES_AHEAD >>
-                       (r->layout.page_bits - SNAP_MIN_PAGE_BITS));
+                       (r->ram.page_bits - SNAP_MIN_PAGE_BITS));
     uint64_t heads[MAX_PAGES_AHEAD];
     struct iovec iov[2 * MAX_PAGES_AHEAD];
     unsigned niov;

@@ -22,21 +22,21 @@
 struct SnapReturnPath {
     /* constant */
     SnapInput *input;
-    const SnapLayout *layout;
+    const SnapRAMBlocks *ram;
     const SnapHostPages *host_pages;
 
     /* block of the request before, or NO_BLOCK */
     int last_block;
 };
 
-SnapReturnPath *snap_return_path_new(SnapInput *input, const SnapLayout *layout,
+SnapReturnPath *snap_return_path_new(SnapInput *input, const SnapRAMBlocks *ram,
                                      const SnapHostPages *host_pages)
 {
     SnapReturnPath *rp = g_new(SnapReturnPath, 1);
 
     *rp = (SnapReturnPath) {
         .input = input,
-        .layout = layout,
+        .ram = ram,
         .host_pages = host_pages,
         .last_block = NO_BLOCK,
     };
@@ -135,7 +135,7 @@ static int parse_block(SnapReturnPath *rp, const uint8_t *buf, size_t length,
         return -EINVAL;
     }
     name = g_strndup((const char *)buf + 1, buf[0]);
-    block = snap_layout_find(rp->layout, name, MAX(rp->last_block, 0));
+    block = snap_ram_blocks_find(rp->ram, name, MAX(rp->last_block, 0));
     if (block < 0) {
         g_autofree char *escaped = g_strescape(name, NULL);
 
@@ -175,7 +175,7 @@ static int parse_request(SnapReturnPath *rp, unsigned type, const uint8_t *buf,
     event->offset = ldq_be_p(buf);
     event->length = (uint32_t)ldl_be_p(buf + 8);
 
-    block = &rp->layout->blocks[event->block];
+    block = &rp->ram->blocks[event->block];
     host_page = snap_host_pages_size(rp->host_pages, event->block);
     if (!event->length || event->offset >= block->length ||
         event->length > block->length - event->offset) {
@@ -198,8 +198,8 @@ static int parse_request(SnapReturnPath *rp, unsigned type, const uint8_t *buf,
 static int coroutine_fn read_bitmap(SnapReturnPath *rp, SnapReturnEvent *event,
                                     Error **errp)
 {
-    const SnapRAMBlock *block = &rp->layout->blocks[event->block];
-    uint64_t nb_pages = snap_layout_block_pages(rp->layout, block);
+    const SnapRAMBlock *block = &rp->ram->blocks[event->block];
+    uint64_t nb_pages = snap_ram_block_pages(rp->ram, block);
     uint64_t expected = ROUND_UP(DIV_ROUND_UP(nb_pages, 8), 8);
     uint64_t size = snap_input_get_be64(rp->input);
     g_autofree uint8_t *bitmap = NULL;

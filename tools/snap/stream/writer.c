@@ -12,13 +12,13 @@
 #include "snap/stream/writer.h"
 #include "snap/trace.h"
 
-/* No block of the layout: the next record has to name its block. */
+/* No block: the next record has to name its block. */
 #define NO_BLOCK    (-1)
 
 struct SnapStreamWriter {
     /* constant */
     QEMUFile *file;
-    const SnapLayout *layout;
+    const SnapRAMBlocks *ram;
     SnapRAMSection section;
     bool multifd_flush;         /* START and END have a flush */
 
@@ -27,14 +27,14 @@ struct SnapStreamWriter {
 };
 
 SnapStreamWriter *snap_stream_writer_new(QEMUFile *file,
-                                         const SnapLayout *layout,
+                                         const SnapRAMBlocks *ram,
                                          const SnapRAMSection *section)
 {
     SnapStreamWriter *writer = g_new(SnapStreamWriter, 1);
 
     *writer = (SnapStreamWriter) {
         .file = file,
-        .layout = layout,
+        .ram = ram,
         .section = *section,
         .last_block = NO_BLOCK,
     };
@@ -91,21 +91,21 @@ static void coroutine_fn put_section_head(SnapStreamWriter *writer,
 void coroutine_fn snap_stream_put_ram_start(SnapStreamWriter *writer,
                                             const SnapHostPages *advised)
 {
-    const SnapLayout *layout = writer->layout;
+    const SnapRAMBlocks *ram = writer->ram;
     QEMUFile *file = writer->file;
     uint64_t total = 0;
     unsigned i;
 
-    for (i = 0; i < layout->nb_blocks; i++) {
-        total += layout->blocks[i].length;
+    for (i = 0; i < ram->nb_blocks; i++) {
+        total += ram->blocks[i].length;
     }
-    trace_snap_stream_writer_ram_start(layout->nb_blocks, total);
+    trace_snap_stream_writer_ram_start(ram->nb_blocks, total);
 
     put_section_head(writer, QEMU_VM_SECTION_START);
     qemu_put_be64(file, total | RAM_SAVE_FLAG_MEM_SIZE);
-    for (i = 0; i < layout->nb_blocks; i++) {
-        put_counted_string(file, layout->blocks[i].name);
-        qemu_put_be64(file, layout->blocks[i].length);
+    for (i = 0; i < ram->nb_blocks; i++) {
+        put_counted_string(file, ram->blocks[i].name);
+        qemu_put_be64(file, ram->blocks[i].length);
         /*
          * migration/ram.c:parse_ramblock expects a page size only if
          * postcopy was advised in this stream, and then only for blocks whose
@@ -167,7 +167,7 @@ void coroutine_fn snap_stream_put_advise(SnapStreamWriter *writer,
     uint8_t data[16];
 
     stq_be_p(data, snap_host_pages_summary(host_pages));
-    stq_be_p(data + 8, snap_layout_page_size(writer->layout));
+    stq_be_p(data + 8, snap_ram_page_size(writer->ram));
     snap_stream_put_command(writer, SNAP_CMD_POSTCOPY_ADVISE, data,
                             sizeof(data));
 }
@@ -177,7 +177,7 @@ void coroutine_fn snap_stream_put_discard(SnapStreamWriter *writer, int block,
                                           const SnapStreamRange *ranges,
                                           unsigned nb_ranges)
 {
-    const char *name = writer->layout->blocks[block].name;
+    const char *name = writer->ram->blocks[block].name;
     g_autoptr(GByteArray) data = g_byte_array_new();
     uint8_t head[2] = { 0, strlen(name) };
 
@@ -207,7 +207,7 @@ void coroutine_fn snap_stream_begin_package(SnapStreamWriter *writer,
 void coroutine_fn snap_stream_put_recv_bitmap(SnapStreamWriter *writer,
                                               int block)
 {
-    const char *name = writer->layout->blocks[block].name;
+    const char *name = writer->ram->blocks[block].name;
     uint8_t data[1 + SNAP_BLOCK_NAME_MAX];
 
     data[0] = strlen(name);
@@ -223,13 +223,13 @@ void coroutine_fn snap_stream_put_end_of_records(SnapStreamWriter *writer)
 static void coroutine_fn put_record_head(SnapStreamWriter *writer, int block,
                                          uint64_t offset, uint64_t flags)
 {
-    const SnapLayout *layout = writer->layout;
+    const SnapRAMBlocks *ram = writer->ram;
     bool same_block = block == writer->last_block;
     uint8_t head[sizeof(uint64_t)];
 
-    assert(block >= 0 && block < layout->nb_blocks);
-    assert(offset < layout->blocks[block].length);
-    assert(!(offset & (snap_layout_page_size(layout) - 1)));
+    assert(block >= 0 && block < ram->nb_blocks);
+    assert(offset < ram->blocks[block].length);
+    assert(!(offset & (snap_ram_page_size(ram) - 1)));
 
     if (same_block) {
         flags |= RAM_SAVE_FLAG_CONTINUE;
@@ -238,7 +238,7 @@ static void coroutine_fn put_record_head(SnapStreamWriter *writer, int block,
     stq_be_p(head, offset | flags);
     qemu_put_buffer(writer->file, head, sizeof(head));
     if (!same_block) {
-        put_counted_string(writer->file, layout->blocks[block].name);
+        put_counted_string(writer->file, ram->blocks[block].name);
         writer->last_block = block;
     }
 }
@@ -248,7 +248,7 @@ void coroutine_fn snap_stream_put_page(SnapStreamWriter *writer, int block,
 {
     put_record_head(writer, block, offset, RAM_SAVE_FLAG_PAGE);
     qemu_put_buffer_async(writer->file, data,
-                          snap_layout_page_size(writer->layout), false);
+                          snap_ram_page_size(writer->ram), false);
 }
 
 void coroutine_fn snap_stream_put_zero_page(SnapStreamWriter *writer, int block,

@@ -45,7 +45,7 @@ typedef struct Channel {
 struct SnapMultifdReceiver {
     /* constant */
     SnapTransport *transport;
-    const SnapLayout *layout;
+    const SnapRAMBlocks *blocks;
     SnapRAMWriter *ram;
     Channel *channels;
     unsigned nb_channels;
@@ -65,13 +65,13 @@ struct SnapMultifdReceiver {
 
 SnapMultifdReceiver *snap_multifd_receiver_new(SnapTransport *transport,
                                                GPtrArray *channels,
-                                               const SnapLayout *layout,
+                                               const SnapRAMBlocks *blocks,
                                                SnapRAMWriter *ram)
 {
     SnapMultifdReceiver *r = g_new0(SnapMultifdReceiver, 1);
 
     r->transport = transport;
-    r->layout = layout;
+    r->blocks = blocks;
     r->ram = ram;
     r->nb_channels = channels->len;
     r->channels = g_new0(Channel, channels->len);
@@ -81,8 +81,8 @@ SnapMultifdReceiver *snap_multifd_receiver_new(SnapTransport *transport,
         c->receiver = r;
         c->ioc = g_ptr_array_index(channels, i);
         c->index = i;
-        c->head = g_malloc(snap_multifd_head_size(layout));
-        qemu_iovec_init(&c->qiov, snap_multifd_packet_pages(layout));
+        c->head = g_malloc(snap_multifd_head_size(blocks));
+        qemu_iovec_init(&c->qiov, snap_multifd_packet_pages(blocks));
     }
     /* None has started */
     r->nb_ended = r->nb_channels;
@@ -166,7 +166,7 @@ static void name_channel(const Channel *c, Error **errp)
 static int coroutine_fn read_head(Channel *c, Error **errp)
 {
     SnapMultifdReceiver *r = c->receiver;
-    size_t size = snap_multifd_head_size(r->layout);
+    size_t size = snap_multifd_head_size(r->blocks);
     size_t done = 0;
 
     while (done < size) {
@@ -229,12 +229,12 @@ static int check_late(const Channel *c, Error **errp)
 
 static int coroutine_fn receive_packet_pages(Channel *c, Error **errp)
 {
-    const SnapLayout *layout = c->receiver->layout;
+    const SnapRAMBlocks *blocks = c->receiver->blocks;
     const SnapMultifdPacket *packet = &c->packet;
 
     for (unsigned i = 0; i < packet->nb_normal + packet->nb_zero; i++) {
-        c->pages[i] = snap_layout_page(layout, &layout->blocks[packet->block],
-                                       packet->offsets[i]);
+        c->pages[i] = snap_ram_page(blocks, &blocks->blocks[packet->block],
+                                    packet->offsets[i]);
     }
     return receive_pages(c, errp) ?: receive_zero_pages(c, errp);
 }
@@ -246,7 +246,7 @@ static int coroutine_fn receive_packet(Channel *c, Error **errp)
     int ret = read_head(c, errp);
 
     if (ret > 0) {
-        ret = snap_multifd_decode(c->head, &c->packet, c->receiver->layout,
+        ret = snap_multifd_decode(c->head, &c->packet, c->receiver->blocks,
                                   errp) ?: 1;
     }
     if (ret > 0) {

@@ -54,16 +54,16 @@ struct SnapMultifdSender {
 static int coroutine_fn plan(void *opaque, SnapRAMRun *run, Error **errp)
 {
     SnapMultifdSender *m = opaque;
-    const SnapLayout *layout = &m->sender->image->layout;
+    const SnapRAMBlocks *ram = &m->sender->image->ram;
 
-    if (m->next.block == layout->nb_blocks) {
+    if (m->next.block == ram->nb_blocks) {
         return 0;
     }
     *run = m->next;
-    run->length = MIN(layout->blocks[run->block].length - run->offset,
+    run->length = MIN(ram->blocks[run->block].length - run->offset,
                       RUN_SIZE);
     m->next.offset += run->length;
-    if (m->next.offset == layout->blocks[run->block].length) {
+    if (m->next.offset == ram->blocks[run->block].length) {
         m->next.block++;
         m->next.offset = 0;
     }
@@ -81,8 +81,8 @@ static void channel_init(Channel *c, SnapMultifdSender *m, QIOChannel *ioc,
     c->ioc = ioc;
     c->index = index;
     c->reader = snap_ram_reader_new(image, piece_size, plan, m);
-    c->head = g_malloc(snap_multifd_head_size(&image->layout));
-    qemu_iovec_init(&c->qiov, 1 + snap_multifd_packet_pages(&image->layout));
+    c->head = g_malloc(snap_multifd_head_size(&image->ram));
+    qemu_iovec_init(&c->qiov, 1 + snap_multifd_packet_pages(&image->ram));
 }
 
 SnapMultifdSender *snap_multifd_sender_new(SnapSender *sender,
@@ -129,10 +129,10 @@ void snap_multifd_sender_free(SnapMultifdSender *m)
 /* Send the packet: its head, and the data that follows it in the vector. */
 static int coroutine_fn send_packet(Channel *c, Error **errp)
 {
-    const SnapLayout *layout = &c->multifd->sender->image->layout;
+    const SnapRAMBlocks *ram = &c->multifd->sender->image->ram;
 
     c->packet.number = c->multifd->nb_packets++;
-    snap_multifd_encode(c->head, &c->packet, layout);
+    snap_multifd_encode(c->head, &c->packet, ram);
     /* QEMUFile calls each error of a channel -EIO; so does this. */
     return qio_channel_writev_all(c->ioc, c->qiov.iov, c->qiov.niov,
                                   errp) < 0 ? -EPIPE : 0;
@@ -146,7 +146,7 @@ static void begin_packet(Channel *c, int block, bool sync)
     c->packet.nb_zero = 0;
     qemu_iovec_reset(&c->qiov);
     qemu_iovec_add(&c->qiov, c->head,
-                   snap_multifd_head_size(&c->multifd->sender->image->layout));
+                   snap_multifd_head_size(&c->multifd->sender->image->ram));
 }
 
 static int coroutine_fn send_sync(Channel *c, Error **errp)
@@ -157,7 +157,7 @@ static int coroutine_fn send_sync(Channel *c, Error **errp)
 
 static void add_page(Channel *c, const SnapRAMPiece *piece, unsigned i)
 {
-    unsigned page_bits = c->multifd->sender->image->layout.page_bits;
+    unsigned page_bits = c->multifd->sender->image->ram.page_bits;
     uint8_t *data = (uint8_t *)piece->data + ((size_t)i << page_bits);
     struct iovec *last = &c->qiov.iov[c->qiov.niov - 1];
 
@@ -175,7 +175,7 @@ static int coroutine_fn send_piece(Channel *c, const SnapRAMPiece *piece,
                                    Error **errp)
 {
     SnapSender *sender = c->multifd->sender;
-    unsigned max = snap_multifd_packet_pages(&sender->image->layout);
+    unsigned max = snap_multifd_packet_pages(&sender->image->ram);
     int ret = 0;
 
     begin_packet(c, piece->block, false);

@@ -45,7 +45,7 @@ bool coroutine_fn snap_send_page(SnapSender *s, const SnapRAMPiece *piece,
                                  unsigned i)
 {
     bool stored = snap_page_is_stored(piece->entries[i]);
-    size_t in_piece = (size_t)i << s->image->layout.page_bits;
+    size_t in_piece = (size_t)i << s->image->ram.page_bits;
     uint64_t offset = piece->offset + in_piece;
 
     if (stored) {
@@ -78,12 +78,12 @@ static int coroutine_fn send_zeroes(SnapSender *s, SnapTable *table, int block,
                                     uint64_t first, unsigned nb_pages,
                                     bool in_section, Error **errp)
 {
-    const SnapLayout *layout = &s->image->layout;
+    const SnapRAMBlocks *ram = &s->image->ram;
     bool open = in_section;
 
     for (uint64_t i = first; i < first + nb_pages; i++) {
         uint64_t entry;
-        int ret = snap_table_get(table, layout->blocks[block].first_page + i,
+        int ret = snap_table_get(table, ram->blocks[block].first_page + i,
                                  &entry, errp);
 
         if (ret < 0) {
@@ -96,7 +96,7 @@ static int coroutine_fn send_zeroes(SnapSender *s, SnapTable *table, int block,
             snap_stream_begin_ram(s->writer, false);
             open = true;
         }
-        snap_stream_put_zero_page(s->writer, block, i << layout->page_bits);
+        snap_stream_put_zero_page(s->writer, block, i << ram->page_bits);
         s->stats->zero_pages++;
     }
     if (open && !in_section) {
@@ -109,11 +109,11 @@ int coroutine_fn snap_send_zero_pages(SnapSender *s, bool in_section,
                                       Error **errp)
 {
     g_autoptr(SnapTable) table = snap_image_page_table(s->image, 1);
-    const SnapLayout *layout = &s->image->layout;
+    const SnapRAMBlocks *ram = &s->image->ram;
     int ret = 0;
 
-    for (unsigned i = 0; i < layout->nb_blocks && !ret; i++) {
-        uint64_t nb_pages = snap_layout_block_pages(layout, &layout->blocks[i]);
+    for (unsigned i = 0; i < ram->nb_blocks && !ret; i++) {
+        uint64_t nb_pages = snap_ram_block_pages(ram, &ram->blocks[i]);
 
         for (uint64_t first = 0; first < nb_pages && !ret;
              first += PAGES_AT_A_TIME) {

@@ -26,22 +26,23 @@ typedef struct InfoSectionList {
     unsigned nb;
 } InfoSectionList;
 
-static SnapInfoBlockList *info_blocks(const SnapLayout *layout)
+static SnapInfoBlockList *info_blocks(const SnapImage *image)
 {
     SnapInfoBlockList *list = NULL;
     SnapInfoBlockList **tail = &list;
 
-    for (unsigned i = 0; i < layout->nb_blocks; i++) {
-        const SnapRAMBlock *block = &layout->blocks[i];
+    for (unsigned i = 0; i < image->ram.nb_blocks; i++) {
+        const SnapRAMBlock *block = &image->ram.blocks[i];
+        const SnapPageCounts *counts = &image->counts[i];
         SnapInfoBlock *info = g_new(SnapInfoBlock, 1);
 
         *info = (SnapInfoBlock) {
             .name = g_strdup(block->name),
             .size = block->length,
-            .offset = block->offset,
+            .offset = image->layout.offsets[i],
             .page_size = block->page_size,
-            .stored = block->stored_pages << layout->page_bits,
-            .zero = block->zero_pages << layout->page_bits,
+            .stored = counts->stored << image->ram.page_bits,
+            .zero = counts->zero << image->ram.page_bits,
         };
         QAPI_LIST_APPEND(tail, info);
     }
@@ -195,7 +196,7 @@ SnapInfo *coroutine_fn snap_info(SnapImage *image, Error **errp)
 {
     g_autoptr(SnapInfo) info = info_new(&image->header);
 
-    info->ram_blocks = info_blocks(&image->layout);
+    info->ram_blocks = info_blocks(image);
     if (!info_add_machine(info, image, errp) ||
         !info_add_devices(info, image, errp) ||
         !info_add_working_set(info, image, errp) ||

@@ -287,7 +287,7 @@ static int coroutine_fn load(void *opaque, Error **errp)
     }
     l->image->verify_pages = !l->options->no_verify;
     l->writer = snap_stream_writer_new(snap_transport_output(l->transport),
-                                       &l->image->layout,
+                                       &l->image->ram,
                                        &l->image->header.section);
     l->sender = (SnapSender) {
         .image = l->image,

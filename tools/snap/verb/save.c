@@ -67,6 +67,7 @@ struct SnapSave {
     /* the way of the data; made when the stream has told the size of RAM */
     SnapStreamReader *reader;
     SnapBackpressure backpressure;
+    SnapLayout layout;
     SnapImageWriter *image;
     SnapRAMWriter *ram;
     SnapMultifdReceiver *multifd;   /* NULL where there is one channel */
@@ -114,6 +115,7 @@ static void save_destroy(void *opaque)
     timer_free(s->timer);
     snap_multifd_receiver_free(s->multifd);
     snap_ram_writer_free(s->ram);
+    snap_layout_destroy(&s->layout);
     snap_image_writer_free(s->image);
     if (s->options.at_exit) {
         snap_target_close_at_exit(s->target);
@@ -246,7 +248,7 @@ static void apply_backpressure(SnapSave *s, uint64_t missing)
 
 static void show_progress(SnapSave *s)
 {
-    uint64_t nb_pages = snap_stream_layout(s->reader)->nb_pages;
+    uint64_t nb_pages = snap_stream_ram(s->reader)->nb_pages;
 
     snap_progress_show(&s->progress, nb_pages - snap_ram_writer_missing(s->ram),
                        nb_pages);
@@ -255,9 +257,9 @@ static void show_progress(SnapSave *s)
 static int coroutine_fn save_pages(SnapSave *s, const SnapEvent *event,
                                    Error **errp)
 {
-    const SnapLayout *layout = snap_stream_layout(s->reader);
-    uint64_t page = snap_layout_page(layout, &layout->blocks[event->block],
-                                     event->offset);
+    const SnapRAMBlocks *ram = snap_stream_ram(s->reader);
+    uint64_t page = snap_ram_page(ram, &ram->blocks[event->block],
+                                  event->offset);
     int ret;
 
     if (event->type == SNAP_EVENT_ZERO_PAGE) {
@@ -351,9 +353,11 @@ static int coroutine_fn ram_section_over(SnapSave *s, Error **errp)
 
 static int coroutine_fn commit(SnapSave *s, size_t vmdesc_length, Error **errp)
 {
+    g_autofree SnapPageCounts *counts = snap_ram_writer_counts(s->ram);
     g_autoptr(QDict) metadata = qdict_new();
     bool truncated;
     SnapCommitInfo info = {
+        .counts = counts,
         .configuration = snap_stream_configuration(s->reader),
         .metadata = metadata,
         .vmdesc_length = vmdesc_length,
@@ -626,8 +630,8 @@ static int coroutine_fn sync_target(void *opaque)
 static int create_target(SnapSave *s, Error **errp)
 {
     GPtrArray *channels = snap_transport_accept_channels(s->transport, errp);
-    SnapLayout *layout = snap_stream_layout(s->reader);
-    uint64_t ram = layout->nb_pages << layout->page_bits;
+    const SnapRAMBlocks *blocks = snap_stream_ram(s->reader);
+    uint64_t ram = blocks->nb_pages << blocks->page_bits;
 
     if (!channels) {
         return -EIO;
@@ -641,13 +645,17 @@ static int create_target(SnapSave *s, Error **errp)
                    s->options.max_ram);
         return -ENOSPC;
     }
-    if (!snap_target_create(s->target, snap_image_writer_size(layout), errp)) {
+    if (!snap_layout_init(&s->layout, blocks, errp)) {
+        return -EINVAL;
+    }
+    if (!snap_target_create(s->target, snap_image_writer_size(&s->layout),
+                            errp)) {
         return -EIO;
     }
-    s->image = snap_image_writer_new(snap_target_blk(s->target), layout,
+    s->image = snap_image_writer_new(snap_target_blk(s->target), &s->layout,
                                      snap_stream_ram_section(s->reader));
     snap_image_writer_set_sync(s->image, sync_target, s->target);
-    s->ram = snap_ram_writer_new(snap_target_blk(s->target), layout,
+    s->ram = snap_ram_writer_new(snap_target_blk(s->target), &s->layout,
                                  snap_image_writer_page_table(s->image),
                                  channels->len ? NULL :
                                  snap_image_writer_arrivals(s->image), errp);
@@ -655,7 +663,7 @@ static int create_target(SnapSave *s, Error **errp)
         return -ENOMEM;
     }
     if (channels->len) {
-        s->multifd = snap_multifd_receiver_new(s->transport, channels, layout,
+        s->multifd = snap_multifd_receiver_new(s->transport, channels, blocks,
                                                s->ram);
     }
     return 0;
@@ -663,16 +671,17 @@ static int create_target(SnapSave *s, Error **errp)
 
 static void fill_stats(SnapSave *s, SnapStats *stats)
 {
-    const SnapLayout *layout = snap_stream_layout(s->reader);
+    const SnapRAMBlocks *ram = snap_stream_ram(s->reader);
+    g_autofree SnapPageCounts *counts = snap_ram_writer_counts(s->ram);
 
     *stats = (SnapStats) {
         .uuid = *snap_image_writer_uuid(s->image),
-        .ram_bytes = layout->nb_pages << layout->page_bits,
+        .ram_bytes = ram->nb_pages << ram->page_bits,
         .device_bytes = s->device_bytes,
     };
-    for (unsigned i = 0; i < layout->nb_blocks; i++) {
-        stats->stored_pages += layout->blocks[i].stored_pages;
-        stats->zero_pages += layout->blocks[i].zero_pages;
+    for (unsigned i = 0; i < ram->nb_blocks; i++) {
+        stats->stored_pages += counts[i].stored;
+        stats->zero_pages += counts[i].zero;
     }
 }
 

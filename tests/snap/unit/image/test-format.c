@@ -479,26 +479,27 @@ static void test_parts_do_not_overlap(void)
     assert_refused(&header, -EBADMSG);
 }
 
-static void fill_layout(SnapLayout *layout)
-{
-    SnapRAMBlock *block;
+/* What there is of each block of fill_blocks() */
+static const SnapPageCounts some_counts[3] = {
+    { .stored = 600, .zero = 399 },
+};
 
-    snap_layout_init(layout, PAGE_BITS);
-    block = snap_layout_add(layout, "pc.ram", 1000 * PAGE, 0, &error_abort);
-    block->stored_pages = 600;
-    block->zero_pages = 399;
-    snap_layout_add(layout, "x", PAGE, 2 * MiB, &error_abort);
-    snap_layout_add(layout, "/rom@etc/acpi/tables", 32 * PAGE, PAGE,
-                    &error_abort);
+static void fill_blocks(SnapRAMBlocks *ram)
+{
+    snap_ram_blocks_init(ram, PAGE_BITS);
+    snap_ram_blocks_add(ram, "pc.ram", 1000 * PAGE, 0, &error_abort);
+    snap_ram_blocks_add(ram, "x", PAGE, 2 * MiB, &error_abort);
+    snap_ram_blocks_add(ram, "/rom@etc/acpi/tables", 32 * PAGE, PAGE,
+                        &error_abort);
 }
 
-/* Header that goes with a layout. */
-static SnapHeader header_for(const SnapLayout *layout)
+/* Header that goes with some RAM. */
+static SnapHeader header_for(const SnapRAMBlocks *ram)
 {
     return (SnapHeader) {
-        .page_bits = layout->page_bits,
-        .nb_blocks = layout->nb_blocks,
-        .nb_pages = layout->nb_pages,
+        .page_bits = ram->page_bits,
+        .nb_blocks = ram->nb_blocks,
+        .nb_pages = ram->nb_pages,
     };
 }
 
@@ -507,11 +508,13 @@ static void assert_table_refused(const SnapHeader *header, const uint8_t *data,
 {
     /* In memory of its own: reading beyond shows with a sanitizer. */
     g_autofree uint8_t *copy = g_memdup2(data, length);
-    SnapLayout layout;
+    SnapRAMBlocks ram;
+    SnapPageCounts *counts = NULL;
     Error *err = NULL;
 
-    g_assert_cmpint(snap_block_table_decode(&layout, header, copy, length,
-                                            &err), ==, -EBADMSG);
+    g_assert_cmpint(snap_block_table_decode(&ram, &counts, header, copy,
+                                            length, &err), ==, -EBADMSG);
+    g_assert_null(counts);
     g_assert_nonnull(err);
     error_free(err);
 }
@@ -519,105 +522,105 @@ static void assert_table_refused(const SnapHeader *header, const uint8_t *data,
 static void test_table_round_trip(void)
 {
     g_autoptr(GByteArray) table = g_byte_array_new();
-    SnapLayout layout, decoded;
+    g_autofree SnapPageCounts *counts = NULL;
+    SnapRAMBlocks ram, decoded;
     SnapHeader header;
 
-    fill_layout(&layout);
-    header = header_for(&layout);
-    snap_block_table_encode(&layout, table);
-    g_assert_cmpint(snap_block_table_decode(&decoded, &header, table->data,
-                                            table->len, &error_abort), ==, 0);
-    g_assert_cmpuint(decoded.page_bits, ==, layout.page_bits);
-    g_assert_cmpuint(decoded.nb_blocks, ==, layout.nb_blocks);
-    g_assert_cmpuint(decoded.nb_pages, ==, layout.nb_pages);
-    g_assert_cmpuint(decoded.ram_end, ==, layout.ram_end);
-    for (unsigned i = 0; i < layout.nb_blocks; i++) {
-        const SnapRAMBlock *a = &layout.blocks[i], *b = &decoded.blocks[i];
+    fill_blocks(&ram);
+    header = header_for(&ram);
+    snap_block_table_encode(&ram, some_counts, table);
+    g_assert_cmpint(snap_block_table_decode(&decoded, &counts, &header,
+                                            table->data, table->len,
+                                            &error_abort), ==, 0);
+    g_assert_cmpuint(decoded.page_bits, ==, ram.page_bits);
+    g_assert_cmpuint(decoded.nb_blocks, ==, ram.nb_blocks);
+    g_assert_cmpuint(decoded.nb_pages, ==, ram.nb_pages);
+    for (unsigned i = 0; i < ram.nb_blocks; i++) {
+        const SnapRAMBlock *a = &ram.blocks[i], *b = &decoded.blocks[i];
 
         g_assert_cmpstr(a->name, ==, b->name);
         g_assert_cmpuint(a->length, ==, b->length);
         g_assert_cmpuint(a->page_size, ==, b->page_size);
-        g_assert_cmpuint(a->offset, ==, b->offset);
         g_assert_cmpuint(a->first_page, ==, b->first_page);
-        g_assert_cmpuint(a->stored_pages, ==, b->stored_pages);
-        g_assert_cmpuint(a->zero_pages, ==, b->zero_pages);
+        g_assert_cmpuint(counts[i].stored, ==, some_counts[i].stored);
+        g_assert_cmpuint(counts[i].zero, ==, some_counts[i].zero);
     }
-    snap_layout_destroy(&decoded);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_destroy(&decoded);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void test_table_appends(void)
 {
     g_autoptr(GByteArray) table = g_byte_array_new();
-    SnapLayout layout;
+    SnapRAMBlocks ram;
 
-    fill_layout(&layout);
+    fill_blocks(&ram);
     put_bytes(table, "abc", 3);
-    snap_block_table_encode(&layout, table);
+    snap_block_table_encode(&ram, some_counts, table);
     g_assert_cmpuint(table->len, >, 3);
     g_assert_cmpmem(table->data, 3, "abc", 3);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void test_table_truncated(void)
 {
     g_autoptr(GByteArray) table = g_byte_array_new();
-    SnapLayout layout;
+    SnapRAMBlocks ram;
     SnapHeader header;
 
-    fill_layout(&layout);
-    header = header_for(&layout);
-    snap_block_table_encode(&layout, table);
+    fill_blocks(&ram);
+    header = header_for(&ram);
+    snap_block_table_encode(&ram, some_counts, table);
     for (size_t length = 0; length < table->len; length++) {
         assert_table_refused(&header, table->data, length);
     }
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void test_table_too_long(void)
 {
     g_autoptr(GByteArray) table = g_byte_array_new();
-    SnapLayout layout;
+    SnapRAMBlocks ram;
     SnapHeader header;
 
-    fill_layout(&layout);
-    header = header_for(&layout);
-    snap_block_table_encode(&layout, table);
+    fill_blocks(&ram);
+    header = header_for(&ram);
+    snap_block_table_encode(&ram, some_counts, table);
     put_u8(table, 0);
     assert_table_refused(&header, table->data, table->len);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void test_table_other_count(void)
 {
     g_autoptr(GByteArray) table = g_byte_array_new();
-    SnapLayout layout;
+    SnapRAMBlocks ram;
     SnapHeader header;
 
-    fill_layout(&layout);
-    header = header_for(&layout);
-    snap_block_table_encode(&layout, table);
+    fill_blocks(&ram);
+    header = header_for(&ram);
+    snap_block_table_encode(&ram, some_counts, table);
     header.nb_blocks++;
     assert_table_refused(&header, table->data, table->len);
     header.nb_blocks -= 2;
     assert_table_refused(&header, table->data, table->len);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void test_table_other_sum(void)
 {
     g_autoptr(GByteArray) table = g_byte_array_new();
-    SnapLayout layout;
+    SnapRAMBlocks ram;
     SnapHeader header;
 
-    fill_layout(&layout);
-    header = header_for(&layout);
-    snap_block_table_encode(&layout, table);
+    fill_blocks(&ram);
+    header = header_for(&ram);
+    snap_block_table_encode(&ram, some_counts, table);
     header.nb_pages++;
     assert_table_refused(&header, table->data, table->len);
     header.nb_pages -= 2;
     assert_table_refused(&header, table->data, table->len);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_destroy(&ram);
 }
 
 /* An entry of the block table, the name given with its length */
@@ -639,15 +642,17 @@ static const SnapHeader two_pages = {
 static void test_table_by_hand(void)
 {
     g_autoptr(GByteArray) table = g_byte_array_new();
-    SnapLayout layout;
+    g_autofree SnapPageCounts *counts = NULL;
+    SnapRAMBlocks ram;
 
     put_entry(table, "a", 1, PAGE, 1, 0);
     put_entry(table, "b", 1, PAGE, 0, 1);
-    g_assert_cmpint(snap_block_table_decode(&layout, &two_pages, table->data,
-                                            table->len, &error_abort), ==, 0);
-    g_assert_cmpuint(layout.blocks[0].stored_pages, ==, 1);
-    g_assert_cmpuint(layout.blocks[1].zero_pages, ==, 1);
-    snap_layout_destroy(&layout);
+    g_assert_cmpint(snap_block_table_decode(&ram, &counts, &two_pages,
+                                            table->data, table->len,
+                                            &error_abort), ==, 0);
+    g_assert_cmpuint(counts[0].stored, ==, 1);
+    g_assert_cmpuint(counts[1].zero, ==, 1);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void test_table_duplicate(void)

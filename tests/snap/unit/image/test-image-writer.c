@@ -23,7 +23,7 @@ static void coroutine_fn test_commit_without_flush_ram(Snapshot *s)
     send_page(s, 5, DATA);
     send_page(s, 6, ZERO);
     snap_ram_writer_flush(s->ram, &error_abort);
-    snap_image_writer_commit(s->image, &s->info, &error_abort);
+    commit_header(s, s->image, &error_abort);
     assert_sound(s);
 }
 
@@ -150,8 +150,8 @@ static void coroutine_fn test_header(Snapshot *s)
     s->info.flags = SNAP_FLAG_RAM_END;
     commit(s);
     image = snap_image_open(s->blk, &error_abort);
-    g_assert_cmpuint(image->header.page_bits, ==, s->layout.page_bits);
-    g_assert_cmpuint(image->header.nb_pages, ==, s->layout.nb_pages);
+    g_assert_cmpuint(image->header.page_bits, ==, s->blocks.page_bits);
+    g_assert_cmpuint(image->header.nb_pages, ==, s->blocks.nb_pages);
     g_assert_cmpuint(image->header.before_ram, ==, s->info.before_ram);
     g_assert_cmpuint(image->header.section.id, ==, 2);
     g_assert_cmpuint(image->header.section.instance, ==, 1);
@@ -189,7 +189,7 @@ static void coroutine_fn test_uuids_differ(Snapshot *s)
 
     other = snap_image_writer_new(s->blk, &s->layout, &section);
     snap_image_writer_flush_ram(other, 0, &error_abort);
-    snap_image_writer_commit(other, &s->info, &error_abort);
+    commit_header(s, other, &error_abort);
     image = snap_image_open(s->blk, &error_abort);
     g_assert_false(qemu_uuid_is_equal(&image->header.uuid, &uuid));
 }
@@ -202,7 +202,7 @@ static void coroutine_fn test_commit_order(Snapshot *s)
 {
     save_small(s);
     g_string_truncate(s->disk->log, 0);
-    snap_image_writer_commit(s->image, &s->info, &error_abort);
+    commit_header(s, s->image, &error_abort);
     g_assert_true(g_str_has_suffix(s->disk->log->str, "WHFHF"));
     g_assert_true(strchr(s->disk->log->str, 'H') ==
                   s->disk->log->str + s->disk->log->len - strlen("HFHF"));
@@ -274,16 +274,19 @@ static void coroutine_fn save_with_error(void *opaque)
 static void test_size(void)
 {
     const ImageTest test = { };
+    SnapRAMBlocks ram;
     SnapLayout layout;
     uint64_t size;
 
-    fill_layout(&layout, &test);
+    fill_blocks(&ram, &test);
+    snap_layout_init(&layout, &ram, &error_abort);
     size = snap_image_writer_size(&layout);
     g_assert_cmpuint(size, >=, layout.ram_end + SNAP_DEVICE_RESERVE +
-                     snap_table_bytes(layout.nb_pages) +
+                     snap_table_bytes(ram.nb_pages) +
                      snap_table_bytes(SNAP_MAX_ARRIVALS));
     g_assert_cmpuint(size, <=, SLOW_DISK_SIZE);
     snap_layout_destroy(&layout);
+    snap_ram_blocks_destroy(&ram);
 }
 
 /* Let each write and flush of a save fail in turn. */
@@ -295,7 +298,7 @@ static void test_each_write_fails(void)
     for (int nth = 0; failed; nth++) {
         Snapshot s = { };
 
-        fill_layout(&s.layout, &test);
+        fill_blocks(&s.blocks, &test);
         s.blk = slow_disk_open(&s.disk);
         s.disk->fail_nth = nth;
         s.disk->fail_ret = -ENOSPC;

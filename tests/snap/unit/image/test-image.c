@@ -37,7 +37,7 @@ static void coroutine_fn test_info(Snapshot *s)
     g_assert_cmpuint(nb_blocks, ==, 3);
     block = info->ram_blocks->value;
     g_assert_cmpstr(block->name, ==, "pc.ram");
-    g_assert_cmpuint(block->size, ==, s->layout.blocks[0].length);
+    g_assert_cmpuint(block->size, ==, s->blocks.blocks[0].length);
 }
 
 static void coroutine_fn test_info_of_many_devices(Snapshot *s)

@@ -29,13 +29,13 @@ static void coroutine_fn reserve(Snapshot *s, Reserved *r,
                                                   &r->qiov);
     g_assert_cmpuint(r->nb_pages, >, 0);
     g_assert_cmpuint(r->nb_pages, <=, nb_pages);
-    g_assert_cmpuint(r->qiov.size, ==, r->nb_pages << s->layout.page_bits);
+    g_assert_cmpuint(r->qiov.size, ==, r->nb_pages << s->blocks.page_bits);
 }
 
 static int coroutine_fn try_commit_reserved(Snapshot *s, Reserved *r,
                                             uint32_t seed, Error **errp)
 {
-    size_t page_size = snap_layout_page_size(&s->layout);
+    size_t page_size = snap_ram_page_size(&s->blocks);
     g_autofree uint8_t *data = g_malloc(page_size);
 
     for (unsigned i = 0; i < r->nb_pages; i++) {
@@ -344,7 +344,7 @@ static uint8_t *coroutine_fn reserve_run(Snapshot *s, uint64_t page,
 
     g_assert_cmpuint(*nb_pages, >, 0);
     g_assert_cmpuint(*nb_pages, <=, wanted);
-    memset(data, 0xee, (size_t)*nb_pages << s->layout.page_bits);
+    memset(data, 0xee, (size_t)*nb_pages << s->blocks.page_bits);
     return data;
 }
 
@@ -354,7 +354,7 @@ static void coroutine_fn fill_and_commit(Snapshot *s, uint8_t *data,
                                          uint32_t seed)
 {
     for (unsigned i = 0; i < nb_pages; i++) {
-        fill_page(s, data + ((size_t)i << s->layout.page_bits), seed + i);
+        fill_page(s, data + ((size_t)i << s->blocks.page_bits), seed + i);
         s->model[page + i] = seed + i;
     }
     g_assert_cmpint(snap_ram_writer_commit(s->ram, page, nb_pages,
@@ -385,7 +385,7 @@ static void coroutine_fn assert_room(Snapshot *s, uint64_t page,
 /* That all pages without data are zero in the image, too. */
 static void coroutine_fn assert_no_garbage(Snapshot *s)
 {
-    for (uint64_t page = 0; page < s->layout.nb_pages; page++) {
+    for (uint64_t page = 0; page < s->blocks.nb_pages; page++) {
         if (s->model[page] < DATA) {
             assert_reads_as_zero(s, page);
         }

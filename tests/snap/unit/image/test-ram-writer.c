@@ -15,7 +15,7 @@ static void coroutine_fn test_empty(Snapshot *s)
 
 static void coroutine_fn test_in_order(Snapshot *s)
 {
-    for (uint64_t page = 0; page < s->layout.nb_pages; page++) {
+    for (uint64_t page = 0; page < s->blocks.nb_pages; page++) {
         send_page(s, page, page % 5 ? DATA + page : ZERO);
     }
     commit(s);
@@ -36,9 +36,9 @@ static void coroutine_fn test_random_order(Snapshot *s)
 
 static void coroutine_fn test_first_and_last_page_of_blocks(Snapshot *s)
 {
-    for (unsigned i = 0; i < s->layout.nb_blocks; i++) {
-        const SnapRAMBlock *block = &s->layout.blocks[i];
-        uint64_t nb = snap_layout_block_pages(&s->layout, block);
+    for (unsigned i = 0; i < s->blocks.nb_blocks; i++) {
+        const SnapRAMBlock *block = &s->blocks.blocks[i];
+        uint64_t nb = snap_ram_block_pages(&s->blocks, block);
 
         send_page(s, block->first_page + nb - 1, DATA + i);
         send_page(s, block->first_page, DATA + 10 + i);
@@ -109,7 +109,7 @@ static void coroutine_fn test_data_of_zeroes(Snapshot *s)
     unsigned nb_pages = 1;
 
     memset(snap_ram_writer_reserve(s->ram, 3, &nb_pages), 0,
-           snap_layout_page_size(&s->layout));
+           snap_ram_page_size(&s->blocks));
     snap_ram_writer_commit(s->ram, 3, nb_pages, &error_abort);
     s->model[3] = ZERO;
     commit(s);
@@ -145,12 +145,15 @@ static void coroutine_fn test_repeated_zero(Snapshot *s)
 
 static void coroutine_fn test_counts(Snapshot *s)
 {
+    g_autofree SnapPageCounts *counts = NULL;
+
     send_page(s, 0, DATA);
     send_page(s, 1, ZERO);
     send_page(s, 1, DATA);
     send_page(s, 2, DATA);
     send_page(s, 2, ZERO);
-    assert_counts(s, &s->layout);
+    counts = snap_ram_writer_counts(s->ram);
+    assert_counts(s, counts);
     snap_ram_writer_abort(s->ram);
 }
 
@@ -158,7 +161,7 @@ static void coroutine_fn test_counts(Snapshot *s)
 static void coroutine_fn test_random(Snapshot *s)
 {
     GRand *rand = g_rand_new_with_seed(20260105);
-    uint64_t nb_ops = MIN(64 * MiB >> s->layout.page_bits, 8000);
+    uint64_t nb_ops = MIN(64 * MiB >> s->blocks.page_bits, 8000);
     uint64_t page = 0;
 
     for (uint64_t op = 0; op < nb_ops; op++) {

@@ -50,43 +50,45 @@ static inline void coroutine_fn assert_ram(const Snapshot *s, SnapImage *image)
     uint64_t next = 0;
 
     while (snap_ram_reader_next(reader, &piece, &error_abort) > 0) {
-        uint64_t first = snap_layout_page(&image->layout,
-                                          &image->layout.blocks[piece.block],
-                                          piece.offset);
+        uint64_t first = snap_ram_page(&image->ram,
+                                       &image->ram.blocks[piece.block],
+                                       piece.offset);
 
         g_assert_cmpuint(first, ==, next);
         assert_piece(s, &piece, first);
         next += piece.nb_pages;
     }
-    g_assert_cmpuint(next, ==, s->layout.nb_pages);
+    g_assert_cmpuint(next, ==, s->blocks.nb_pages);
 }
 
-static inline void assert_counts(const Snapshot *s, const SnapLayout *layout)
+static inline void assert_counts(const Snapshot *s,
+                                 const SnapPageCounts *counts)
 {
-    for (unsigned i = 0; i < layout->nb_blocks; i++) {
-        const SnapRAMBlock *block = &layout->blocks[i];
+    for (unsigned i = 0; i < s->blocks.nb_blocks; i++) {
+        const SnapRAMBlock *block = &s->blocks.blocks[i];
         uint64_t end = block->first_page +
-                       snap_layout_block_pages(layout, block);
+                       snap_ram_block_pages(&s->blocks, block);
         uint64_t stored = 0, zero = 0;
 
         for (uint64_t page = block->first_page; page < end; page++) {
             stored += s->model[page] >= DATA;
             zero += s->model[page] == ZERO;
         }
-        g_assert_cmpuint(block->stored_pages, ==, stored);
-        g_assert_cmpuint(block->zero_pages, ==, zero);
+        g_assert_cmpuint(counts[i].stored, ==, stored);
+        g_assert_cmpuint(counts[i].zero, ==, zero);
     }
 }
 
-static inline void assert_layout(const Snapshot *s, const SnapLayout *layout)
+static inline void assert_layout(const Snapshot *s, const SnapImage *image)
 {
-    g_assert_cmpuint(layout->nb_blocks, ==, s->layout.nb_blocks);
-    for (unsigned i = 0; i < s->layout.nb_blocks; i++) {
-        g_assert_cmpstr(layout->blocks[i].name, ==, s->layout.blocks[i].name);
-        g_assert_cmpuint(layout->blocks[i].length, ==,
-                         s->layout.blocks[i].length);
-        g_assert_cmpuint(layout->blocks[i].offset, ==,
-                         s->layout.blocks[i].offset);
+    const SnapRAMBlocks *ram = &image->ram;
+
+    g_assert_cmpuint(ram->nb_blocks, ==, s->blocks.nb_blocks);
+    for (unsigned i = 0; i < s->blocks.nb_blocks; i++) {
+        g_assert_cmpstr(ram->blocks[i].name, ==, s->blocks.blocks[i].name);
+        g_assert_cmpuint(ram->blocks[i].length, ==,
+                         s->blocks.blocks[i].length);
+        g_assert_cmpuint(image->layout.offsets[i], ==, s->layout.offsets[i]);
     }
 }
 
@@ -124,7 +126,7 @@ static inline void coroutine_fn assert_sound(Snapshot *s)
     SnapCheckResult result;
     uint64_t stored = 0;
 
-    for (uint64_t page = 0; page < s->layout.nb_pages; page++) {
+    for (uint64_t page = 0; page < s->blocks.nb_pages; page++) {
         stored += s->model[page] >= DATA;
     }
     check(s, &result);
@@ -139,8 +141,8 @@ static inline void coroutine_fn assert_snapshot(Snapshot *s)
 {
     g_autoptr(SnapImage) image = snap_image_open(s->blk, &error_abort);
 
-    assert_layout(s, &image->layout);
-    assert_counts(s, &image->layout);
+    assert_layout(s, image);
+    assert_counts(s, image->counts);
     assert_ram(s, image);
     assert_part(image, SNAP_PART_CONFIGURATION, s->configuration);
     assert_part(image, SNAP_PART_SETUP, s->setup);
@@ -171,8 +173,8 @@ static inline void coroutine_fn flip_bit(Snapshot *s, uint64_t offset)
 /* Where page number @page lies in the image. */
 static inline uint64_t page_offset(const Snapshot *s, uint64_t page)
 {
-    return snap_layout_offset(&s->layout,
-                              snap_layout_block_of(&s->layout, page), page);
+    return snap_layout_page_offset(&s->layout,
+                                   snap_ram_block_of(&s->blocks, page), page);
 }
 
 static inline uint64_t coroutine_fn part_offset(Snapshot *s, SnapPart part)
@@ -184,7 +186,7 @@ static inline uint64_t coroutine_fn part_offset(Snapshot *s, SnapPart part)
 
 static inline void coroutine_fn assert_reads_as_zero(Snapshot *s, uint64_t page)
 {
-    size_t page_size = snap_layout_page_size(&s->layout);
+    size_t page_size = snap_ram_page_size(&s->blocks);
     g_autofree uint8_t *buf = g_malloc(page_size);
 
     g_assert_cmpint(blk_co_pread(s->blk, page_offset(s, page), page_size, buf,

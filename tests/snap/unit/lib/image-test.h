@@ -26,7 +26,7 @@ typedef struct ImageTest {
 } ImageTest;
 
 /* RAM blocks that do not fill the writer's buffers. */
-static inline void fill_layout(SnapLayout *layout, const ImageTest *test)
+static inline void fill_blocks(SnapRAMBlocks *ram, const ImageTest *test)
 {
     unsigned page_bits = test->page_bits ?: 12;
     uint64_t lengths[] = { 2819, 1, 255 };
@@ -34,25 +34,29 @@ static inline void fill_layout(SnapLayout *layout, const ImageTest *test)
     if (test->many_pages) {
         lengths[0] = 2 * SNAP_MAX_ARRIVALS + 1000;
     }
-    snap_layout_init(layout, page_bits);
-    snap_layout_add(layout, "pc.ram", lengths[0] << page_bits, 0,
-                    &error_abort);
-    snap_layout_add(layout, "vga.vram", lengths[1] << page_bits, 4 * KiB,
-                    &error_abort);
-    snap_layout_add(layout, "/rom@etc/acpi/tables", lengths[2] << page_bits,
-                    2 * MiB, &error_abort);
+    snap_ram_blocks_init(ram, page_bits);
+    snap_ram_blocks_add(ram, "pc.ram", lengths[0] << page_bits, 0,
+                        &error_abort);
+    snap_ram_blocks_add(ram, "vga.vram", lengths[1] << page_bits, 4 * KiB,
+                        &error_abort);
+    snap_ram_blocks_add(ram, "/rom@etc/acpi/tables", lengths[2] << page_bits,
+                        2 * MiB, &error_abort);
 }
 
-static inline char *create_file(const ImageTest *test, const SnapLayout *layout)
+static inline char *create_file(const ImageTest *test,
+                                const SnapRAMBlocks *ram)
 {
     g_autofree char *options = g_strdup(test->options);
+    SnapLayout layout;
     char *path = NULL;
     int fd = g_file_open_tmp("test-snap-image-XXXXXX", &path, NULL);
 
     g_assert_cmpint(fd, >=, 0);
     close(fd);
+    snap_layout_init(&layout, ram, &error_abort);
     bdrv_img_create(path, test->format, NULL, NULL, options,
-                    snap_image_writer_size(layout), 0, true, &error_abort);
+                    snap_image_writer_size(&layout), 0, true, &error_abort);
+    snap_layout_destroy(&layout);
     return path;
 }
 
@@ -93,9 +97,9 @@ static inline void run_test(gconstpointer data)
     Snapshot *s = &run.snapshot;
     g_autofree char *path = NULL;
 
-    fill_layout(&s->layout, run.test);
+    fill_blocks(&s->blocks, run.test);
     if (run.test->format) {
-        path = create_file(run.test, &s->layout);
+        path = create_file(run.test, &s->blocks);
         s->blk = open_file(run.test, path);
     } else {
         s->blk = slow_disk_open(&s->disk);

@@ -64,15 +64,15 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Result, result_free)
 static inline void note_setup(Result *res, SnapStreamReader *reader)
 {
     const GByteArray *configuration = snap_stream_configuration(reader);
-    const SnapLayout *layout = snap_stream_layout(reader);
+    const SnapRAMBlocks *ram = snap_stream_ram(reader);
 
     put_bytes(res->configuration, configuration->data, configuration->len);
     res->flush = snap_stream_multifd_flush(reader);
-    for (unsigned i = 0; i < layout->nb_blocks; i++) {
+    for (unsigned i = 0; i < ram->nb_blocks; i++) {
         g_string_append_printf(res->blocks, "%s:%" PRIx64 ":%" PRIx64 " ",
-                               layout->blocks[i].name,
-                               layout->blocks[i].length,
-                               layout->blocks[i].page_size);
+                               ram->blocks[i].name,
+                               ram->blocks[i].length,
+                               ram->blocks[i].page_size);
     }
 }
 
@@ -80,7 +80,7 @@ static inline void note_setup(Result *res, SnapStreamReader *reader)
 static inline void log_page(GString *log, SnapStreamReader *reader,
                             const SnapEvent *event, unsigned nb)
 {
-    size_t page_size = snap_layout_page_size(snap_stream_layout(reader));
+    size_t page_size = snap_ram_page_size(snap_stream_ram(reader));
 
     g_string_append_printf(log, "%d+%" PRIx64, event->block,
                            event->offset + nb * page_size);
@@ -91,7 +91,7 @@ static inline int coroutine_fn note_pages(Result *res, SnapStreamReader *reader,
                                           const SnapEvent *event, unsigned room)
 {
     static const uint8_t guard[16] = { 0xfe, 0xdc };
-    size_t page = snap_layout_page_size(snap_stream_layout(reader));
+    size_t page = snap_ram_page_size(snap_stream_ram(reader));
     g_autofree uint8_t *buf = g_malloc(room * page + sizeof(guard));
     unsigned nb_pages = room;
     int ret;

@@ -28,7 +28,7 @@ static inline void saved_ram_init(SavedRAM *saved, unsigned host_bits)
 
     *saved = (SavedRAM) { };
     some_ram_init(&saved->ram, host_bits);
-    some_ram_layout_init(&s->layout);
+    some_ram_blocks_init(&s->blocks);
     s->blk = slow_disk_open(&s->disk);
     snapshot_begin(s);
 }
@@ -53,7 +53,7 @@ static inline void coroutine_fn saved_ram_commit(SavedRAM *saved,
         snap_table_set(table, i, arrivals[i], &error_abort);
     }
     snap_image_writer_flush_ram(s->image, nb_arrivals, &error_abort);
-    snap_image_writer_commit(s->image, &s->info, &error_abort);
+    commit_header(s, s->image, &error_abort);
     saved->image = snap_image_open(s->blk, &error_abort);
 }
 

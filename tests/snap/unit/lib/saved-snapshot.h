@@ -23,6 +23,7 @@ enum {
 /**
  * Snapshot: a snapshot being saved, and a model of it
  * @disk: what @blk is, NULL for a file
+ * @blocks: the RAM; all of it is there when the snapshot begins
  * @model: what each page is
  * @section: identity of the RAM section, taken at the commit
  * @info: what goes into the image at the commit
@@ -32,6 +33,7 @@ enum {
 typedef struct Snapshot {
     BlockBackend *blk;
     SlowDisk *disk;
+    SnapRAMBlocks blocks;
     SnapLayout layout;
     SnapImageWriter *image;
     SnapRAMWriter *ram;
@@ -47,7 +49,7 @@ typedef struct Snapshot {
 /* Content of a page; every third seed has but one byte that is not zero. */
 static inline void fill_page(const Snapshot *s, uint8_t *buf, uint32_t seed)
 {
-    size_t page_size = snap_layout_page_size(&s->layout);
+    size_t page_size = snap_ram_page_size(&s->blocks);
 
     memset(buf, 0, page_size);
     if (seed % 3 == 0) {
@@ -78,6 +80,17 @@ static inline void coroutine_fn send_page(Snapshot *s, uint64_t page,
     try_send(s, page, seed, &error_abort);
 }
 
+/* What has come of RAM is as the RAM writer says. */
+static inline int coroutine_fn commit_header(Snapshot *s,
+                                             SnapImageWriter *image,
+                                             Error **errp)
+{
+    g_autofree SnapPageCounts *counts = snap_ram_writer_counts(s->ram);
+
+    s->info.counts = counts;
+    return snap_image_writer_commit(image, &s->info, errp);
+}
+
 static inline int coroutine_fn try_commit(Snapshot *s, Error **errp)
 {
     bool truncated;
@@ -87,7 +100,7 @@ static inline int coroutine_fn try_commit(Snapshot *s, Error **errp)
     if (!ret) {
         ret = snap_image_writer_flush_ram(s->image, nb_arrivals, errp);
     }
-    return ret ?: snap_image_writer_commit(s->image, &s->info, errp);
+    return ret ?: commit_header(s, s->image, errp);
 }
 
 static inline void coroutine_fn commit(Snapshot *s)
@@ -99,7 +112,7 @@ static inline void coroutine_fn commit(Snapshot *s)
 static inline void assert_piece(const Snapshot *s, const SnapRAMPiece *piece,
                                 uint64_t first)
 {
-    size_t page_size = snap_layout_page_size(&s->layout);
+    size_t page_size = snap_ram_page_size(&s->blocks);
     g_autofree uint8_t *expected = g_malloc(page_size);
 
     for (unsigned i = 0; i < piece->nb_pages; i++) {
@@ -135,13 +148,14 @@ static inline GByteArray *make_configuration(void)
 /* Start a snapshot on its disk. */
 static inline void snapshot_begin(Snapshot *s)
 {
+    snap_layout_init(&s->layout, &s->blocks, &error_abort);
     s->section = (SnapRAMSection) { .id = 2, .instance = 1, .footers = true };
     s->image = snap_image_writer_new(s->blk, &s->layout, &s->section);
     s->ram = snap_ram_writer_new(s->blk, &s->layout,
                                  snap_image_writer_page_table(s->image),
                                  snap_image_writer_arrivals(s->image),
                                  &error_abort);
-    s->model = g_new0(uint32_t, MAX(s->layout.nb_pages, SNAP_DEVICE_CHUNK));
+    s->model = g_new0(uint32_t, MAX(s->blocks.nb_pages, SNAP_DEVICE_CHUNK));
     s->configuration = make_configuration();
     s->setup = g_byte_array_new();
     put_zeroes(s->setup, 100);
@@ -160,6 +174,7 @@ static inline void snapshot_end(Snapshot *s)
     snap_ram_writer_free(s->ram);
     snap_image_writer_free(s->image);
     snap_layout_destroy(&s->layout);
+    snap_ram_blocks_destroy(&s->blocks);
     g_free(s->model);
     g_byte_array_unref(s->configuration);
     g_byte_array_unref(s->setup);

@@ -11,10 +11,10 @@
 
 /**
  * SomeRAM: three blocks, nothing of which was sent
- * @map: on @layout and @host_pages, so do not copy this
+ * @map: on @ram and @host_pages, so do not copy this
  */
 typedef struct SomeRAM {
-    SnapLayout layout;
+    SnapRAMBlocks ram;
     SnapHostPages host_pages;
     SnapPageMap map;
 } SomeRAM;
@@ -22,9 +22,9 @@ typedef struct SomeRAM {
 /* @host_bits: log2 of the size of the host pages of block RAM */
 static inline void some_ram_init(SomeRAM *ram, unsigned host_bits)
 {
-    some_ram_layout_init(&ram->layout);
-    some_ram_host_pages_init(&ram->host_pages, &ram->layout, host_bits);
-    snap_page_map_init(&ram->map, &ram->layout, &ram->host_pages,
+    some_ram_blocks_init(&ram->ram);
+    some_ram_host_pages_init(&ram->host_pages, &ram->ram, host_bits);
+    snap_page_map_init(&ram->map, &ram->ram, &ram->host_pages,
                        &error_abort);
 }
 
@@ -32,7 +32,7 @@ static inline void some_ram_destroy(SomeRAM *ram)
 {
     snap_page_map_destroy(&ram->map);
     snap_host_pages_destroy(&ram->host_pages);
-    snap_layout_destroy(&ram->layout);
+    snap_ram_blocks_destroy(&ram->ram);
 }
 
 #endif /* SNAP_TESTS_SOME_PAGE_MAP_H */

@@ -34,22 +34,22 @@ enum {
 #define RAM_FIRST   VGA_PAGES
 #define ROM_FIRST   (VGA_PAGES + RAM_PAGES)
 
-static inline void some_ram_layout_init(SnapLayout *layout)
+static inline void some_ram_blocks_init(SnapRAMBlocks *ram)
 {
-    snap_layout_init(layout, PAGE_BITS);
-    snap_layout_add(layout, "vga.vram", VGA_PAGES * PAGE, 0, &error_abort);
-    snap_layout_add(layout, "pc.ram", RAM_PAGES * PAGE, 0, &error_abort);
-    snap_layout_add(layout, "/rom@etc/acpi/tables", ROM_PAGES * PAGE, 0,
-                    &error_abort);
+    snap_ram_blocks_init(ram, PAGE_BITS);
+    snap_ram_blocks_add(ram, "vga.vram", VGA_PAGES * PAGE, 0, &error_abort);
+    snap_ram_blocks_add(ram, "pc.ram", RAM_PAGES * PAGE, 0, &error_abort);
+    snap_ram_blocks_add(ram, "/rom@etc/acpi/tables", ROM_PAGES * PAGE, 0,
+                        &error_abort);
 }
 
 /* @host_bits: log2 of the size of the host pages of block RAM */
 static inline void some_ram_host_pages_init(SnapHostPages *host_pages,
-                                            SnapLayout *layout,
+                                            SnapRAMBlocks *ram,
                                             unsigned host_bits)
 {
     *host_pages = (SnapHostPages) {
-        .layout = layout,
+        .ram = ram,
         .bits = g_new(unsigned, NB_BLOCKS),
         .default_bits = PAGE_BITS,
     };

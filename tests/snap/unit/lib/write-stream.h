@@ -17,7 +17,7 @@ typedef void coroutine_fn WriteFn(WriteJob *job, SnapStreamWriter *writer);
 
 struct WriteJob {
     QEMUFile *file;
-    SnapLayout layout;
+    SnapRAMBlocks ram;
     SnapRAMSection section;
     WriteFn *fn;
     int ret;
@@ -29,7 +29,7 @@ static inline void coroutine_fn write_entry(void *opaque)
 {
     WriteJob *job = opaque;
     g_autoptr(SnapStreamWriter) writer =
-        snap_stream_writer_new(job->file, &job->layout, &job->section);
+        snap_stream_writer_new(job->file, &job->ram, &job->section);
 
     job->fn(job, writer);
     job->ret = snap_stream_flush(writer, &job->err);
@@ -42,9 +42,9 @@ static inline void write_job_init(WriteJob *job, WriteFn *fn, bool footers)
         .section = { .id = RAM_ID, .footers = footers },
         .fn = fn,
     };
-    snap_layout_init(&job->layout, PAGE_BITS);
-    snap_layout_add(&job->layout, "pc.ram", RAM_LENGTH, 0, &error_abort);
-    snap_layout_add(&job->layout, "vga.vram", VGA_LENGTH, 0, &error_abort);
+    snap_ram_blocks_init(&job->ram, PAGE_BITS);
+    snap_ram_blocks_add(&job->ram, "pc.ram", RAM_LENGTH, 0, &error_abort);
+    snap_ram_blocks_add(&job->ram, "vga.vram", VGA_LENGTH, 0, &error_abort);
 }
 
 static inline QIOChannel *pipe_channel(int fd)

@@ -66,10 +66,10 @@ static void coroutine_fn ask(Service *service, int block, uint64_t page,
 
 static void coroutine_fn request_page(Service *service, uint64_t page)
 {
-    const SnapLayout *layout = &service->saved->ram.layout;
-    const SnapRAMBlock *block = snap_layout_block_of(layout, page);
+    const SnapRAMBlocks *ram = &service->saved->ram.ram;
+    const SnapRAMBlock *block = snap_ram_block_of(ram, page);
 
-    ask(service, block - layout->blocks, page - block->first_page, 1);
+    ask(service, block - ram->blocks, page - block->first_page, 1);
 }
 
 static bool is_large(const Service *service, const SnapFetch *fetch)
@@ -80,12 +80,12 @@ static bool is_large(const Service *service, const SnapFetch *fetch)
 /* What was read is what was asked for, and what the model has. */
 static void check_fetch(const Service *service, const SnapFetch *fetch)
 {
-    const SnapLayout *layout = &service->saved->ram.layout;
-    const SnapRAMBlock *block = &layout->blocks[fetch->piece.block];
+    const SnapRAMBlocks *ram = &service->saved->ram.ram;
+    const SnapRAMBlock *block = &ram->blocks[fetch->piece.block];
 
     g_assert_cmpuint(fetch->nb_pages, >, 0);
     g_assert_cmpuint(fetch->first, ==,
-                     snap_layout_page(layout, block, fetch->piece.offset));
+                     snap_ram_page(ram, block, fetch->piece.offset));
     g_assert_cmpuint(fetch->piece.offset + fetch->nb_pages * PAGE, <=,
                      block->length);
     g_assert_cmpint(fetch->request_ns, >, 0);
@@ -347,10 +347,10 @@ static void coroutine_fn test_reads_in_flight(Service *service)
 static void coroutine_fn test_all_pages(Service *service)
 {
     for (int block = 0; block < NB_BLOCKS; block++) {
-        const SnapLayout *layout = &service->saved->ram.layout;
+        const SnapRAMBlocks *ram = &service->saved->ram.ram;
 
         ask(service, block, 0,
-            snap_layout_block_pages(layout, &layout->blocks[block]));
+            snap_ram_block_pages(ram, &ram->blocks[block]));
     }
     serve(service);
     for (uint64_t page = 0; page < NB_PAGES; page++) {
@@ -613,9 +613,9 @@ static void coroutine_fn test_page_cannot_be_read(Service *service)
 
 static void coroutine_fn test_corrupt_page(Service *service)
 {
-    const SnapRAMBlock *block = &service->saved->image->layout.blocks[RAM];
+    uint64_t offset = service->saved->image->layout.offsets[RAM] + 5 * PAGE;
 
-    service->saved->snapshot.disk->bytes[block->offset + 5 * PAGE + 4095] ^= 1;
+    service->saved->snapshot.disk->bytes[offset + 4095] ^= 1;
     check_failure(service, -EBADMSG);
 }
 
@@ -838,13 +838,13 @@ static void coroutine_fn request_too_many(SnapImage *image, SnapPageMap *map)
     SnapPostcopyStats stats = { };
     SnapDemand *demand = snap_demand_new(image, map, &stats, ignore_ready,
                                          NULL);
-    uint64_t page_size = snap_layout_page_size(&image->layout);
+    uint64_t page_size = snap_ram_page_size(&image->ram);
     Error *err = NULL;
     int ret = snap_demand_request(demand, 0, 0, limit * page_size,
                                   &error_abort);
 
     g_assert_cmpint(ret, ==, 0);
-    for (uint64_t page = limit; !ret && page < map->layout->nb_pages; page++) {
+    for (uint64_t page = limit; !ret && page < map->ram->nb_pages; page++) {
         ret = snap_demand_request(demand, 0, page * page_size, page_size, &err);
     }
     assert_failed(ret, -ENOBUFS, &err);
@@ -857,16 +857,16 @@ static void coroutine_fn request_too_many(SnapImage *image, SnapPageMap *map)
 static void coroutine_fn save_and_request_too_many(void *opaque)
 {
     Snapshot *s = opaque;
-    unsigned bits = s->layout.page_bits;
+    unsigned bits = s->blocks.page_bits;
     const SnapHostPages host_pages = {
-        .layout = &s->layout, .bits = &bits, .default_bits = bits,
+        .ram = &s->blocks, .bits = &bits, .default_bits = bits,
     };
     g_autoptr(SnapImage) image = NULL;
     SnapPageMap map;
 
     commit(s);
     image = snap_image_open(s->blk, &error_abort);
-    snap_page_map_init(&map, &s->layout, &host_pages, &error_abort);
+    snap_page_map_init(&map, &s->blocks, &host_pages, &error_abort);
     request_too_many(image, &map);
     snap_page_map_destroy(&map);
 }
@@ -875,10 +875,10 @@ static void test_too_many(void)
 {
     Snapshot s = { };
 
-    snap_layout_init(&s.layout, SNAP_MIN_PAGE_BITS);
-    snap_layout_add(&s.layout, "pc.ram",
-                    (SNAP_DEMAND_MAX_WAITING + 100) << SNAP_MIN_PAGE_BITS, 0,
-                    &error_abort);
+    snap_ram_blocks_init(&s.blocks, SNAP_MIN_PAGE_BITS);
+    snap_ram_blocks_add(&s.blocks, "pc.ram",
+                        (SNAP_DEMAND_MAX_WAITING + 100) << SNAP_MIN_PAGE_BITS,
+                        0, &error_abort);
     s.blk = slow_disk_open(&s.disk);
     snapshot_begin(&s);
     run_in_coroutine(save_and_request_too_many, &s);

@@ -13,7 +13,7 @@
 static bool naive_next(const SomeRAM *ram, int block, uint64_t *offset,
                        uint64_t *length)
 {
-    const SnapRAMBlock *b = &ram->layout.blocks[block];
+    const SnapRAMBlock *b = &ram->ram.blocks[block];
     uint64_t size = snap_host_pages_size(&ram->host_pages, block);
     uint64_t start = ROUND_UP(*offset, size);
 
@@ -23,8 +23,8 @@ static bool naive_next(const SomeRAM *ram, int block, uint64_t *offset,
 
         for (uint64_t i = 0; i < size; i += PAGE) {
             sent |= snap_page_map_is_sent(&ram->map,
-                                          snap_layout_page(&ram->layout, b,
-                                                           at + i));
+                                          snap_ram_page(&ram->ram, b,
+                                                        at + i));
         }
         if (!sent && !*length) {
             *offset = at;
@@ -325,7 +325,7 @@ static void test_received_order_of_bits(SomeRAM *ram)
 /* Bits behind the last page mean nothing: 77 and 3 pages leave some. */
 static void check_received_all(SomeRAM *ram, int block, uint64_t nb_pages)
 {
-    const SnapRAMBlock *b = &ram->layout.blocks[block];
+    const SnapRAMBlock *b = &ram->ram.blocks[block];
     g_autofree uint8_t *bitmap = bitmap_bytes(nb_pages);
 
     memset(bitmap, 0xff, ROUND_UP(DIV_ROUND_UP(nb_pages, 8), 8));

@@ -77,10 +77,10 @@ static void coroutine_fn end(Ahead *ahead)
 
 static uint64_t first_page(const Ahead *ahead, const SnapPrefetched *next)
 {
-    const SnapLayout *layout = &ahead->saved->ram.layout;
+    const SnapRAMBlocks *ram = &ahead->saved->ram.ram;
 
-    return snap_layout_page(layout, &layout->blocks[next->piece.block],
-                            next->piece.offset);
+    return snap_ram_page(ram, &ram->blocks[next->piece.block],
+                         next->piece.offset);
 }
 
 /* Deal with all of a piece, as who sends it does. */

@@ -60,7 +60,7 @@ static void check_run(const Walk *walk, const SnapRAMRun *run)
     g_assert_cmpint(run->block, >=, 0);
     g_assert_cmpint(run->block, <, NB_BLOCKS);
     host_page = snap_host_pages_size(&ram->host_pages, run->block);
-    length = ram->layout.blocks[run->block].length;
+    length = ram->ram.blocks[run->block].length;
     g_assert_cmpuint(run->length, >, 0);
     g_assert_cmpuint(run->offset, <, length);
     g_assert_cmpuint(run->length, <=, length - run->offset);
@@ -105,8 +105,8 @@ static bool coroutine_fn walk_next(Walk *walk)
     g_assert_cmpint(ret, ==, 1);
     check_run(walk, &run);
     log_run(walk, &run);
-    first = snap_layout_page(&ram->layout, &ram->layout.blocks[run.block],
-                             run.offset);
+    first = snap_ram_page(&ram->ram, &ram->ram.blocks[run.block],
+                          run.offset);
     for (uint64_t i = 0; i < run.length >> PAGE_BITS; i++) {
         g_assert_false(snap_page_map_is_sent(&ram->map, first + i));
         walk->visits[first + i]++;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Unit tests of where RAM lies in an image
+ * Unit tests of the guest's RAM blocks
  */
 
 #include "qemu/osdep.h"
@@ -10,187 +10,167 @@
 #define PAGE_BITS 12
 #define PAGE      (UINT64_C(1) << PAGE_BITS)
 
-static SnapRAMBlock *add(SnapLayout *layout, const char *name, uint64_t length)
+static const SnapRAMBlock *add(SnapRAMBlocks *ram, const char *name,
+                               uint64_t length)
 {
-    return snap_layout_add(layout, name, length, 0, &error_abort);
+    return snap_ram_blocks_add(ram, name, length, 0, &error_abort);
 }
 
-/* That a block is refused with an error, and the layout is as before. */
-static void assert_refused(SnapLayout *layout, const char *name,
+/* That a block is refused with an error, and RAM is as before. */
+static void assert_refused(SnapRAMBlocks *ram, const char *name,
                            uint64_t length, uint64_t page_size)
 {
-    SnapLayout before = *layout;
+    SnapRAMBlocks before = *ram;
     Error *err = NULL;
 
-    g_assert_null(snap_layout_add(layout, name, length, page_size, &err));
+    g_assert_null(snap_ram_blocks_add(ram, name, length, page_size, &err));
     g_assert_nonnull(err);
     error_free(err);
-    g_assert_cmpuint(layout->nb_blocks, ==, before.nb_blocks);
-    g_assert_cmpuint(layout->nb_pages, ==, before.nb_pages);
-    g_assert_cmpuint(layout->ram_end, ==, before.ram_end);
+    g_assert_cmpuint(ram->nb_blocks, ==, before.nb_blocks);
+    g_assert_cmpuint(ram->nb_pages, ==, before.nb_pages);
 }
 
 static void test_empty(void)
 {
-    SnapLayout layout;
+    SnapRAMBlocks ram;
 
-    snap_layout_init(&layout, PAGE_BITS);
-    g_assert_cmpuint(layout.page_bits, ==, PAGE_BITS);
-    g_assert_cmpuint(layout.nb_blocks, ==, 0);
-    g_assert_cmpuint(layout.nb_pages, ==, 0);
-    g_assert_cmpint(snap_layout_find(&layout, "ram", 0), ==, -1);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_init(&ram, PAGE_BITS);
+    g_assert_cmpuint(ram.page_bits, ==, PAGE_BITS);
+    g_assert_cmpuint(ram.nb_blocks, ==, 0);
+    g_assert_cmpuint(ram.nb_pages, ==, 0);
+    g_assert_cmpint(snap_ram_blocks_find(&ram, "ram", 0), ==, -1);
+    snap_ram_blocks_destroy(&ram);
 }
 
-static void test_first_block_behind_header(void)
+static void test_first_block(void)
 {
-    SnapLayout layout;
-    SnapRAMBlock *block;
+    SnapRAMBlocks ram;
+    const SnapRAMBlock *block;
 
-    snap_layout_init(&layout, PAGE_BITS);
-    block = add(&layout, "ram", 3 * PAGE);
+    snap_ram_blocks_init(&ram, PAGE_BITS);
+    block = add(&ram, "ram", 3 * PAGE);
     g_assert_cmpstr(block->name, ==, "ram");
     g_assert_cmpuint(block->length, ==, 3 * PAGE);
     g_assert_cmpuint(block->page_size, ==, 0);
-    g_assert_cmpuint(block->offset, ==, SNAP_BLOCK_ALIGN);
     g_assert_cmpuint(block->first_page, ==, 0);
-    g_assert_cmpuint(block->stored_pages, ==, 0);
-    g_assert_cmpuint(block->zero_pages, ==, 0);
-    snap_layout_destroy(&layout);
-}
-
-static void test_blocks_are_aligned(void)
-{
-    SnapLayout layout;
-
-    snap_layout_init(&layout, PAGE_BITS);
-    add(&layout, "a", PAGE);
-    add(&layout, "b", SNAP_BLOCK_ALIGN);
-    add(&layout, "c", SNAP_BLOCK_ALIGN + PAGE);
-    g_assert_cmpuint(layout.blocks[1].offset, ==, 2 * SNAP_BLOCK_ALIGN);
-    g_assert_cmpuint(layout.blocks[2].offset, ==, 3 * SNAP_BLOCK_ALIGN);
-    g_assert_cmpuint(layout.ram_end, >=, layout.blocks[2].offset +
-                                         SNAP_BLOCK_ALIGN + PAGE);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void test_pages_are_numbered_through(void)
 {
-    SnapLayout layout;
+    SnapRAMBlocks ram;
 
-    snap_layout_init(&layout, PAGE_BITS);
-    add(&layout, "a", PAGE);
-    add(&layout, "b", 5 * PAGE);
-    add(&layout, "c", 2 * PAGE);
-    g_assert_cmpuint(layout.blocks[1].first_page, ==, 1);
-    g_assert_cmpuint(layout.blocks[2].first_page, ==, 6);
-    g_assert_cmpuint(layout.nb_pages, ==, 8);
-    g_assert_cmpuint(snap_layout_block_pages(&layout, &layout.blocks[1]),
+    snap_ram_blocks_init(&ram, PAGE_BITS);
+    add(&ram, "a", PAGE);
+    add(&ram, "b", 5 * PAGE);
+    add(&ram, "c", 2 * PAGE);
+    g_assert_cmpuint(ram.blocks[1].first_page, ==, 1);
+    g_assert_cmpuint(ram.blocks[2].first_page, ==, 6);
+    g_assert_cmpuint(ram.nb_pages, ==, 8);
+    g_assert_cmpuint(snap_ram_block_pages(&ram, &ram.blocks[1]),
                      ==, 5);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void test_page_and_offset(void)
 {
-    SnapLayout layout;
+    SnapRAMBlocks ram;
     const SnapRAMBlock *block;
 
-    snap_layout_init(&layout, PAGE_BITS);
-    add(&layout, "a", 7 * PAGE);
-    block = add(&layout, "b", 5 * PAGE);
-    g_assert_cmpuint(snap_layout_page_size(&layout), ==, PAGE);
-    g_assert_cmpuint(snap_layout_page(&layout, block, 3 * PAGE), ==, 10);
-    g_assert_cmpuint(snap_layout_offset(&layout, block, 10), ==,
-                     block->offset + 3 * PAGE);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_init(&ram, PAGE_BITS);
+    add(&ram, "a", 7 * PAGE);
+    block = add(&ram, "b", 5 * PAGE);
+    g_assert_cmpuint(snap_ram_page_size(&ram), ==, PAGE);
+    g_assert_cmpuint(snap_ram_page(&ram, block, 3 * PAGE), ==, 10);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void test_block_of(void)
 {
-    SnapLayout layout;
+    SnapRAMBlocks ram;
     uint64_t page = 0;
 
-    snap_layout_init(&layout, PAGE_BITS);
+    snap_ram_blocks_init(&ram, PAGE_BITS);
     for (unsigned i = 0; i < 9; i++) {
         g_autofree char *name = g_strdup_printf("block%u", i);
 
-        add(&layout, name, (i * 3 % 5 + 1) * PAGE);
+        add(&ram, name, (i * 3 % 5 + 1) * PAGE);
     }
-    for (unsigned i = 0; i < layout.nb_blocks; i++) {
-        uint64_t nb = snap_layout_block_pages(&layout, &layout.blocks[i]);
+    for (unsigned i = 0; i < ram.nb_blocks; i++) {
+        uint64_t nb = snap_ram_block_pages(&ram, &ram.blocks[i]);
 
         while (nb--) {
-            g_assert_true(snap_layout_block_of(&layout, page++) ==
-                          &layout.blocks[i]);
+            g_assert_true(snap_ram_block_of(&ram, page++) ==
+                          &ram.blocks[i]);
         }
     }
-    g_assert_cmpuint(page, ==, layout.nb_pages);
-    snap_layout_destroy(&layout);
+    g_assert_cmpuint(page, ==, ram.nb_pages);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void test_find(void)
 {
-    SnapLayout layout;
+    SnapRAMBlocks ram;
 
-    snap_layout_init(&layout, PAGE_BITS);
-    add(&layout, "a", PAGE);
-    add(&layout, "b", PAGE);
-    g_assert_cmpint(snap_layout_find(&layout, "b", 1), ==, 1);
-    g_assert_cmpint(snap_layout_find(&layout, "b", 0), ==, 1);
-    g_assert_cmpint(snap_layout_find(&layout, "a", 1), ==, 0);
-    g_assert_cmpint(snap_layout_find(&layout, "c", 1), ==, -1);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_init(&ram, PAGE_BITS);
+    add(&ram, "a", PAGE);
+    add(&ram, "b", PAGE);
+    g_assert_cmpint(snap_ram_blocks_find(&ram, "b", 1), ==, 1);
+    g_assert_cmpint(snap_ram_blocks_find(&ram, "b", 0), ==, 1);
+    g_assert_cmpint(snap_ram_blocks_find(&ram, "a", 1), ==, 0);
+    g_assert_cmpint(snap_ram_blocks_find(&ram, "c", 1), ==, -1);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void test_find_with_wild_hint(void)
 {
-    SnapLayout layout;
+    SnapRAMBlocks ram;
 
-    snap_layout_init(&layout, PAGE_BITS);
-    add(&layout, "a", PAGE);
-    g_assert_cmpint(snap_layout_find(&layout, "a", -1), ==, 0);
-    g_assert_cmpint(snap_layout_find(&layout, "a", 1), ==, 0);
-    g_assert_cmpint(snap_layout_find(&layout, "a", INT_MAX), ==, 0);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_init(&ram, PAGE_BITS);
+    add(&ram, "a", PAGE);
+    g_assert_cmpint(snap_ram_blocks_find(&ram, "a", -1), ==, 0);
+    g_assert_cmpint(snap_ram_blocks_find(&ram, "a", 1), ==, 0);
+    g_assert_cmpint(snap_ram_blocks_find(&ram, "a", INT_MAX), ==, 0);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void test_page_size_is_kept(void)
 {
-    SnapLayout layout;
-    SnapRAMBlock *block;
+    SnapRAMBlocks ram;
+    const SnapRAMBlock *block;
 
-    snap_layout_init(&layout, PAGE_BITS);
-    block = snap_layout_add(&layout, "huge", PAGE, 2 * MiB, &error_abort);
+    snap_ram_blocks_init(&ram, PAGE_BITS);
+    block = snap_ram_blocks_add(&ram, "huge", PAGE, 2 * MiB, &error_abort);
     g_assert_cmpuint(block->page_size, ==, 2 * MiB);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void test_page_bits_bounds(void)
 {
-    SnapLayout layout;
+    SnapRAMBlocks ram;
 
-    snap_layout_init(&layout, SNAP_MIN_PAGE_BITS);
-    add(&layout, "ram", 1 * KiB);
-    g_assert_cmpuint(layout.nb_pages, ==, 1);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_init(&ram, SNAP_MIN_PAGE_BITS);
+    add(&ram, "ram", 1 * KiB);
+    g_assert_cmpuint(ram.nb_pages, ==, 1);
+    snap_ram_blocks_destroy(&ram);
 
-    snap_layout_init(&layout, SNAP_MAX_PAGE_BITS);
-    add(&layout, "ram", 128 * KiB);
-    g_assert_cmpuint(layout.nb_pages, ==, 2);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_init(&ram, SNAP_MAX_PAGE_BITS);
+    add(&ram, "ram", 128 * KiB);
+    g_assert_cmpuint(ram.nb_pages, ==, 2);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void test_name_bounds(void)
 {
     g_autofree char *longest = g_strnfill(SNAP_BLOCK_NAME_MAX, 'x');
     g_autofree char *too_long = g_strnfill(SNAP_BLOCK_NAME_MAX + 1, 'x');
-    SnapLayout layout;
+    SnapRAMBlocks ram;
 
-    snap_layout_init(&layout, PAGE_BITS);
-    assert_refused(&layout, "", PAGE, 0);
-    assert_refused(&layout, too_long, PAGE, 0);
-    g_assert_cmpstr(add(&layout, longest, PAGE)->name, ==, longest);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_init(&ram, PAGE_BITS);
+    assert_refused(&ram, "", PAGE, 0);
+    assert_refused(&ram, too_long, PAGE, 0);
+    g_assert_cmpstr(add(&ram, longest, PAGE)->name, ==, longest);
+    snap_ram_blocks_destroy(&ram);
 }
 
 /* What a terminal would act on */
@@ -199,71 +179,71 @@ static void test_unprintable_name(void)
     static const char *const names[] = {
         "\033[2J", "a\nb", "\x7f", "\x9b" "2J", "\xff", "\t",
     };
-    SnapLayout layout;
+    SnapRAMBlocks ram;
 
-    snap_layout_init(&layout, PAGE_BITS);
+    snap_ram_blocks_init(&ram, PAGE_BITS);
     for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
-        assert_refused(&layout, names[i], PAGE, 0);
+        assert_refused(&ram, names[i], PAGE, 0);
     }
-    add(&layout, "/rom@etc/acpi/tables ~", PAGE);
-    snap_layout_destroy(&layout);
+    add(&ram, "/rom@etc/acpi/tables ~", PAGE);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void test_name_twice(void)
 {
-    SnapLayout layout;
+    SnapRAMBlocks ram;
 
-    snap_layout_init(&layout, PAGE_BITS);
-    add(&layout, "a", PAGE);
-    add(&layout, "b", PAGE);
-    assert_refused(&layout, "a", PAGE, 0);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_init(&ram, PAGE_BITS);
+    add(&ram, "a", PAGE);
+    add(&ram, "b", PAGE);
+    assert_refused(&ram, "a", PAGE, 0);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void test_bad_length(void)
 {
-    SnapLayout layout;
+    SnapRAMBlocks ram;
 
-    snap_layout_init(&layout, PAGE_BITS);
-    assert_refused(&layout, "ram", PAGE - 1, 0);
-    assert_refused(&layout, "ram", PAGE + 1, 0);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_init(&ram, PAGE_BITS);
+    assert_refused(&ram, "ram", PAGE - 1, 0);
+    assert_refused(&ram, "ram", PAGE + 1, 0);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void test_too_much_ram(void)
 {
-    SnapLayout layout;
+    SnapRAMBlocks ram;
 
-    snap_layout_init(&layout, PAGE_BITS);
-    assert_refused(&layout, "ram", SNAP_MAX_RAM + PAGE, 0);
-    assert_refused(&layout, "ram", -PAGE, 0);
-    add(&layout, "half", SNAP_MAX_RAM / 2);
-    assert_refused(&layout, "ram", SNAP_MAX_RAM / 2 + PAGE, 0);
-    assert_refused(&layout, "ram", -(uint64_t)(SNAP_MAX_RAM / 2), 0);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_init(&ram, PAGE_BITS);
+    assert_refused(&ram, "ram", SNAP_MAX_RAM + PAGE, 0);
+    assert_refused(&ram, "ram", -PAGE, 0);
+    add(&ram, "half", SNAP_MAX_RAM / 2);
+    assert_refused(&ram, "ram", SNAP_MAX_RAM / 2 + PAGE, 0);
+    assert_refused(&ram, "ram", -(uint64_t)(SNAP_MAX_RAM / 2), 0);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void test_too_many_blocks(void)
 {
-    SnapLayout layout;
+    SnapRAMBlocks ram;
 
-    snap_layout_init(&layout, PAGE_BITS);
+    snap_ram_blocks_init(&ram, PAGE_BITS);
     for (unsigned i = 0; i < SNAP_MAX_BLOCKS; i++) {
         g_autofree char *name = g_strdup_printf("block%u", i);
 
-        add(&layout, name, PAGE);
+        add(&ram, name, PAGE);
     }
-    assert_refused(&layout, "ram", PAGE, 0);
-    snap_layout_destroy(&layout);
+    assert_refused(&ram, "ram", PAGE, 0);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void test_bad_page_size(void)
 {
-    SnapLayout layout;
+    SnapRAMBlocks ram;
 
-    snap_layout_init(&layout, PAGE_BITS);
-    assert_refused(&layout, "ram", PAGE, 3 * PAGE);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_init(&ram, PAGE_BITS);
+    assert_refused(&ram, "ram", PAGE, 3 * PAGE);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static const struct {
@@ -271,8 +251,7 @@ static const struct {
     void (*fn)(void);
 } tests[] = {
     { "empty", test_empty },
-    { "first-block-behind-header", test_first_block_behind_header },
-    { "blocks-are-aligned", test_blocks_are_aligned },
+    { "first-block", test_first_block },
     { "pages-are-numbered-through", test_pages_are_numbered_through },
     { "page-and-offset", test_page_and_offset },
     { "block-of", test_block_of },

@@ -30,14 +30,14 @@ static uint64_t plain(void)
 }
 
 /* @announced: page size that each block was saved with, 0 for none */
-static void layout_init(SnapLayout *layout, const uint64_t announced[NB_BLOCKS])
+static void layout_init(SnapRAMBlocks *ram, const uint64_t announced[NB_BLOCKS])
 {
     static const uint64_t lengths[] = { 16 * MiB, 4 * GIB, ROM_LENGTH };
 
-    snap_layout_init(layout, ctz64(plain()));
+    snap_ram_blocks_init(ram, ctz64(plain()));
     for (unsigned i = 0; i < NB_BLOCKS; i++) {
-        snap_layout_add(layout, names[i], lengths[i], announced[i],
-                        &error_abort);
+        snap_ram_blocks_add(ram, names[i], lengths[i], announced[i],
+                            &error_abort);
     }
 }
 
@@ -61,12 +61,12 @@ static void check_announced(const uint64_t announced[NB_BLOCKS],
                             char *const *options,
                             const uint64_t expected[NB_BLOCKS])
 {
-    SnapLayout layout;
+    SnapRAMBlocks ram;
     SnapHostPages pages;
     Error *err = NULL;
 
-    layout_init(&layout, announced);
-    if (snap_host_pages_init(&pages, &layout, options, &err)) {
+    layout_init(&ram, announced);
+    if (snap_host_pages_init(&pages, &ram, options, &err)) {
         check_pages(&pages, expected);
         snap_host_pages_destroy(&pages);
     } else {
@@ -74,7 +74,7 @@ static void check_announced(const uint64_t announced[NB_BLOCKS],
         g_test_fail();
         error_free(err);
     }
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static const uint64_t none[NB_BLOCKS];
@@ -100,16 +100,16 @@ static void check_refused_announced(const uint64_t announced[NB_BLOCKS],
                                     const char *option, const char *why)
 {
     char *const options[] = { (char *)option, NULL };
-    SnapLayout layout;
+    SnapRAMBlocks ram;
     SnapHostPages pages;
     Error *err = NULL;
 
-    layout_init(&layout, announced);
-    g_assert_false(snap_host_pages_init(&pages, &layout, options, &err));
+    layout_init(&ram, announced);
+    g_assert_false(snap_host_pages_init(&pages, &ram, options, &err));
     g_assert_nonnull(err);
     g_assert_nonnull(strstr(error_get_pretty(err), why));
     error_free(err);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_destroy(&ram);
 }
 
 static void check_refused(const char *option, const char *why)
@@ -255,53 +255,53 @@ static void test_announced_does_not_fit(void)
 /* The pages of this host may be larger than those of the guest. */
 static void test_plain_size_does_not_fit(void)
 {
-    SnapLayout layout;
+    SnapRAMBlocks ram;
     SnapHostPages pages;
     Error *err = NULL;
 
-    snap_layout_init(&layout, SNAP_MIN_PAGE_BITS);
-    snap_layout_add(&layout, "pc.ram", plain(), 0, &error_abort);
-    snap_layout_add(&layout, "odd", plain() + KiB, 0, &error_abort);
-    if (snap_host_pages_init(&pages, &layout, NULL, &err)) {
+    snap_ram_blocks_init(&ram, SNAP_MIN_PAGE_BITS);
+    snap_ram_blocks_add(&ram, "pc.ram", plain(), 0, &error_abort);
+    snap_ram_blocks_add(&ram, "odd", plain() + KiB, 0, &error_abort);
+    if (snap_host_pages_init(&pages, &ram, NULL, &err)) {
         g_test_message("pages of %" PRIu64 " bytes are taken for a block of "
                        "%" PRIu64, snap_host_pages_size(&pages, 1),
-                       layout.blocks[1].length);
+                       ram.blocks[1].length);
         g_test_fail();
         snap_host_pages_destroy(&pages);
     } else {
         g_assert_nonnull(strstr(error_get_pretty(err), "odd"));
         error_free(err);
     }
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_destroy(&ram);
 }
 
 /* Target pages that are smaller than the host's. */
 static void test_small_target_pages(void)
 {
-    SnapLayout layout;
+    SnapRAMBlocks ram;
     SnapHostPages pages;
 
-    snap_layout_init(&layout, SNAP_MIN_PAGE_BITS);
-    snap_layout_add(&layout, "pc.ram", 4 * MiB, 0, &error_abort);
-    g_assert_true(snap_host_pages_init(&pages, &layout, NULL, &error_abort));
+    snap_ram_blocks_init(&ram, SNAP_MIN_PAGE_BITS);
+    snap_ram_blocks_add(&ram, "pc.ram", 4 * MiB, 0, &error_abort);
+    g_assert_true(snap_host_pages_init(&pages, &ram, NULL, &error_abort));
     g_assert_cmpuint(snap_host_pages_size(&pages, 0), ==, plain());
     g_assert_cmpuint(snap_host_pages_targets(&pages, 0), ==, plain() / KiB);
     g_assert_false(snap_host_pages_announced(&pages, 0));
     snap_host_pages_destroy(&pages);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_destroy(&ram);
 }
 
 /* Whoever failed to initialise may destroy all the same. */
 static void test_destroy_after_failure(void)
 {
     char *const options[] = { (char *)"3M", NULL };
-    SnapLayout layout;
+    SnapRAMBlocks ram;
     SnapHostPages pages;
 
-    layout_init(&layout, none);
-    g_assert_false(snap_host_pages_init(&pages, &layout, options, NULL));
+    layout_init(&ram, none);
+    g_assert_false(snap_host_pages_init(&pages, &ram, options, NULL));
     snap_host_pages_destroy(&pages);
-    snap_layout_destroy(&layout);
+    snap_ram_blocks_destroy(&ram);
 }
 
 typedef struct Test {

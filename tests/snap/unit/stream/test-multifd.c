@@ -39,7 +39,7 @@ static const QemuUUID uuid = {
  * @max: pages that a packet may have
  */
 typedef struct Fixture {
-    SnapLayout layout;
+    SnapRAMBlocks ram;
     uint64_t page;
     unsigned max;
     uint8_t *buf;
@@ -82,21 +82,21 @@ static void set_up(Fixture *f, gconstpointer data)
     f->max = PACKET_SIZE >> bits;
     f->size = HEAD_SIZE + 8 * f->max;
     f->buf = g_malloc(f->size);
-    snap_layout_init(&f->layout, bits);
-    snap_layout_add(&f->layout, "pc.ram", 1000 * f->page, 0, &error_abort);
-    snap_layout_add(&f->layout, "vga.vram", 4 * f->page, 0, &error_abort);
+    snap_ram_blocks_init(&f->ram, bits);
+    snap_ram_blocks_add(&f->ram, "pc.ram", 1000 * f->page, 0, &error_abort);
+    snap_ram_blocks_add(&f->ram, "vga.vram", 4 * f->page, 0, &error_abort);
     put_packet(f);
 }
 
 static void tear_down(Fixture *f, gconstpointer data)
 {
-    snap_layout_destroy(&f->layout);
+    snap_ram_blocks_destroy(&f->ram);
     g_free(f->buf);
 }
 
 static void decode(Fixture *f)
 {
-    g_assert_cmpint(snap_multifd_decode(f->buf, &f->packet, &f->layout,
+    g_assert_cmpint(snap_multifd_decode(f->buf, &f->packet, &f->ram,
                                         &error_abort), ==, 0);
 }
 
@@ -105,7 +105,7 @@ static void assert_refused(Fixture *f, int code, const char *why)
 {
     Error *err = NULL;
 
-    g_assert_cmpint(snap_multifd_decode(f->buf, &f->packet, &f->layout, &err),
+    g_assert_cmpint(snap_multifd_decode(f->buf, &f->packet, &f->ram, &err),
                     ==, code);
     g_assert_nonnull(err);
     if (err && !strstr(error_get_pretty(err), why)) {
@@ -198,8 +198,8 @@ static void test_init_unused(void)
 
 static void test_size(Fixture *f, gconstpointer data)
 {
-    g_assert_cmpuint(snap_multifd_packet_pages(&f->layout), ==, f->max);
-    g_assert_cmpuint(snap_multifd_head_size(&f->layout), ==, f->size);
+    g_assert_cmpuint(snap_multifd_packet_pages(&f->ram), ==, f->max);
+    g_assert_cmpuint(snap_multifd_head_size(&f->ram), ==, f->size);
     g_assert_cmpuint(f->max, <=, SNAP_MULTIFD_MAX_PAGES);
 }
 
@@ -225,12 +225,12 @@ static void test_encode(Fixture *f, gconstpointer data)
         .offsets = { 2 * f->page, 0, 3 * f->page, 0x1234 },
     };
     memset(buf, 0xff, f->size);
-    snap_multifd_encode(buf, &f->packet, &f->layout);
+    snap_multifd_encode(buf, &f->packet, &f->ram);
     g_assert_cmpmem(buf, f->size, f->buf, f->size);
 
     f->packet.sync = true;
     put_be32(f, AT_FLAGS, 1);
-    snap_multifd_encode(buf, &f->packet, &f->layout);
+    snap_multifd_encode(buf, &f->packet, &f->ram);
     g_assert_cmpmem(buf, f->size, f->buf, f->size);
 }
 
@@ -244,7 +244,7 @@ static void test_encode_sync(Fixture *f, gconstpointer data)
     put_be32(f, AT_VERSION, 1);
     put_be32(f, AT_FLAGS, 1);
     put_be32(f, AT_ALLOC, f->max);
-    snap_multifd_encode(buf, &f->packet, &f->layout);
+    snap_multifd_encode(buf, &f->packet, &f->ram);
     g_assert_cmpmem(buf, f->size, f->buf, f->size);
 }
 
@@ -259,7 +259,7 @@ static void check_round_trip(Fixture *f, unsigned nb_normal, unsigned nb_zero)
     for (unsigned i = 0; i < nb_normal + nb_zero; i++) {
         in.offsets[i] = i * 331 % 1000 * f->page;
     }
-    snap_multifd_encode(f->buf, &in, &f->layout);
+    snap_multifd_encode(f->buf, &in, &f->ram);
     decode(f);
     g_assert_cmpint(f->packet.sync, ==, in.sync);
     g_assert_cmpuint(f->packet.number, ==, in.number);
@@ -340,7 +340,7 @@ static void test_version(Fixture *f, gconstpointer data)
 static void check_counts(Fixture *f, uint32_t nb_normal, uint32_t nb_zero)
 {
     put_be32(f, AT_NORMAL, nb_normal);
-    put_be32(f, AT_DATA_SIZE, nb_normal << f->layout.page_bits);
+    put_be32(f, AT_DATA_SIZE, nb_normal << f->ram.page_bits);
     put_be32(f, AT_ZERO, nb_zero);
     assert_refused(f, -EINVAL, "multifd packet has");
 }
@@ -402,7 +402,7 @@ static void test_block(Fixture *f, gconstpointer data)
 
     /* Without a NUL it is another one than the longest that there is. */
     longest[255] = 0;
-    snap_layout_add(&f->layout, longest, 4 * f->page, 0, &error_abort);
+    snap_ram_blocks_add(&f->ram, longest, 4 * f->page, 0, &error_abort);
     check_block(f, "x", 1);
     longest[255] = 'x';
     check_block(f, longest, 256);
@@ -415,9 +415,9 @@ static void test_longest_name_round_trip(Fixture *f, gconstpointer data)
 {
     g_autofree char *longest = g_strnfill(255, 'x');
 
-    snap_layout_add(&f->layout, longest, f->page, 0, &error_abort);
+    snap_ram_blocks_add(&f->ram, longest, f->page, 0, &error_abort);
     f->packet = (SnapMultifdPacket) { .block = 2, .nb_zero = 1 };
-    snap_multifd_encode(f->buf, &f->packet, &f->layout);
+    snap_multifd_encode(f->buf, &f->packet, &f->ram);
     g_assert_cmpmem(f->buf + AT_BLOCK, 256, longest, 256);
     decode(f);
     g_assert_cmpint(f->packet.block, ==, 2);
@@ -454,7 +454,7 @@ static void test_last_offset(Fixture *f, gconstpointer data)
     f->packet = (SnapMultifdPacket) {
         .nb_normal = 1, .offsets = { 999 * f->page },
     };
-    snap_multifd_encode(f->buf, &f->packet, &f->layout);
+    snap_multifd_encode(f->buf, &f->packet, &f->ram);
     decode(f);
     g_assert_cmpuint(f->packet.offsets[0], ==, 999 * f->page);
 }
@@ -497,7 +497,7 @@ static void test_random(Fixture *f, gconstpointer data)
                 g_rand_int_range(rand, 0, 256);
         }
         memset(&f->packet, 0xff, sizeof(f->packet));
-        if (snap_multifd_decode(f->buf, &f->packet, &f->layout, NULL) < 0) {
+        if (snap_multifd_decode(f->buf, &f->packet, &f->ram, NULL) < 0) {
             continue;
         }
         g_assert_cmpuint(f->packet.nb_normal, <=, f->max);
@@ -507,7 +507,7 @@ static void test_random(Fixture *f, gconstpointer data)
              j++) {
             g_assert_cmpint(f->packet.block, >=, 0);
             g_assert_cmpuint(f->packet.offsets[j], <,
-                             f->layout.blocks[f->packet.block].length);
+                             f->ram.blocks[f->packet.block].length);
             g_assert_cmpuint(f->packet.offsets[j] % f->page, ==, 0);
         }
     }

@@ -46,7 +46,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Result, result_free)
 
 /* A destination with 4 KiB pages, and one with 2 MiB pages in block RAM */
 typedef struct Fixture {
-    SnapLayout layout;
+    SnapRAMBlocks ram;
     SnapHostPages host_pages;
     Result *res;
     SnapInput *input;
@@ -56,22 +56,22 @@ typedef struct Fixture {
 static void fixture_init(Fixture *f, unsigned host_bits)
 {
     *f = (Fixture) { };
-    some_ram_layout_init(&f->layout);
-    some_ram_host_pages_init(&f->host_pages, &f->layout, host_bits);
+    some_ram_blocks_init(&f->ram);
+    some_ram_host_pages_init(&f->host_pages, &f->ram, host_bits);
 }
 
 static void fixture_destroy(Fixture *f)
 {
     snap_input_free(f->input);
     snap_host_pages_destroy(&f->host_pages);
-    snap_layout_destroy(&f->layout);
+    snap_ram_blocks_destroy(&f->ram);
 }
 
 static void note_bitmap(Fixture *f, const SnapReturnEvent *event)
 {
-    const SnapLayout *layout = &f->layout;
-    uint64_t nb_pages = snap_layout_block_pages(layout,
-                                                &layout->blocks[event->block]);
+    const SnapRAMBlocks *ram = &f->ram;
+    uint64_t nb_pages = snap_ram_block_pages(ram,
+                                             &ram->blocks[event->block]);
 
     g_assert_nonnull(event->bitmap);
     g_string_append_printf(f->res->log, "bitmap %d:", event->block);
@@ -90,7 +90,7 @@ static void note_request(Fixture *f, const SnapReturnEvent *event)
 
     g_assert_cmpint(event->block, >=, 0);
     g_assert_cmpint(event->block, <, NB_BLOCKS);
-    length = f->layout.blocks[event->block].length;
+    length = f->ram.blocks[event->block].length;
     host_page = snap_host_pages_size(&f->host_pages, event->block);
     g_assert_cmpuint(event->offset, <, length);
     g_assert_cmpuint(event->length, >, 0);
@@ -134,7 +134,7 @@ static void note_event(Fixture *f, SnapReturnEvent *event)
 static void coroutine_fn read_all(void *opaque)
 {
     Fixture *f = opaque;
-    g_autoptr(SnapReturnPath) rp = snap_return_path_new(f->input, &f->layout,
+    g_autoptr(SnapReturnPath) rp = snap_return_path_new(f->input, &f->ram,
                                                         &f->host_pages);
     SnapReturnEvent event = { };
     int ret;

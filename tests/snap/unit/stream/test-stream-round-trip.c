@@ -84,7 +84,7 @@ static void test_round_trip(void)
     g_assert_cmpstr(res->log->str, ==, log);
     g_assert_cmpmem(res->vmdesc->data, res->vmdesc->len,
                     VMDESC, strlen(VMDESC));
-    snap_layout_destroy(&write_job.layout);
+    snap_ram_blocks_destroy(&write_job.ram);
 }
 
 int main(int argc, char **argv)

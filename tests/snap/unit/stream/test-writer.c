@@ -26,7 +26,7 @@ static GByteArray *write_stream(WriteFn *fn, bool footers)
     put_bytes(b, channel->data, channel->usage);
     qemu_fclose(job.file);
     object_unref(OBJECT(channel));
-    snap_layout_destroy(&job.layout);
+    snap_ram_blocks_destroy(&job.ram);
     return b;
 }
 
@@ -40,7 +40,7 @@ static void coroutine_fn write_start(WriteJob *job, SnapStreamWriter *writer)
 static void coroutine_fn write_start_huge(WriteJob *job,
                                           SnapStreamWriter *writer)
 {
-    job->layout.blocks[0].page_size = 2 * MiB;
+    job->ram.blocks[0].page_size = 2 * MiB;
     snap_stream_put_ram_start(writer, NULL);
 }
 
@@ -50,7 +50,7 @@ static void coroutine_fn write_start_instance(WriteJob *job,
     g_autoptr(SnapStreamWriter) other = NULL;
 
     job->section.instance = 3;
-    other = snap_stream_writer_new(job->file, &job->layout, &job->section);
+    other = snap_stream_writer_new(job->file, &job->ram, &job->section);
     snap_stream_put_ram_start(other, NULL);
 }
 
@@ -148,12 +148,12 @@ static void expect_late(GByteArray *b)
 /* --- commands of a load by postcopy --- */
 
 /* Host pages of 2 MiB in the first block, and of 4 KiB elsewhere */
-static void huge_pages_init(SnapHostPages *pages, const SnapLayout *layout)
+static void huge_pages_init(SnapHostPages *pages, const SnapRAMBlocks *ram)
 {
     static unsigned bits[] = { 21, 12 };
 
     *pages = (SnapHostPages) {
-        .layout = layout, .bits = bits, .default_bits = 12,
+        .ram = ram, .bits = bits, .default_bits = 12,
     };
 }
 
@@ -162,7 +162,7 @@ static void coroutine_fn write_start_advised(WriteJob *job,
 {
     SnapHostPages pages;
 
-    huge_pages_init(&pages, &job->layout);
+    huge_pages_init(&pages, &job->ram);
     snap_stream_put_ram_start(writer, &pages);
 }
 
@@ -180,11 +180,11 @@ static void coroutine_fn write_start_plain(WriteJob *job,
 {
     unsigned bits[] = { 12, 12 };
     const SnapHostPages pages = {
-        .layout = &job->layout, .bits = bits, .default_bits = 12,
+        .ram = &job->ram, .bits = bits, .default_bits = 12,
     };
 
     /* What was announced for the save does not matter. */
-    job->layout.blocks[1].page_size = 2 * MiB;
+    job->ram.blocks[1].page_size = 2 * MiB;
     snap_stream_put_ram_start(writer, &pages);
 }
 
@@ -216,7 +216,7 @@ static void coroutine_fn write_advise(WriteJob *job, SnapStreamWriter *writer)
 {
     SnapHostPages pages;
 
-    huge_pages_init(&pages, &job->layout);
+    huge_pages_init(&pages, &job->ram);
     snap_stream_put_advise(writer, &pages);
 }
 
@@ -270,7 +270,7 @@ static void coroutine_fn write_largest_discard(WriteJob *job,
     g_autofree SnapStreamRange *ranges = g_new(SnapStreamRange,
                                                SNAP_MAX_DISCARD_RANGES);
 
-    memset(job->layout.blocks[1].name, 'x', SNAP_BLOCK_NAME_MAX);
+    memset(job->ram.blocks[1].name, 'x', SNAP_BLOCK_NAME_MAX);
     for (uint64_t i = 0; i < SNAP_MAX_DISCARD_RANGES; i++) {
         ranges[i] = (SnapStreamRange) { 2 * i * PAGE, PAGE };
     }
@@ -427,7 +427,7 @@ static void test_write_broken_pipe(void)
     g_assert_nonnull(job.err);
     error_free(job.err);
     qemu_fclose(job.file);
-    snap_layout_destroy(&job.layout);
+    snap_ram_blocks_destroy(&job.ram);
 }
 
 int main(int argc, char **argv)

@@ -111,8 +111,8 @@ static void put(int fd, const void *data, size_t size)
 static void put_packet(Fixture *f, int fd, bool sync, unsigned nb_normal,
                        unsigned nb_zero)
 {
-    const SnapLayout *layout = &f->saved.snapshot.layout;
-    g_autofree uint8_t *head = g_malloc(snap_multifd_head_size(layout));
+    const SnapRAMBlocks *blocks = &f->saved.snapshot.blocks;
+    g_autofree uint8_t *head = g_malloc(snap_multifd_head_size(blocks));
     g_autofree uint8_t *page = g_malloc(PAGE);
     SnapMultifdPacket packet = {
         .sync = sync,
@@ -122,8 +122,8 @@ static void put_packet(Fixture *f, int fd, bool sync, unsigned nb_normal,
     };
 
     packet.offsets[0] = f->nb_pages * PAGE;
-    snap_multifd_encode(head, &packet, layout);
-    put(fd, head, snap_multifd_head_size(layout));
+    snap_multifd_encode(head, &packet, blocks);
+    put(fd, head, snap_multifd_head_size(blocks));
     memset(page, 1, PAGE);
     put(fd, page, nb_normal * PAGE);
     f->nb_pages += nb_normal + nb_zero;
@@ -164,7 +164,7 @@ static void set_up(Fixture *f, gconstpointer data)
     saved_ram_init(&f->saved, PAGE_BITS);
     open_channels(f);
     f->receiver = snap_multifd_receiver_new(f->transport, f->channels,
-                                            &f->saved.snapshot.layout,
+                                            &f->saved.snapshot.blocks,
                                             f->saved.snapshot.ram);
     for (unsigned i = 0; f->c && i < NB_CHANNELS; i++) {
         for (const char *p = f->c->channels[i]; *p; p++) {

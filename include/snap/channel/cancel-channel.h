@@ -23,8 +23,9 @@ QIOChannel *snap_cancel_channel_new(QIOChannel *master);
  * that wait
  * @ioc: of snap_cancel_channel_new()
  *
- * The peer does not notice.  Call in the main loop, outside coroutines: those
- * that wait run at once.
+ * The peer does not notice.
+ *
+ * Context: main loop, outside coroutines: those that wait run at once.
  */
 void snap_cancel_channel_cancel(QIOChannel *ioc);
 

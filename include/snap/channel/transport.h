@@ -31,7 +31,8 @@ typedef struct SnapTransport SnapTransport;
  * works on duplicates.  A direction is made non-blocking when first requested,
  * and snap_transport_close() restores the flag, since inherited descriptors
  * share it with their other holders (stdout may be the same pipe as stderr).
- * Call outside a coroutine, with SIGPIPE ignored.
+ *
+ * Context: main loop, outside coroutines, with SIGPIPE ignored.
  *
  * Returns: the transport, NULL with @errp set
  */
@@ -45,6 +46,8 @@ SnapTransport *snap_transport_open(const char *uri, bool listen,
  * connections are accepted, so that whoever waits for it can connect; it is
  * removed by snap_transport_accept_channels(), or at the end.  Waits for the
  * connection.  Call once, before all that follows.
+ *
+ * Context: main loop, outside coroutines.
  *
  * Returns: false with @errp set
  */
@@ -154,8 +157,9 @@ GPtrArray *snap_transport_open_channels(SnapTransport *transport, unsigned nb,
  * snap_transport_cancel: let all that reads or writes return an error
  *
  * Now and from now on, in both directions and on all channels.  The peer does
- * not notice until snap_transport_close().  Call in the main loop, outside
- * coroutines.
+ * not notice until snap_transport_close().
+ *
+ * Context: main loop, outside coroutines.
  */
 void snap_transport_cancel(SnapTransport *transport);
 

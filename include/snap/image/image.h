@@ -55,7 +55,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapImage, snap_image_close)
 /* Pages with data in all blocks, as the block table says. */
 uint64_t snap_image_stored_pages(const SnapImage *image);
 
-/* Whether @blk has a snapshot, damaged or not. Call outside a coroutine. */
+/*
+ * Whether @blk has a snapshot, damaged or not.
+ * Context: main loop, outside coroutines.
+ */
 bool snap_image_is_present(BlockBackend *blk);
 
 /**

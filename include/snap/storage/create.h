@@ -29,7 +29,8 @@ bool snap_create_check_options(const QDict *options, Error **errp);
  * Without options, nothing waits for storage: block drivers flush a new image
  * several times, while the source of a save, and under a background snapshot
  * its guest, waits to be read from.  Nothing of the image is durable then.
- * Call outside a coroutine.
+ *
+ * Context: main loop, outside coroutines.
  *
  * Returns: false with @errp set
  */

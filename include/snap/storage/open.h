@@ -73,7 +73,7 @@ QDict *snap_open_parse_options(const char *list, Error **errp);
  * snap_open_image: open an existing image
  * @writable: also for writing, which locks out all other writers
  *
- * Call outside a coroutine.
+ * Context: main loop, outside coroutines.
  *
  * Returns: NULL with @errp set
  */
@@ -85,7 +85,7 @@ BlockBackend *snap_open_image(const SnapImageOptions *options, bool writable,
  * @options: all but the name counts
  * @file: options that say where it is, flattened
  *
- * Call outside a coroutine.
+ * Context: main loop, outside coroutines.
  *
  * Returns: NULL with @errp set
  */

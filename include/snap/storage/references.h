@@ -16,7 +16,7 @@ bool snap_references_given(const QDict *options);
  * @blk: opened with BDRV_O_NO_BACKING and BDRV_O_NO_IO, so that what it refers
  *       to was not opened (block/qcow2.c:qcow2_do_open)
  *
- * Call outside a coroutine.
+ * Context: main loop, outside coroutines.
  *
  * A backing file or an external data file can be anything that QEMU could open
  * for its user: who made the image decides what, and that may be somebody else.
@@ -30,7 +30,7 @@ bool snap_references_none(BlockBackend *blk, Error **errp);
  * @blk: opened with all that it refers to
  * @path: the file, as it was opened
  *
- * Call outside a coroutine.
+ * Context: main loop, outside coroutines.
  *
  * Returns: false with @errp set if there is anything else
  */
@@ -39,7 +39,7 @@ bool snap_references_only(BlockBackend *blk, const char *path, Error **errp);
 /**
  * snap_references_files: all files that an open image consists of
  *
- * Call outside a coroutine.
+ * Context: main loop, outside coroutines.
  *
  * Returns: newly allocated array of their names, with NULL at its end; what is
  * no file has some other name

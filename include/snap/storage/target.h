@@ -35,7 +35,7 @@ typedef struct SnapTarget SnapTarget;
  * than a snapshot; it is not touched before snap_target_commit().  To be called
  * before anything is read from the source.
  *
- * Call outside a coroutine.
+ * Context: main loop, outside coroutines.
  *
  * Returns: NULL with @errp set
  */
@@ -46,7 +46,7 @@ SnapTarget *snap_target_begin(const SnapTargetOptions *options, Error **errp);
  * enough
  * @size: size of the virtual disk in bytes; an existing target must have it
  *
- * Call outside a coroutine.
+ * Context: main loop, outside coroutines.
  *
  * Returns: false with @errp set
  */
@@ -91,7 +91,7 @@ void snap_target_confirm(SnapTarget *target);
 /**
  * snap_target_close: close the disk; what was not confirmed is undone
  *
- * Call outside a coroutine, with nothing in flight.
+ * Context: main loop, outside coroutines, with nothing in flight.
  */
 void snap_target_close(SnapTarget *target);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapTarget, snap_target_close)

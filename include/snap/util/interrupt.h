@@ -29,6 +29,8 @@ void snap_interrupt_free(SnapInterrupt *interrupt);
  *        to let them wait again
  *
  * Does nothing without @interrupt.
+ *
+ * Context: main loop.
  */
 void snap_interrupt_watch(SnapInterrupt *interrupt, void (*func)(void *opaque),
                           void *opaque);
@@ -45,6 +47,8 @@ void snap_interrupt_watch(SnapInterrupt *interrupt, void (*func)(void *opaque),
  * @interrupt; may be nested.
  *
  * If a signal has come before, this does not return.
+ *
+ * Context: main loop, also in a coroutine.
  */
 void snap_interrupt_begin_blocking(SnapInterrupt *interrupt);
 void snap_interrupt_end_blocking(SnapInterrupt *interrupt);

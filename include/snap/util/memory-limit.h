@@ -12,7 +12,9 @@
  * What depends on the size of a guest is an error if it does not fit, but QEMU
  * aborts if there is no place for the stack of a thread or a coroutine.  So
  * there are few threads below a limit, and one that leaves no place for these
- * stacks is refused.  Call in the main thread, before an image is opened.
+ * stacks is refused.
+ *
+ * Context: main loop, before an image is opened.
  *
  * Returns: false with @errp set
  */

@@ -38,6 +38,8 @@ SnapTask *snap_task_new(void (*cancel)(void *opaque), void *opaque);
  * A function that fails after snap_task_cancel() was interrupted, whatever its
  * own error.
  *
+ * Context: main loop, outside coroutines.
+ *
  * Returns: what @func returned; -EINTR with @errp set if it was interrupted;
  * -ETIMEDOUT with @errp set if it still runs, because storage does not answer
  */
@@ -48,7 +50,9 @@ int snap_task_run(SnapTaskFunc *func, void *opaque, SnapTask *task,
  * snap_task_cancel: let snap_task_run() return soon
  * @grace_ns: how long to wait for the coroutine, in nanoseconds
  *
- * Call in the main loop, outside coroutines; again for a shorter time.
+ * May be called again for a shorter time.
+ *
+ * Context: main loop, outside coroutines.
  */
 void snap_task_cancel(SnapTask *task, int64_t grace_ns);
 

@@ -56,6 +56,8 @@ bool snap_load_check_resumption(BlockBackend *blk,
  * before it is sent, unless @no_verify, and the device state with its checksum
  * before anything is sent.
  *
+ * Context: main loop, outside coroutines.
+ *
  * Returns: 0 when the stream was delivered whole; -errno with @errp set
  */
 int snap_load_run(SnapLoad *load, SnapStats *stats, Error **errp);

@@ -48,6 +48,8 @@ SnapSave *snap_save_new(const SnapSaveOptions *options, SnapTarget *target,
  * and on stable storage; on failure nothing is left of it, and a source that
  * waits for an answer has got it, unless the save was interrupted.  Call once.
  *
+ * Context: main loop, outside coroutines.
+ *
  * Returns: 0 or -errno with @errp set; -ETIMEDOUT if requests are still in
  * flight, see snap_save_interrupt()
  */

@@ -7,6 +7,7 @@
 #include "block/aio.h"
 #include "qapi/error.h"
 #include "qemu/coroutine.h"
+#include "qemu/main-loop.h"
 #include "snap/channel/cancel-channel.h"
 
 #define TYPE_SNAP_CANCEL_CHANNEL "snap-cancel-channel"
@@ -120,6 +121,7 @@ void snap_cancel_channel_cancel(QIOChannel *ioc)
 {
     Coroutine *writer;
 
+    GLOBAL_STATE_CODE();
     assert(!qemu_in_coroutine());
     SNAP_CANCEL_CHANNEL(ioc)->cancelled = true;
     qio_channel_wake_read(ioc);

@@ -10,6 +10,7 @@
 #include "qapi/qapi-types-sockets.h"
 #include "qemu/ctype.h"
 #include "qemu/cutils.h"
+#include "qemu/main-loop.h"
 #include "snap/channel/cancel-channel.h"
 #include "snap/channel/transport.h"
 #include "snap/trace.h"
@@ -460,6 +461,8 @@ SnapTransport *snap_transport_open(const char *uri, bool listen,
     ERRP_GUARD();
     g_autoptr(SnapTransport) transport = g_new0(SnapTransport, 1);
 
+    GLOBAL_STATE_CODE();
+    assert(!qemu_in_coroutine());
     transport->name = g_strdup(uri ?: (listen ? "stdin" : "stdout"));
     transport->uri = g_strdup(uri ?: "stdin and stdout");
     transport->interrupt = interrupt;
@@ -477,6 +480,8 @@ bool snap_transport_connect(SnapTransport *transport, Error **errp)
     ERRP_GUARD();
     QIOChannelSocket *sioc = NULL;
 
+    GLOBAL_STATE_CODE();
+    assert(!qemu_in_coroutine());
     if (transport->path) {
         if (!transport->listen) {
             sioc = connect_one(transport, errp);

@@ -5,6 +5,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
+#include "qemu/main-loop.h"
 #include "qemu/memalign.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
@@ -94,6 +95,8 @@ bool snap_image_is_present(BlockBackend *blk)
 {
     uint8_t buf[SNAP_HEADER_SIZE];
 
+    GLOBAL_STATE_CODE();
+    assert(!qemu_in_coroutine());
     return blk_pread(blk, 0, sizeof(buf), buf, 0) == 0 &&
            snap_header_present(buf);
 }

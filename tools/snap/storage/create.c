@@ -4,6 +4,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/main-loop.h"
 #include "qemu/memfd.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
@@ -146,6 +147,8 @@ bool snap_create_image(const char *path, const char *format,
     bool done;
     int fd;
 
+    GLOBAL_STATE_CODE();
+    assert(!qemu_in_coroutine());
     fd = fits_memory(format, options, size) ?
          qemu_memfd_create("image", 0, false, 0, 0, NULL) : -1;
     trace_snap_create_image(path, fd >= 0);

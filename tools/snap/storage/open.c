@@ -7,6 +7,7 @@
 #include <sys/uio.h>
 #include "qemu/cutils.h"
 #include "qemu/keyval.h"
+#include "qemu/main-loop.h"
 #include "qapi/error.h"
 #include "block/block.h"
 #include "block/qdict.h"
@@ -285,6 +286,8 @@ BlockBackend *snap_open_image(const SnapImageOptions *options, bool writable,
     };
     struct stat st;
 
+    GLOBAL_STATE_CODE();
+    assert(!qemu_in_coroutine());
     if (!snap_open_check_name(options, errp)) {
         return NULL;
     }
@@ -309,5 +312,7 @@ BlockBackend *snap_open_new(const SnapImageOptions *options, QDict *file,
         .flags = BDRV_O_RDWR | BDRV_O_RESIZE,
     };
 
+    GLOBAL_STATE_CODE();
+    assert(!qemu_in_coroutine());
     return open_request(&request, errp);
 }

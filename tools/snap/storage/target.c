@@ -4,6 +4,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/main-loop.h"
 #include "qapi/error.h"
 #include "block/block.h"
 #include "block/block_int.h"
@@ -156,6 +157,8 @@ SnapTarget *snap_target_begin(const SnapTargetOptions *options, Error **errp)
 {
     g_autoptr(SnapTarget) target = g_new0(SnapTarget, 1);
 
+    GLOBAL_STATE_CODE();
+    assert(!qemu_in_coroutine());
     target->options = *options;
     if (options->existing) {
         target->blk = snap_open_image(&options->image, true, errp);
@@ -268,6 +271,8 @@ static bool open_new(SnapTarget *target, uint64_t size, Error **errp)
 
 bool snap_target_create(SnapTarget *target, uint64_t size, Error **errp)
 {
+    GLOBAL_STATE_CODE();
+    assert(!qemu_in_coroutine());
     return (target->blk || open_new(target, size, errp)) &&
            check_size(target, size, errp);
 }
@@ -367,6 +372,8 @@ static void target_free(SnapTarget *target)
 
 void snap_target_close(SnapTarget *target)
 {
+    GLOBAL_STATE_CODE();
+    assert(!qemu_in_coroutine());
     if (!target) {
         return;
     }

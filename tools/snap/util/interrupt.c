@@ -157,6 +157,7 @@ static void set_handler(SnapInterrupt *interrupt, bool on)
 void snap_interrupt_watch(SnapInterrupt *interrupt, void (*func)(void *opaque),
                           void *opaque)
 {
+    GLOBAL_STATE_CODE();
     if (interrupt) {
         interrupt->watch = func;
         interrupt->watch_opaque = opaque;
@@ -229,6 +230,7 @@ static void *wait_for_signal(void *opaque)
 
 void snap_interrupt_begin_blocking(SnapInterrupt *interrupt)
 {
+    GLOBAL_STATE_CODE();
     if (!interrupt || interrupt->fd < 0 || interrupt->depth++) {
         return;
     }
@@ -244,6 +246,7 @@ void snap_interrupt_begin_blocking(SnapInterrupt *interrupt)
 
 void snap_interrupt_end_blocking(SnapInterrupt *interrupt)
 {
+    GLOBAL_STATE_CODE();
     if (!interrupt || interrupt->fd < 0 || --interrupt->depth) {
         return;
     }

@@ -25,6 +25,7 @@ bool snap_memory_limit_respect(Error **errp)
 {
     struct rlimit limit;
 
+    GLOBAL_STATE_CODE();
     if (getrlimit(RLIMIT_AS, &limit) < 0 || limit.rlim_cur >= ENOUGH) {
         return true;
     }

@@ -75,6 +75,7 @@ void snap_task_free(SnapTask *task, void (*release)(void *opaque),
 
 void snap_task_cancel(SnapTask *task, int64_t grace_ns)
 {
+    GLOBAL_STATE_CODE();
     assert(!qemu_in_coroutine());
     task->cancelled = true;
     timer_mod_anticipate_ns(task->deadline,
@@ -133,6 +134,8 @@ int snap_task_run(SnapTaskFunc *func, void *opaque, SnapTask *task,
     Call *call = g_new0(Call, 1);
     int ret;
 
+    GLOBAL_STATE_CODE();
+    assert(!qemu_in_coroutine());
     call->func = func;
     call->opaque = opaque;
     call->task = task;

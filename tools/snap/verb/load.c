@@ -4,6 +4,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
@@ -378,6 +379,8 @@ int snap_load_run(SnapLoad *l, SnapStats *stats, Error **errp)
     ERRP_GUARD();
     int ret;
 
+    GLOBAL_STATE_CODE();
+    assert(!qemu_in_coroutine());
     if (!snap_transport_output(l->transport)) {
         error_setg(errp, "Nothing can be written to %s",
                    snap_transport_name(l->transport));

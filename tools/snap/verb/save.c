@@ -13,6 +13,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
+#include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "qemu-version.h"
 #include "qobject/qdict.h"
@@ -734,8 +735,11 @@ static int run(SnapSave *s, Error **errp)
 int snap_save_run(SnapSave *s, SnapStats *stats, Error **errp)
 {
     ERRP_GUARD();
-    int ret = run(s, errp);
+    int ret;
 
+    GLOBAL_STATE_CODE();
+    assert(!qemu_in_coroutine());
+    ret = run(s, errp);
     g_clear_pointer(&s->timer, timer_free);
     if (ret < 0 && s->given_up) {
         g_clear_pointer(errp, error_free);

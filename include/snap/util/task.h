@@ -2,8 +2,8 @@
 /*
  * Running a coroutine to its end from outside of coroutines
  *
- * The folder util/ has what knows nothing of snapshots: coroutines (task),
- * signals (interrupt), limits, progress on stderr, histograms.
+ * The folder util/ has what knows nothing of snapshots: coroutines (task,
+ * task-group), signals (interrupt), limits, progress on stderr, histograms.
  */
 
 #ifndef SNAP_UTIL_TASK_H

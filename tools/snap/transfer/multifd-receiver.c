@@ -19,17 +19,24 @@
 #include "qemu/timer.h"
 #include "snap/stream/multifd.h"
 #include "snap/transfer/multifd-receiver.h"
+#include "snap/util/task-group.h"
 #include "snap/trace.h"
 
 /* Packets without pages after the last SYNC; sources send one. */
 #define MAX_EMPTY_PACKETS 16
 
+typedef enum ChannelState {
+    CHANNEL_RECEIVES,
+    CHANNEL_IDLE,               /* all that has arrived was read */
+    CHANNEL_AT_POINT,           /* waits for the others */
+    CHANNEL_ENDED,
+} ChannelState;
+
 typedef struct Channel {
     SnapMultifdReceiver *receiver;
     QIOChannel *ioc;
     unsigned index;
-    bool ended;
-    bool idle;                  /* all that has arrived was read */
+    ChannelState state;
 
     /* what has come since the last point */
     bool has_pages;
@@ -50,18 +57,19 @@ struct SnapMultifdReceiver {
     Channel *channels;
     unsigned nb_channels;
 
-    /* synchronization: who has come to the point, and who never will */
-    unsigned nb_waiting;
-    unsigned nb_ended;
-    uint64_t round;
-    CoQueue at_point;           /* channels */
-    CoQueue changed;            /* the main channel, for the above to change */
-
+    SnapTaskGroup *tasks;       /* one for each channel */
+    CoQueue at_point;           /* channels, for the point to be passed */
+    CoQueue changed;            /* the main channel, for a channel's state */
     bool over;                  /* all pages have come */
-    QemuCoSleep end_sleep;
-    Error *err;                 /* of the first channel that failed */
-    int ret;
 };
+
+/* Wake whoever waits for the main channel. */
+static void multifd_receiver_failed(void *opaque)
+{
+    SnapMultifdReceiver *r = opaque;
+
+    snap_transport_shutdown_input(r->transport);
+}
 
 SnapMultifdReceiver *snap_multifd_receiver_new(SnapTransport *transport,
                                                GPtrArray *channels,
@@ -84,8 +92,7 @@ SnapMultifdReceiver *snap_multifd_receiver_new(SnapTransport *transport,
         c->head = g_malloc(snap_multifd_head_size(blocks));
         qemu_iovec_init(&c->qiov, snap_multifd_packet_pages(blocks));
     }
-    /* None has started */
-    r->nb_ended = r->nb_channels;
+    r->tasks = snap_task_group_new(multifd_receiver_failed, r);
     qemu_co_queue_init(&r->at_point);
     qemu_co_queue_init(&r->changed);
     return r;
@@ -101,7 +108,7 @@ void snap_multifd_receiver_free(SnapMultifdReceiver *r)
         qemu_iovec_destroy(&r->channels[i].qiov);
     }
     g_free(r->channels);
-    error_free(r->err);
+    snap_task_group_free(r->tasks);
     g_free(r);
 }
 
@@ -145,16 +152,21 @@ static int coroutine_fn receive_zero_pages(Channel *c, Error **errp)
     return ret;
 }
 
+static void set_state(Channel *c, ChannelState state)
+{
+    c->state = state;
+    qemu_co_queue_restart_all(&c->receiver->changed);
+}
+
 static void coroutine_fn wait_at_point(Channel *c)
 {
     SnapMultifdReceiver *r = c->receiver;
-    uint64_t round = r->round;
 
-    r->nb_waiting++;
-    qemu_co_queue_restart_all(&r->changed);
-    while (r->round == round && !r->over) {
+    set_state(c, CHANNEL_AT_POINT);
+    while (c->state == CHANNEL_AT_POINT && !r->over) {
         qemu_co_queue_wait(&r->at_point, NULL);
     }
+    c->state = CHANNEL_RECEIVES;
 }
 
 static void name_channel(const Channel *c, Error **errp)
@@ -165,8 +177,7 @@ static void name_channel(const Channel *c, Error **errp)
 /* Returns: 1, 0 at the end of the channel, -errno with @errp set */
 static int coroutine_fn read_head(Channel *c, Error **errp)
 {
-    SnapMultifdReceiver *r = c->receiver;
-    size_t size = snap_multifd_head_size(r->blocks);
+    size_t size = snap_multifd_head_size(c->receiver->blocks);
     size_t done = 0;
 
     while (done < size) {
@@ -174,10 +185,9 @@ static int coroutine_fn read_head(Channel *c, Error **errp)
                                        size - done, errp);
 
         if (ret == QIO_CHANNEL_ERR_BLOCK) {
-            c->idle = true;
-            qemu_co_queue_restart_all(&r->changed);
+            set_state(c, CHANNEL_IDLE);
             qio_channel_yield(c->ioc, G_IO_IN);
-            c->idle = false;
+            c->state = CHANNEL_RECEIVES;
         } else if (ret < 0) {
             return -EIO;
         } else if (ret == 0) {
@@ -293,42 +303,49 @@ static int coroutine_fn receive(Channel *c, Error **errp)
     return ret;
 }
 
-static void coroutine_fn channel_entry(void *opaque)
+static int coroutine_fn multifd_receiver_entry(void *opaque, Error **errp)
 {
     Channel *c = opaque;
-    SnapMultifdReceiver *r = c->receiver;
-    Error *err = NULL;
-    int ret = receive(c, &err);
+    int ret = receive(c, errp);
 
-    trace_snap_multifd_receiver_end(c->index, ret);
-    if (ret < 0 && !r->ret) {
-        r->ret = ret;
-        error_propagate(&r->err, err);
-        snap_transport_shutdown_input(r->transport);
-    } else {
-        error_free(err);
-    }
-    r->nb_ended++;
-    c->ended = true;
-    qemu_co_queue_restart_all(&r->changed);
-    qemu_co_sleep_wake(&r->end_sleep);
+    set_state(c, CHANNEL_ENDED);
+    return ret;
 }
 
 void coroutine_fn snap_multifd_receiver_start(SnapMultifdReceiver *r)
 {
-    r->nb_ended = 0;
     for (unsigned i = 0; i < r->nb_channels; i++) {
-        qemu_coroutine_enter(qemu_coroutine_create(channel_entry,
-                                                   &r->channels[i]));
+        g_autofree char *name = g_strdup_printf("multifd channel %u", i);
+
+        snap_task_group_start(r->tasks, name, multifd_receiver_entry,
+                              &r->channels[i]);
     }
 }
 
 int snap_multifd_receiver_status(const SnapMultifdReceiver *r, Error **errp)
 {
-    if (r->ret < 0) {
-        error_propagate(errp, error_copy(r->err));
+    return snap_task_group_status(r->tasks, errp);
+}
+
+/* How many channels are in a state. */
+static unsigned count_channels(const SnapMultifdReceiver *r, ChannelState state)
+{
+    unsigned nb = 0;
+
+    for (unsigned i = 0; i < r->nb_channels; i++) {
+        nb += r->channels[i].state == state;
     }
-    return r->ret;
+    return nb;
+}
+
+static void coroutine_fn wait_for_channels(SnapMultifdReceiver *r,
+                                           ChannelState state)
+{
+    while (!snap_multifd_receiver_status(r, NULL) &&
+           count_channels(r, state) + count_channels(r, CHANNEL_ENDED) <
+           r->nb_channels) {
+        qemu_co_queue_wait(&r->changed, NULL);
+    }
 }
 
 int coroutine_fn snap_multifd_receiver_sync(SnapMultifdReceiver *r,
@@ -336,32 +353,32 @@ int coroutine_fn snap_multifd_receiver_sync(SnapMultifdReceiver *r,
 {
     int ret;
 
-    while (!r->ret && r->nb_waiting + r->nb_ended < r->nb_channels) {
-        qemu_co_queue_wait(&r->changed, NULL);
-    }
+    wait_for_channels(r, CHANNEL_AT_POINT);
     ret = snap_multifd_receiver_status(r, errp);
-    if (!ret && r->nb_ended) {
+    if (!ret && count_channels(r, CHANNEL_ENDED)) {
         error_setg(errp, "A multifd channel ends too early");
         ret = -EIO;
     }
-    trace_snap_multifd_receiver_sync(r->nb_waiting);
-    r->nb_waiting = 0;
+    trace_snap_multifd_receiver_sync(count_channels(r, CHANNEL_AT_POINT));
     for (unsigned i = 0; i < r->nb_channels; i++) {
-        forget_packets(&r->channels[i]);
+        Channel *c = &r->channels[i];
+
+        forget_packets(c);
+        if (c->state == CHANNEL_AT_POINT) {
+            c->state = CHANNEL_RECEIVES;
+        }
     }
-    r->round++;
     qemu_co_queue_restart_all(&r->at_point);
     return ret;
 }
 
-static bool is_idle(const SnapMultifdReceiver *r)
+/* Let a channel look whether more has arrived since it found nothing. */
+static void look_again(Channel *c)
 {
-    for (unsigned i = 0; i < r->nb_channels; i++) {
-        if (!r->channels[i].idle && !r->channels[i].ended) {
-            return false;
-        }
+    if (c->state == CHANNEL_IDLE) {
+        c->state = CHANNEL_RECEIVES;
+        qio_channel_wake_read(c->ioc);
     }
-    return true;
 }
 
 int coroutine_fn snap_multifd_receiver_pages_end(SnapMultifdReceiver *r,
@@ -370,37 +387,25 @@ int coroutine_fn snap_multifd_receiver_pages_end(SnapMultifdReceiver *r,
     r->over = true;
     qemu_co_queue_restart_all(&r->at_point);
     for (unsigned i = 0; i < r->nb_channels; i++) {
-        Channel *c = &r->channels[i];
-        int ret = check_late(c, errp);
+        int ret = check_late(&r->channels[i], errp);
 
         if (ret < 0) {
             return ret;
         }
-        /* More may have arrived since it found nothing. */
-        c->idle = false;
-        qio_channel_wake_read(c->ioc);
+        look_again(&r->channels[i]);
     }
-    while (!r->ret && !is_idle(r)) {
-        qemu_co_queue_wait(&r->changed, NULL);
-    }
+    wait_for_channels(r, CHANNEL_IDLE);
     return snap_multifd_receiver_status(r, errp);
 }
 
 void coroutine_fn snap_multifd_receiver_end(SnapMultifdReceiver *r,
                                             int64_t timeout_ns)
 {
-    int64_t end = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + timeout_ns;
-    int64_t now;
-
     r->over = true;
     qemu_co_queue_restart_all(&r->at_point);
-    while (r->nb_ended < r->nb_channels &&
-           (now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME)) < end) {
-        qemu_co_sleep_ns_wakeable(&r->end_sleep, QEMU_CLOCK_REALTIME,
-                                  end - now);
-    }
+    snap_task_group_wait_until(r->tasks,
+                               qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
+                               timeout_ns);
     snap_transport_shutdown_channels(r->transport);
-    while (r->nb_ended < r->nb_channels) {
-        qemu_co_queue_wait(&r->changed, NULL);
-    }
+    snap_task_group_wait(r->tasks, NULL);
 }

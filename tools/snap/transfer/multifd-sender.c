@@ -10,7 +10,7 @@
 #include "snap/stream/multifd.h"
 #include "snap/transfer/multifd-sender.h"
 #include "snap/image/ram-reader.h"
-#include "snap/util/task.h"
+#include "snap/util/task-group.h"
 #include "snap/trace.h"
 
 /* RAM that a channel takes at a time. */
@@ -44,10 +44,7 @@ struct SnapMultifdSender {
 
     /* how far the channels are */
     uint64_t nb_packets;
-    unsigned nb_ended;
-    CoQueue ended;
-    Error *err;                 /* of the first one that failed */
-    int ret;
+    SnapTaskGroup *tasks;
 };
 
 /* The plan of all readers: each takes a run of what is left. */
@@ -85,6 +82,15 @@ static void channel_init(Channel *c, SnapMultifdSender *m, QIOChannel *ioc,
     qemu_iovec_init(&c->qiov, 1 + snap_multifd_packet_pages(&image->ram));
 }
 
+/* Wake whoever waits for what will not come. */
+static void multifd_sender_failed(void *opaque)
+{
+    SnapMultifdSender *m = opaque;
+
+    snap_transport_shutdown_channels(m->transport);
+    snap_transport_shutdown_output(m->transport);
+}
+
 SnapMultifdSender *snap_multifd_sender_new(SnapSender *sender,
                                            SnapTransport *transport,
                                            const SnapMultifdOptions *options,
@@ -107,7 +113,7 @@ SnapMultifdSender *snap_multifd_sender_new(SnapSender *sender,
     for (unsigned i = 0; i < channels->len; i++) {
         channel_init(&m->channels[i], m, g_ptr_array_index(channels, i), i);
     }
-    qemu_co_queue_init(&m->ended);
+    m->tasks = snap_task_group_new(multifd_sender_failed, m);
     return m;
 }
 
@@ -122,7 +128,7 @@ void snap_multifd_sender_free(SnapMultifdSender *m)
         qemu_iovec_destroy(&m->channels[i].qiov);
     }
     g_free(m->channels);
-    error_free(m->err);
+    snap_task_group_free(m->tasks);
     g_free(m);
 }
 
@@ -224,8 +230,9 @@ static int coroutine_fn send_pages(Channel *c, Error **errp)
     return ret;
 }
 
-static int coroutine_fn send_all(Channel *c, Error **errp)
+static int coroutine_fn multifd_sender_entry(void *opaque, Error **errp)
 {
+    Channel *c = opaque;
     int ret = send_init(c, errp);
 
     if (!ret) {
@@ -237,49 +244,24 @@ static int coroutine_fn send_all(Channel *c, Error **errp)
     return ret ?: send_sync(c, errp);
 }
 
-static void coroutine_fn channel_entry(void *opaque)
-{
-    Channel *c = opaque;
-    SnapMultifdSender *m = c->multifd;
-    Error *err = NULL;
-    int ret = send_all(c, &err);
-
-    trace_snap_multifd_sender_end(c->index, ret);
-    if (ret < 0 && !m->ret) {
-        m->ret = ret;
-        error_propagate(&m->err, err);
-        /* Wake whoever waits for what will not come. */
-        snap_transport_shutdown_channels(m->transport);
-        snap_transport_shutdown_output(m->transport);
-    } else {
-        error_free(err);
-    }
-    m->nb_ended++;
-    qemu_co_queue_restart_all(&m->ended);
-}
-
 void coroutine_fn snap_multifd_sender_start(SnapMultifdSender *m)
 {
     for (unsigned i = 0; i < m->nb_channels; i++) {
-        qemu_coroutine_enter(qemu_coroutine_create(channel_entry,
-                                                   &m->channels[i]));
+        g_autofree char *name = g_strdup_printf("multifd channel %u", i);
+
+        snap_task_group_start(m->tasks, name, multifd_sender_entry,
+                              &m->channels[i]);
     }
 }
 
 int snap_multifd_sender_status(const SnapMultifdSender *m, Error **errp)
 {
-    if (m->ret < 0) {
-        error_propagate(errp, error_copy(m->err));
-    }
-    return m->ret;
+    return snap_task_group_status(m->tasks, errp);
 }
 
 int coroutine_fn snap_multifd_sender_wait(SnapMultifdSender *m, Error **errp)
 {
-    while (m->nb_ended < m->nb_channels) {
-        qemu_co_queue_wait(&m->ended, NULL);
-    }
-    return snap_multifd_sender_status(m, errp);
+    return snap_task_group_wait(m->tasks, errp);
 }
 
 void coroutine_fn snap_multifd_sender_abort(SnapMultifdSender *m)

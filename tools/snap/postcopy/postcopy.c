@@ -12,7 +12,7 @@
 #include "snap/postcopy/postcopy.h"
 #include "snap/postcopy/resumption.h"
 #include "snap/stream/return-path.h"
-#include "snap/util/task.h"
+#include "snap/util/task-group.h"
 #include "snap/image/working-set.h"
 #include "snap/trace.h"
 
@@ -84,14 +84,14 @@ struct SnapPostcopy {
     uint32_t shut_status;
     int awaited_bitmap;             /* index of a block, -1 for none */
     bool rp_over;
-    int rp_ret;
-    Error *rp_err;
 
     /* the coroutine that sends */
     bool sent_end;
     bool work_over;
-    int work_ret;
-    Error *work_err;
+
+    /* both of them */
+    SnapTaskGroup *tasks;
+    bool disconnected;              /* one has found that */
 
     /* who waits for one of the above */
     QemuCoSleep work_sleep;
@@ -149,8 +149,7 @@ snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
         .writer = sender->writer,
         .stats = &sender->stats->postcopy,
         .awaited_bitmap = -1,
-        .rp_over = true,
-        .work_over = true,
+        .tasks = snap_task_group_new(NULL, NULL),
     };
     pc->stats->active = true;
     if (!input) {
@@ -189,8 +188,7 @@ void snap_postcopy_free(SnapPostcopy *pc)
     if (pc->record) {
         g_array_unref(pc->record);
     }
-    error_free(pc->rp_err);
-    error_free(pc->work_err);
+    snap_task_group_free(pc->tasks);
     g_free(pc);
 }
 
@@ -201,7 +199,29 @@ bool snap_postcopy_guest_runs(const SnapPostcopy *pc)
 
 bool snap_postcopy_is_idle(const SnapPostcopy *pc)
 {
-    return pc->rp_over && pc->work_over && snap_pusher_is_idle(pc->pusher);
+    return !snap_task_group_nb_running(pc->tasks) &&
+           snap_pusher_is_idle(pc->pusher);
+}
+
+/* Whether @ret says only that the other end has gone. */
+static bool is_disconnect(int ret)
+{
+    return ret == -EPIPE || ret == -ECONNABORTED || ret == -ECONNRESET;
+}
+
+/*
+ * That the other end has gone is no error of a coroutine's own: another one may
+ * know why, see collect_result().
+ */
+static int note_disconnect(SnapPostcopy *pc, int ret, Error *err, Error **errp)
+{
+    if (is_disconnect(ret)) {
+        pc->disconnected = true;
+        error_free(err);
+        return 0;
+    }
+    error_propagate(errp, err);
+    return ret;
 }
 
 /* --- the return path --- */
@@ -302,33 +322,40 @@ static int coroutine_fn handle_event(SnapPostcopy *pc, SnapReturnEvent *event,
     }
 }
 
-static void coroutine_fn return_path_entry(void *opaque)
+static int coroutine_fn read_return_path(SnapPostcopy *pc, Error **errp)
 {
-    SnapPostcopy *pc = opaque;
     unsigned nb_events = 0;
-    int ret = 1;
+    int ret = 0;
 
-    while (ret > 0 && !pc->shut) {
+    while (!ret && !pc->shut) {
         SnapReturnEvent event;
 
-        ret = snap_return_path_next(pc->rp, &event, &pc->rp_err);
-        if (ret > 0) {
-            int handled = handle_event(pc, &event, &pc->rp_err);
-
-            g_free(event.bitmap);
-            ret = handled < 0 ? handled : ret;
-            wake(pc);
-            if (++nb_events % MAX_EVENTS_AT_ONCE == 0) {
-                /* Let others work, however much more there is to read. */
-                snap_task_pause();
-            }
+        ret = snap_return_path_next(pc->rp, &event, errp);
+        if (ret <= 0) {
+            return ret;
+        }
+        ret = handle_event(pc, &event, errp);
+        g_free(event.bitmap);
+        wake(pc);
+        if (++nb_events % MAX_EVENTS_AT_ONCE == 0) {
+            /* Let others work, however much more there is to read. */
+            snap_task_pause();
         }
     }
-    pc->rp_ret = MIN(ret, 0);
+    return ret;
+}
+
+static int coroutine_fn postcopy_return_path_entry(void *opaque, Error **errp)
+{
+    SnapPostcopy *pc = opaque;
+    Error *err = NULL;
+    int ret = read_return_path(pc, &err);
+
     pc->rp_over = true;
     /* Its end is a failure, unless it comes at the end of the load. */
     snap_pusher_stop(pc->pusher, pc->shut && pc->sent_end ? 0 : ECONNABORTED);
     wake(pc);
+    return note_disconnect(pc, ret, err, errp);
 }
 
 /* Whether the destination has gone away, or has no use for anything more. */
@@ -718,13 +745,15 @@ static int coroutine_fn work(SnapPostcopy *pc, Error **errp)
     return ret ?: wait_for_end(pc, errp);
 }
 
-static void coroutine_fn work_entry(void *opaque)
+static int coroutine_fn postcopy_work_entry(void *opaque, Error **errp)
 {
     SnapPostcopy *pc = opaque;
+    Error *err = NULL;
+    int ret = work(pc, &err);
 
-    pc->work_ret = work(pc, &pc->work_err);
     pc->work_over = true;
     wake(pc);
+    return note_disconnect(pc, ret, err, errp);
 }
 
 /* Say what went wrong, in terms of what the user can do about it. */
@@ -758,43 +787,19 @@ static void explain(const SnapPostcopy *pc, Error **errp)
     }
 }
 
-/* Whether @ret says only that the other end has gone. */
-static bool is_disconnect(int ret)
-{
-    return ret == -EPIPE || ret == -ECONNABORTED || ret == -ECONNRESET;
-}
-
-/* What a destination said before it left tells why. */
-static void coroutine_fn drain_return_path(SnapPostcopy *pc)
-{
-    int64_t end = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + DRAIN_NS;
-    int64_t now;
-
-    /* A pending wakeup may end the sleep early: recheck. */
-    while (!pc->rp_over &&
-           (now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME)) < end) {
-        qemu_co_sleep_ns_wakeable(&pc->run_sleep, QEMU_CLOCK_REALTIME,
-                                  end - now);
-    }
-}
-
 static int collect_result(SnapPostcopy *pc, Error **errp)
 {
-    if (pc->rp_ret < 0 && !is_disconnect(pc->rp_ret)) {
-        error_propagate(errp, g_steal_pointer(&pc->rp_err));
-        return pc->rp_ret;
-    }
-    if (pc->work_ret < 0 && !is_disconnect(pc->work_ret)) {
-        error_propagate(errp, g_steal_pointer(&pc->work_err));
-        return pc->work_ret;
+    int ret = snap_task_group_status(pc->tasks, errp);
+
+    if (ret < 0) {
+        return ret;
     }
     if (pc->shut && pc->shut_status && pc->pong[PING_RUN]) {
         error_setg(errp, "The destination has failed to load (status %" PRIu32
                    "); its own log says why", pc->shut_status);
         return -EIO;
     }
-    if (pc->rp_ret < 0 || pc->work_ret < 0 || !pc->work_over ||
-        pc->shut_status) {
+    if (pc->disconnected || !pc->work_over || pc->shut_status) {
         explain(pc, errp);
         return -ECONNABORTED;
     }
@@ -805,9 +810,9 @@ int coroutine_fn snap_postcopy_run(SnapPostcopy *pc, Error **errp)
 {
     int ret;
 
-    pc->rp_over = pc->work_over = false;
-    qemu_coroutine_enter(qemu_coroutine_create(return_path_entry, pc));
-    qemu_coroutine_enter(qemu_coroutine_create(work_entry, pc));
+    snap_task_group_start(pc->tasks, "return path", postcopy_return_path_entry,
+                          pc);
+    snap_task_group_start(pc->tasks, "sender", postcopy_work_entry, pc);
     /*
      * The sender may be stuck in a channel that nobody reads: do not wait for
      * it if the destination has gone.
@@ -818,11 +823,13 @@ int coroutine_fn snap_postcopy_run(SnapPostcopy *pc, Error **errp)
     if (pc->resumption) {
         timer_del(pc->confirm_timer);
     }
-    if (is_disconnect(pc->work_ret)) {
-        drain_return_path(pc);
+    if (pc->disconnected && pc->work_over) {
+        /* What a destination said before it left tells why. */
+        snap_task_group_wait_until(pc->tasks, DRAIN_NS +
+                                   qemu_clock_get_ns(QEMU_CLOCK_REALTIME));
     }
-    trace_snap_postcopy_over(pc->work_over, pc->work_ret, pc->rp_over,
-                             pc->rp_ret, pc->shut);
+    trace_snap_postcopy_over(snap_task_group_nb_running(pc->tasks),
+                             snap_task_group_status(pc->tasks, NULL), pc->shut);
     ret = collect_result(pc, errp);
     if (!ret) {
         pc->stats->complete_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);

@@ -11,7 +11,7 @@
 #include "snap/postcopy/prefetch.h"
 #include "snap/postcopy/pusher.h"
 #include "snap/transfer/send.h"
-#include "snap/util/task.h"
+#include "snap/util/task-group.h"
 #include "snap/trace.h"
 
 /* A large host page is read in pieces of this size. */
@@ -54,9 +54,7 @@ struct SnapPusher {
 
     /* the coroutine for @preempt */
     QemuCoSleep preempt_sleep;
-    bool preempt_running;
-    int preempt_ret;
-    Error *preempt_err;
+    SnapTaskGroup *preempt_task;
 };
 
 static void wake(void *opaque)
@@ -87,6 +85,7 @@ SnapPusher *snap_pusher_new(SnapImage *image, SnapPageMap *map,
     p->demand = snap_demand_new(image, map, &stats->postcopy, wake, p);
     p->plan = snap_push_plan_new(image, map, options->reasons);
     p->prefetch = snap_prefetch_new(image, map, p->plan, wake, p);
+    p->preempt_task = snap_task_group_new(wake, p);
     snap_pacing_init(&p->pacing, transport, options->rate, options->backlog);
     return p;
 }
@@ -96,7 +95,7 @@ void snap_pusher_free(SnapPusher *p)
     if (!p) {
         return;
     }
-    assert(!p->preempt_running);
+    snap_task_group_free(p->preempt_task);
     if (p->fault_around) {
         /* The destination left before all of it was sent. */
         snap_demand_drop(p->demand, p->fault_around);
@@ -105,7 +104,6 @@ void snap_pusher_free(SnapPusher *p)
     snap_push_plan_free(p->plan);
     snap_demand_free(p->demand);
     snap_pacing_destroy(&p->pacing);
-    error_free(p->preempt_err);
     g_free(p);
 }
 
@@ -136,7 +134,8 @@ void snap_pusher_stop(SnapPusher *p, int err)
 
 bool snap_pusher_is_idle(const SnapPusher *p)
 {
-    return !p->preempt_running && !snap_prefetch_is_running(p->prefetch) &&
+    return !snap_task_group_nb_running(p->preempt_task) &&
+           !snap_prefetch_is_running(p->prefetch) &&
            snap_demand_is_quiet(p->demand);
 }
 
@@ -334,16 +333,15 @@ static int coroutine_fn send_requested(SnapPusher *p, SnapStreamWriter *writer,
     return ret;
 }
 
-static void coroutine_fn preempt_entry(void *opaque)
+static int coroutine_fn pusher_preempt_entry(void *opaque, Error **errp)
 {
     SnapPusher *p = opaque;
 
     while (!p->stopped) {
-        int ret = send_requested(p, p->preempt, &p->preempt_err);
+        int ret = send_requested(p, p->preempt, errp);
 
         if (ret < 0) {
-            p->preempt_ret = ret;
-            break;
+            return ret;
         }
         /* The main loop may have waited for this one only. */
         qemu_co_sleep_wake(&p->sleep);
@@ -351,8 +349,7 @@ static void coroutine_fn preempt_entry(void *opaque)
             qemu_co_sleep(&p->preempt_sleep);
         }
     }
-    p->preempt_running = false;
-    wake(p);
+    return 0;
 }
 
 /* --- pages that nobody waits for --- */
@@ -485,13 +482,11 @@ static int coroutine_fn push_once(SnapPusher *p, Error **errp)
 {
     int ret = snap_prefetch_status(p->prefetch, errp);
 
+    if (ret >= 0) {
+        ret = snap_task_group_status(p->preempt_task, errp);
+    }
     if (ret < 0) {
         return ret;
-    }
-    ret = 0;
-    if (p->preempt_ret < 0) {
-        error_propagate(errp, g_steal_pointer(&p->preempt_err));
-        return p->preempt_ret;
     }
     if (!p->preempt && !p->host_page_left) {
         ret = send_requested(p, p->writer, errp);
@@ -539,8 +534,8 @@ int coroutine_fn snap_pusher_run(SnapPusher *p, Error **errp)
 
     start_recording(p);
     if (p->preempt) {
-        p->preempt_running = true;
-        qemu_coroutine_enter(qemu_coroutine_create(preempt_entry, p));
+        snap_task_group_start(p->preempt_task, "preempt channel",
+                              pusher_preempt_entry, p);
     }
     snap_prefetch_start(p->prefetch);
     while (!ret && !p->stopped) {

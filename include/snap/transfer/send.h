@@ -3,8 +3,9 @@
  * What every load sends of an image, whenever its pages follow
  *
  * The folder transfer/ is where images and streams meet: records made of an
- * image's pages (here), and the channels of multifd, whose pages go straight
- * from an image (multifd-sender) or to one (multifd-receiver).
+ * image's pages (here), all of a load by precopy, and the channels of multifd,
+ * whose pages go straight from an image (multifd-sender) or to one
+ * (multifd-receiver).
  */
 
 #ifndef SNAP_TRANSFER_SEND_H

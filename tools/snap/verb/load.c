@@ -8,25 +8,17 @@
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
-#include "snap/stream/configuration.h"
 #include "snap/image/image.h"
 #include "snap/verb/load.h"
-#include "snap/stream/multifd.h"
 #include "snap/util/progress.h"
-#include "snap/image/ram-reader.h"
 #include "snap/postcopy/postcopy.h"
 #include "snap/postcopy/resumption.h"
-#include "snap/transfer/multifd-sender.h"
-#include "snap/transfer/send.h"
 #include "snap/stream/writer.h"
+#include "snap/transfer/precopy.h"
 #include "snap/util/task.h"
-#include "snap/trace.h"
 
 /* A large pipe makes a precopy faster. */
 #define PIPE_SIZE (1 * MiB)
-
-/* RAM is read in pieces of this size. */
-#define PIECE_SIZE (1 * MiB)
 
 /* How long requests in flight may take when a load is interrupted. */
 #define GRACE_NS (2 * NANOSECONDS_PER_SECOND)
@@ -96,178 +88,19 @@ bool snap_load_is_idle(const SnapLoad *l)
            (!l->postcopy || snap_postcopy_is_idle(l->postcopy));
 }
 
-static int coroutine_fn send_pages(SnapLoad *l, SnapRAMReader *reader,
-                                   Error **errp)
+static int coroutine_fn load_by_precopy(SnapLoad *l, Error **errp)
 {
-    SnapRAMPiece piece;
-    int ret;
+    SnapPrecopy precopy = {
+        .sender = &l->sender,
+        .transport = l->transport,
+        .multifd = l->options->multifd,
+        .progress = &l->progress,
+    };
 
-    while ((ret = snap_ram_reader_next(reader, &piece, errp)) > 0) {
-        snap_task_pause();
-        ret = snap_send_piece(&l->sender, &piece, false, errp);
-        if (ret < 0) {
-            break;
-        }
-        snap_progress_show(&l->progress,
-                           l->stats.stored_pages + l->stats.zero_pages,
-                           l->image->header.nb_pages);
-    }
-    return ret;
+    return snap_precopy_send(&precopy, errp);
 }
 
-static int coroutine_fn send_ram(SnapLoad *l, Error **errp)
-{
-    g_autoptr(SnapRAMReader) reader = snap_ram_reader_new(l->image, PIECE_SIZE,
-                                                          NULL, NULL);
-    int ret = send_pages(l, reader, errp);
-
-    if (ret < 0) {
-        snap_ram_reader_abort(reader);
-        return ret;
-    }
-    snap_stream_begin_ram(l->writer, true);
-    snap_stream_end_ram(l->writer);
-    return snap_stream_flush(l->writer, errp);
-}
-
-/* Whether the channels wait at the end of each section, as of old. */
-static int coroutine_fn flushes_each_section(SnapLoad *l, bool *result,
-                                             Error **errp)
-{
-    g_autoptr(GByteArray) configuration = NULL;
-    g_autofree char *machine = NULL;
-
-    configuration = snap_image_read_part(l->image, SNAP_PART_CONFIGURATION,
-                                         errp);
-    if (!configuration) {
-        return -EIO;
-    }
-    machine = snap_configuration_machine(configuration->data,
-                                         configuration->len);
-    *result = machine && snap_multifd_flushes_each_section(machine);
-    return 0;
-}
-
-/*
- * RAM has two sections with a point where all wait for the channels, START and
- * END.  Where each section is such a point, there must not be others.
- */
-static int coroutine_fn send_ram_main(SnapLoad *l, SnapMultifdSender *multifd,
-                                      bool each_section, Error **errp)
-{
-    int ret = 0;
-
-    if (!each_section) {
-        ret = snap_send_zero_pages(&l->sender, false, errp);
-    }
-    if (!ret) {
-        ret = snap_multifd_sender_wait(multifd, errp);
-    }
-    if (!ret) {
-        snap_stream_begin_ram(l->writer, true);
-        if (each_section) {
-            ret = snap_send_zero_pages(&l->sender, true, errp);
-        }
-        snap_stream_put_multifd_flush(l->writer);
-        snap_stream_end_ram(l->writer);
-    }
-    return ret ?: snap_stream_flush(l->writer, errp);
-}
-
-/* Setup and RAM, over several channels. */
-static int coroutine_fn send_multifd(SnapLoad *l, Error **errp)
-{
-    g_autoptr(SnapMultifdSender) multifd = NULL;
-    Error *err = NULL;
-    bool each_section;
-    int ret = flushes_each_section(l, &each_section, errp);
-
-    if (ret < 0) {
-        return ret;
-    }
-    multifd = snap_multifd_sender_new(&l->sender, l->transport,
-                                      l->options->multifd, errp);
-    if (!multifd) {
-        return -EIO;
-    }
-    if (!each_section) {
-        snap_stream_writer_set_multifd_flush(l->writer);
-    }
-    snap_multifd_sender_start(multifd);
-    ret = snap_send_setup(&l->sender, NULL, &err);
-    if (!ret) {
-        ret = send_ram_main(l, multifd, each_section, &err);
-    }
-    if (ret < 0) {
-        /* A channel that fails ends the main one, and knows better why. */
-        if (snap_multifd_sender_status(multifd, errp) < 0) {
-            error_free(err);
-        } else {
-            error_propagate(errp, err);
-        }
-        snap_multifd_sender_abort(multifd);
-    }
-    return ret;
-}
-
-static int coroutine_fn send_end(SnapLoad *l, Error **errp)
-{
-    g_autoptr(GByteArray) vmdesc = NULL;
-    Error *err = NULL;
-
-    vmdesc = snap_image_read_part(l->image, SNAP_PART_VMDESC, &err);
-    if (!vmdesc) {
-        /* No destination needs it. */
-        warn_report_err(err);
-    }
-    snap_stream_put_eof(l->writer, vmdesc ? vmdesc->data : NULL,
-                        vmdesc ? vmdesc->len : 0);
-    return snap_stream_flush(l->writer, errp);
-}
-
-/* A destination that fails says so by closing the channel, and no more. */
-static void explain_closing(SnapLoad *l, Error **errp)
-{
-    g_autofree char *text = NULL;
-
-    if (!snap_send_was_closed(*errp)) {
-        return;
-    }
-    text = g_strdup(error_get_pretty(*errp));
-    error_free(*errp);
-    *errp = NULL;
-    error_setg(errp, "The destination has closed %s: it has refused the "
-               "snapshot, or has ended, and its own log says why (%s)",
-               snap_transport_name(l->transport), text);
-}
-
-static int coroutine_fn send_precopy(SnapLoad *l, Error **errp)
-{
-    int ret = snap_send_configuration(&l->sender, errp);
-
-    if (!ret && l->options->multifd) {
-        ret = send_multifd(l, errp);
-    } else if (!ret) {
-        ret = snap_send_setup(&l->sender, NULL, errp) ?: send_ram(l, errp);
-    }
-    if (!ret) {
-        ret = snap_send_devices(&l->sender, errp);
-    }
-    return ret ?: send_end(l, errp);
-}
-
-static int coroutine_fn precopy(SnapLoad *l, Error **errp)
-{
-    ERRP_GUARD();
-    int ret = send_precopy(l, errp);
-
-    if (ret == -EPIPE) {
-        explain_closing(l, errp);
-    }
-    return ret;
-}
-
-static int coroutine_fn postcopy(SnapLoad *l, Error **errp)
+static int coroutine_fn load_by_postcopy(SnapLoad *l, Error **errp)
 {
     l->postcopy = snap_postcopy_new(&l->sender, l->transport,
                                     l->options->postcopy, &l->progress, errp);
@@ -277,11 +110,8 @@ static int coroutine_fn postcopy(SnapLoad *l, Error **errp)
     return snap_postcopy_run(l->postcopy, errp);
 }
 
-static int coroutine_fn load(void *opaque, Error **errp)
+static int coroutine_fn load_open(SnapLoad *l, Error **errp)
 {
-    SnapLoad *l = opaque;
-    int ret;
-
     l->image = snap_image_open(l->blk, errp);
     if (!l->image) {
         return -EIO;
@@ -298,13 +128,24 @@ static int coroutine_fn load(void *opaque, Error **errp)
     l->stats.uuid = l->image->header.uuid;
     l->stats.ram_bytes = l->image->header.nb_pages <<
                          l->image->header.page_bits;
+    return 0;
+}
 
-    /* Nothing should begin that damage will end. */
-    ret = snap_image_copy_part(l->image, SNAP_PART_DEVICES, NULL, NULL, errp);
+static int coroutine_fn load_entry(void *opaque, Error **errp)
+{
+    SnapLoad *l = opaque;
+    int ret = load_open(l, errp);
+
+    if (!ret) {
+        /* Verify the device state before anything is sent. */
+        ret = snap_image_copy_part(l->image, SNAP_PART_DEVICES, NULL, NULL,
+                                   errp);
+    }
     if (ret < 0) {
         return ret;
     }
-    return l->options->postcopy ? postcopy(l, errp) : precopy(l, errp);
+    return l->options->postcopy ? load_by_postcopy(l, errp) :
+                                  load_by_precopy(l, errp);
 }
 
 typedef struct ResumptionCheck {
@@ -313,7 +154,7 @@ typedef struct ResumptionCheck {
     const SnapPostcopyOptions *options;
 } ResumptionCheck;
 
-static int coroutine_fn check_resumption(void *opaque, Error **errp)
+static int coroutine_fn load_check_resumption_entry(void *opaque, Error **errp)
 {
     ResumptionCheck *c = opaque;
     g_autoptr(SnapImage) image = snap_image_open(c->blk, errp);
@@ -336,7 +177,7 @@ bool snap_load_check_resumption(BlockBackend *blk,
     ResumptionCheck c = { blk, path, options };
 
     return !path || !options->load_records ||
-           snap_task_run(check_resumption, &c, NULL, errp) == 0;
+           snap_task_run(load_check_resumption_entry, &c, NULL, errp) == 0;
 }
 
 /*
@@ -357,13 +198,13 @@ bool snap_load_refuse_fd(int fd)
 }
 
 /* A byte 0 would end what is being resumed, as if it were complete. */
-static bool is_resumption(const SnapLoadOptions *options)
+static bool load_is_resumption(const SnapLoadOptions *options)
 {
     return options->postcopy && options->postcopy->resume;
 }
 
 /* A guest that has begun to run must not be lost. */
-static void advise_to_resume(SnapLoad *l, Error **errp)
+static void load_advise_to_resume(SnapLoad *l, Error **errp)
 {
     g_autofree char *uuid = qemu_uuid_unparse_strdup(&l->stats.uuid);
     Error *err = *errp;
@@ -386,17 +227,17 @@ int snap_load_run(SnapLoad *l, SnapStats *stats, Error **errp)
                    snap_transport_name(l->transport));
         return -EINVAL;
     }
-    /* Where the user may not have that much, what is there must do. */
+    /* Best effort: unprivileged users may be limited to less. */
     snap_transport_resize_output(l->transport, PIPE_SIZE);
-    ret = snap_task_run(load, l, l->task, errp);
+    ret = snap_task_run(load_entry, l, l->task, errp);
     snap_progress_end(&l->progress);
     /* It counts what is about to be written, too. */
-    if (ret < 0 && !is_resumption(l->options) &&
+    if (ret < 0 && !load_is_resumption(l->options) &&
         !qemu_file_transferred(snap_transport_output(l->transport))) {
         snap_load_refuse(l->transport);
     }
     if (ret < 0 && l->postcopy && snap_postcopy_guest_runs(l->postcopy)) {
-        advise_to_resume(l, errp);
+        load_advise_to_resume(l, errp);
     }
     *stats = l->stats;
     return ret;

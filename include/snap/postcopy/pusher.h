@@ -9,7 +9,7 @@
 #include "snap/postcopy/demand.h"
 #include "snap/util/progress.h"
 #include "snap/postcopy/push-plan.h"
-#include "snap/stream/writer.h"
+#include "snap/transfer/send.h"
 #include "snap/channel/transport.h"
 
 typedef struct SnapPusher SnapPusher;
@@ -31,31 +31,37 @@ typedef struct SnapPusherOptions {
 } SnapPusherOptions;
 
 /**
- * snap_pusher_new: push what @map does not have as sent
- * @image, @map, @transport, @stats, @progress: not owned
- * @writer: of the main channel, not owned
- * @preempt: of the channel for requested pages, not owned; NULL to send them on
- *           the main channel
+ * SnapPusherParts: what a pusher works with; none of it is owned
+ * @sender: the main channel
+ * @preempt: the channel for requested pages, to the same stats; NULL to send
+ *           them on the main channel
+ * @transport: of the main channel
+ * @map: which pages were sent
+ * @demand: the requested pages
+ * @plan: the others, in the order in which they are pushed
+ * @progress: counts pages with data
  */
-SnapPusher *snap_pusher_new(SnapImage *image, SnapPageMap *map,
-                            SnapTransport *transport, SnapStreamWriter *writer,
-                            SnapStreamWriter *preempt,
-                            const SnapPusherOptions *options,
-                            SnapStats *stats, SnapProgress *progress);
+typedef struct SnapPusherParts {
+    SnapSender *sender;
+    SnapSender *preempt;
+    SnapTransport *transport;
+    SnapPageMap *map;
+    SnapDemand *demand;
+    SnapPushPlan *plan;
+    SnapProgress *progress;
+} SnapPusherParts;
+
+/**
+ * snap_pusher_new: push what the map does not have as sent
+ * @parts, @options: copied
+ */
+SnapPusher *snap_pusher_new(const SnapPusherParts *parts,
+                            const SnapPusherOptions *options);
 /* Nothing may be in flight: see snap_pusher_is_idle(). */
 void snap_pusher_free(SnapPusher *pusher);
 
-/* Record the requested pages: see snap_demand_record(). */
-void snap_pusher_record(SnapPusher *pusher, GArray *pages, unsigned max_pages);
-
-/* Push @pages first: page numbers, not owned; before snap_pusher_run(). */
-void snap_pusher_set_working_set(SnapPusher *pusher, const uint64_t *pages,
-                                 size_t nb_pages);
-
-/* Take a request for host pages: see snap_demand_request(). */
-int coroutine_fn snap_pusher_request(SnapPusher *pusher, int block,
-                                     uint64_t offset, uint64_t length,
-                                     Error **errp);
+/* A requested page is ready to be sent. */
+void snap_pusher_wake(SnapPusher *pusher);
 
 /**
  * snap_pusher_run: push until all that is to be pushed was sent

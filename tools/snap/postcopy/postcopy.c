@@ -62,15 +62,15 @@ struct SnapPostcopy {
     SnapTransport *transport;
     const SnapPostcopyOptions *options;
     SnapProgress *progress;
-    SnapStreamWriter *writer;
-    SnapStreamWriter *preempt;      /* NULL without a preempt channel */
+    SnapSender preempt;             /* without a writer: no such channel */
     SnapResumption *resumption;     /* NULL if nothing is remembered */
     QEMUTimer *confirm_timer;       /* likewise */
-    SnapPostcopyStats *stats;
 
     /* the RAM to be loaded */
     SnapHostPages host_pages;
     SnapPageMap map;
+    SnapDemand *demand;
+    SnapPushPlan *plan;
     SnapPusher *pusher;
     GArray *working_set;            /* NULL for none */
     GArray *record;                 /* NULL for none */
@@ -105,8 +105,9 @@ static bool open_preempt(SnapPostcopy *pc, Error **errp)
     if (!file) {
         return false;
     }
-    pc->preempt = snap_stream_writer_new(file, &pc->sender->image->ram,
-                                         &pc->sender->image->header.section);
+    pc->preempt.writer =
+        snap_stream_writer_new(file, &pc->sender->image->ram,
+                               &pc->sender->image->header.section);
     return true;
 }
 
@@ -132,6 +133,40 @@ static bool coroutine_fn open_resumption(SnapPostcopy *pc, Error **errp)
            snap_resumption_check(pc->resumption, &options->resumed, errp);
 }
 
+static SnapPostcopyStats *postcopy_stats(const SnapPostcopy *pc)
+{
+    return &pc->sender->stats->postcopy;
+}
+
+static void postcopy_page_is_ready(void *opaque)
+{
+    SnapPostcopy *pc = opaque;
+
+    snap_pusher_wake(pc->pusher);
+}
+
+/* What to send, and who sends it */
+static void make_pusher(SnapPostcopy *pc)
+{
+    SnapImage *image = pc->sender->image;
+    const SnapPusherOptions *options = &pc->options->push;
+    SnapPusherParts parts;
+
+    pc->demand = snap_demand_new(image, &pc->map, postcopy_stats(pc),
+                                 postcopy_page_is_ready, pc);
+    pc->plan = snap_push_plan_new(image, &pc->map, options->reasons);
+    parts = (SnapPusherParts) {
+        .sender = pc->sender,
+        .preempt = pc->preempt.writer ? &pc->preempt : NULL,
+        .transport = pc->transport,
+        .map = &pc->map,
+        .demand = pc->demand,
+        .plan = pc->plan,
+        .progress = pc->progress,
+    };
+    pc->pusher = snap_pusher_new(&parts, options);
+}
+
 SnapPostcopy *coroutine_fn
 snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
                   const SnapPostcopyOptions *options, SnapProgress *progress,
@@ -146,12 +181,11 @@ snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
         .transport = transport,
         .options = options,
         .progress = progress,
-        .writer = sender->writer,
-        .stats = &sender->stats->postcopy,
+        .preempt = { .image = sender->image, .stats = sender->stats },
         .awaited_bitmap = -1,
         .tasks = snap_task_group_new(NULL, NULL),
     };
-    pc->stats->active = true;
+    postcopy_stats(pc)->active = true;
     if (!input) {
         error_setg(errp, "Postcopy needs a return path, and nothing can be "
                    "read from the destination");
@@ -161,9 +195,7 @@ snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
                (!options->preempt || open_preempt(pc, errp)) &&
                open_resumption(pc, errp)) {
         pc->rp = snap_return_path_new(input, ram, &pc->host_pages);
-        pc->pusher = snap_pusher_new(sender->image, &pc->map, transport,
-                                     pc->writer, pc->preempt, &options->push,
-                                     sender->stats, progress);
+        make_pusher(pc);
         return pc;
     }
     snap_postcopy_free(pc);
@@ -176,10 +208,12 @@ void snap_postcopy_free(SnapPostcopy *pc)
         return;
     }
     snap_pusher_free(pc->pusher);
+    snap_push_plan_free(pc->plan);
+    snap_demand_free(pc->demand);
     snap_page_map_destroy(&pc->map);
     snap_host_pages_destroy(&pc->host_pages);
     snap_return_path_free(pc->rp);
-    snap_stream_writer_free(pc->preempt);
+    snap_stream_writer_free(pc->preempt.writer);
     timer_free(pc->confirm_timer);
     snap_resumption_free(pc->resumption);
     if (pc->working_set) {
@@ -200,7 +234,7 @@ bool snap_postcopy_guest_runs(const SnapPostcopy *pc)
 bool snap_postcopy_is_idle(const SnapPostcopy *pc)
 {
     return !snap_task_group_nb_running(pc->tasks) &&
-           snap_pusher_is_idle(pc->pusher);
+           snap_pusher_is_idle(pc->pusher) && snap_demand_is_quiet(pc->demand);
 }
 
 /* Whether @ret says only that the other end has gone. */
@@ -242,12 +276,12 @@ static void confirm_later(SnapPostcopy *pc)
 
 static void handle_pong(SnapPostcopy *pc, uint32_t value)
 {
-    if (value > PING_RUN) {
+    if (value > PING_RUN || pc->pong[value]) {
         return;
     }
     pc->pong[value] = true;
-    if (value == PING_RUN && !pc->stats->run_ns) {
-        pc->stats->run_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    if (value == PING_RUN) {
+        postcopy_stats(pc)->run_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
         confirm_later(pc);
     }
 }
@@ -290,8 +324,8 @@ static void note_late_request(SnapPostcopy *pc, const SnapReturnEvent *event)
     uint64_t nb_pages = event->length / snap_host_pages_size(&pc->host_pages,
                                                              event->block);
 
-    pc->stats->requests += nb_pages;
-    pc->stats->already_sent += nb_pages;
+    postcopy_stats(pc)->requests += nb_pages;
+    postcopy_stats(pc)->already_sent += nb_pages;
 }
 
 static int coroutine_fn handle_event(SnapPostcopy *pc, SnapReturnEvent *event,
@@ -306,8 +340,8 @@ static int coroutine_fn handle_event(SnapPostcopy *pc, SnapReturnEvent *event,
         handle_pong(pc, event->value);
         return 0;
     case SNAP_RP_REQ_PAGES:
-        if (!pc->sent_end || pc->preempt) {
-            return snap_pusher_request(pc->pusher, event->block, event->offset,
+        if (!pc->sent_end || pc->preempt.writer) {
+            return snap_demand_request(pc->demand, event->block, event->offset,
                                        event->length, errp);
         }
         /* After the end, QEMU fills missing pages with zeroes. */
@@ -384,19 +418,26 @@ static bool sends_whole(const SnapPostcopy *pc, const SnapRAMPiece *piece)
     return snap_host_pages_targets(&pc->host_pages, piece->block) > 1;
 }
 
-/* Mark the pages of a piece as sent: they must not be sent again. */
-static void note_precopied(SnapPostcopy *pc, const SnapRAMPiece *piece)
+/*
+ * Mark the pages of a piece as sent: they must not be sent again.
+ *
+ * Returns: how many have data
+ */
+static unsigned note_precopied(SnapPostcopy *pc, const SnapRAMPiece *piece)
 {
     const SnapRAMBlocks *ram = pc->map.ram;
     uint64_t first = snap_ram_page(ram, &ram->blocks[piece->block],
                                    piece->offset);
     bool whole = sends_whole(pc, piece);
+    unsigned nb_stored = 0;
 
     for (unsigned i = 0; i < piece->nb_pages; i++) {
         if (whole || piece->entries[i] != SNAP_PAGE_UNSENT) {
             snap_page_map_send(&pc->map, first + i, 1);
         }
+        nb_stored += snap_page_is_stored(piece->entries[i]);
     }
+    return nb_stored;
 }
 
 /* Whether a piece is worth sending: it has data, or its host page may have. */
@@ -428,29 +469,30 @@ static int coroutine_fn send_precopy_pieces(SnapPostcopy *pc,
                                             SnapRAMReader *reader,
                                             Error **errp)
 {
-    SnapStats *stats = pc->sender->stats;
+    const SnapStats *stats = pc->sender->stats;
     uint64_t goal = precopy_goal(pc);
+    uint64_t nb_stored = 0;
     bool ended = true;
     SnapRAMPiece piece;
     int ret = 0;
 
-    while (!pc->rp_over && (stats->stored_pages < goal || !ended) &&
+    while (!pc->rp_over && (nb_stored < goal || !ended) &&
            (ret = snap_ram_reader_next(reader, &piece, errp)) > 0) {
         ended = ends_host_page(pc, &piece);
         if (!is_wanted(pc, &piece)) {
             continue;
         }
-        note_precopied(pc, &piece);
+        nb_stored += note_precopied(pc, &piece);
         ret = snap_send_piece(pc->sender, &piece, sends_whole(pc, &piece),
                               errp);
         if (ret < 0) {
             return ret;
         }
-        snap_progress_show(pc->progress, stats->stored_pages,
+        snap_progress_show(pc->progress, nb_stored,
                            snap_image_stored_pages(pc->sender->image));
     }
-    pc->stats->sent[SNAP_PUSH_PRECOPY] = stats->stored_pages +
-                                         stats->zero_pages;
+    postcopy_stats(pc)->sent[SNAP_PUSH_PRECOPY] = stats->stored_pages +
+                                                  stats->zero_pages;
     return MIN(ret, 0);
 }
 
@@ -487,12 +529,12 @@ static uint64_t coroutine_fn discard_block(SnapPostcopy *pc, int block)
         offset += length;
         total++;
         if (nb == SNAP_MAX_DISCARD_RANGES) {
-            snap_stream_put_discard(pc->writer, block, ranges, nb);
+            snap_stream_put_discard(pc->sender->writer, block, ranges, nb);
             nb = 0;
         }
     }
     if (nb) {
-        snap_stream_put_discard(pc->writer, block, ranges, nb);
+        snap_stream_put_discard(pc->sender->writer, block, ranges, nb);
     }
     return total;
 }
@@ -518,12 +560,13 @@ static int coroutine_fn send_discards(SnapPostcopy *pc, Error **errp)
         total = discard_block(pc, 0);
     }
     trace_snap_postcopy_discard(total);
-    return snap_stream_flush(pc->writer, errp);
+    return snap_stream_flush(pc->sender->writer, errp);
 }
 
 /* Device state, and what makes the guest run with it, in one package. */
 static int coroutine_fn send_package(SnapPostcopy *pc, Error **errp)
 {
+    SnapStreamWriter *writer = pc->sender->writer;
     const SnapHeader *header = &pc->sender->image->header;
     uint64_t length = header->parts[SNAP_PART_DEVICES].length +
                       SNAP_COMMAND_SIZE + SNAP_PING_SIZE + SNAP_COMMAND_SIZE;
@@ -533,15 +576,15 @@ static int coroutine_fn send_package(SnapPostcopy *pc, Error **errp)
         error_setg(errp, "The device state is too large for postcopy");
         return -EFBIG;
     }
-    snap_stream_begin_package(pc->writer, length);
-    snap_stream_put_command(pc->writer, SNAP_CMD_POSTCOPY_LISTEN, NULL, 0);
+    snap_stream_begin_package(writer, length);
+    snap_stream_put_command(writer, SNAP_CMD_POSTCOPY_LISTEN, NULL, 0);
     ret = snap_send_devices(pc->sender, errp);
     if (ret < 0) {
         return ret;
     }
-    snap_stream_put_ping(pc->writer, PING_RUN);
-    snap_stream_put_command(pc->writer, SNAP_CMD_POSTCOPY_RUN, NULL, 0);
-    return snap_stream_flush(pc->writer, errp);
+    snap_stream_put_ping(writer, PING_RUN);
+    snap_stream_put_command(writer, SNAP_CMD_POSTCOPY_RUN, NULL, 0);
+    return snap_stream_flush(writer, errp);
 }
 
 /*
@@ -553,7 +596,7 @@ static int coroutine_fn prepare_resumption(SnapPostcopy *pc, Error **errp)
     int ret = 0;
 
     if (pc->resumption) {
-        ret = snap_stream_flush(pc->writer, errp) ?:
+        ret = snap_stream_flush(pc->sender->writer, errp) ?:
               wait_for(pc, &pc->pong[PING_ADVISED]);
     }
     if (!ret && pc->resumption) {
@@ -564,20 +607,21 @@ static int coroutine_fn prepare_resumption(SnapPostcopy *pc, Error **errp)
 
 static int coroutine_fn start_postcopy(SnapPostcopy *pc, Error **errp)
 {
+    SnapStreamWriter *writer = pc->sender->writer;
     int ret = snap_send_configuration(pc->sender, errp);
 
     if (ret < 0) {
         return ret;
     }
-    snap_stream_put_command(pc->writer, SNAP_CMD_OPEN_RETURN_PATH, NULL, 0);
-    snap_stream_put_ping(pc->writer, PING_BEFORE);
-    snap_stream_put_advise(pc->writer, &pc->host_pages);
-    snap_stream_put_ping(pc->writer, PING_AGREED);
+    snap_stream_put_command(writer, SNAP_CMD_OPEN_RETURN_PATH, NULL, 0);
+    snap_stream_put_ping(writer, PING_BEFORE);
+    snap_stream_put_advise(writer, &pc->host_pages);
+    snap_stream_put_ping(writer, PING_AGREED);
     ret = snap_send_setup(pc->sender, &pc->host_pages, errp);
     if (ret < 0) {
         return ret;
     }
-    snap_stream_put_ping(pc->writer, PING_ADVISED);
+    snap_stream_put_ping(writer, PING_ADVISED);
     ret = send_precopy(pc, errp);
     if (!ret) {
         ret = send_discards(pc, errp);
@@ -596,8 +640,8 @@ static int coroutine_fn request_bitmap(SnapPostcopy *pc, int block,
     int ret;
 
     pc->awaited_bitmap = block;
-    snap_stream_put_recv_bitmap(pc->writer, block);
-    ret = snap_stream_flush(pc->writer, errp);
+    snap_stream_put_recv_bitmap(pc->sender->writer, block);
+    ret = snap_stream_flush(pc->sender->writer, errp);
     while (!ret && pc->awaited_bitmap >= 0) {
         if (pc->rp_over) {
             return -ECONNABORTED;
@@ -618,8 +662,9 @@ static int coroutine_fn resume_postcopy(SnapPostcopy *pc, Error **errp)
         return ret;
     }
     pc->awaits_resumption = true;
-    snap_stream_put_command(pc->writer, SNAP_CMD_POSTCOPY_RESUME, NULL, 0);
-    ret = snap_stream_flush(pc->writer, errp);
+    snap_stream_put_command(pc->sender->writer, SNAP_CMD_POSTCOPY_RESUME, NULL,
+                            0);
+    ret = snap_stream_flush(pc->sender->writer, errp);
     if (!ret) {
         ret = wait_for(pc, &pc->resumed);
     }
@@ -652,9 +697,9 @@ static void coroutine_fn read_working_set(SnapPostcopy *pc)
     if (ret < 0) {
         warn_report_err(err);
     } else if (ret > 0) {
-        snap_pusher_set_working_set(pc->pusher,
-                                    (uint64_t *)pc->working_set->data,
-                                    pc->working_set->len);
+        snap_push_plan_set_working_set(pc->plan,
+                                       (uint64_t *)pc->working_set->data,
+                                       pc->working_set->len);
     }
 }
 
@@ -662,7 +707,7 @@ static void start_record(SnapPostcopy *pc)
 {
     if (pc->options->record) {
         pc->record = g_array_new(false, false, sizeof(uint64_t));
-        snap_pusher_record(pc->pusher, pc->record, SNAP_MAX_WORKING_SET);
+        snap_demand_record(pc->demand, pc->record, SNAP_MAX_WORKING_SET);
     }
 }
 
@@ -688,40 +733,38 @@ static int store_record(SnapPostcopy *pc, int ret, Error **errp)
 
 static int coroutine_fn send_end(SnapPostcopy *pc, Error **errp)
 {
+    SnapStreamWriter *writer = pc->sender->writer;
+
     pc->sent_end = true;
-    snap_stream_begin_ram(pc->writer, true);
-    snap_stream_end_ram(pc->writer);
-    snap_stream_put_eof(pc->writer, NULL, 0);
-    return snap_stream_flush(pc->writer, errp);
+    snap_stream_begin_ram(writer, true);
+    snap_stream_end_ram(writer);
+    snap_stream_put_eof(writer, NULL, 0);
+    return snap_stream_flush(writer, errp);
 }
 
 /* End the preempt channel once there were no requests for a while. */
 static int coroutine_fn end_preempt(SnapPostcopy *pc, Error **errp)
 {
-    uint64_t nb_requests;
+    int64_t start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
 
-    do {
-        int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-        int64_t end = now + PREEMPT_IDLE_NS;
+    while (!pc->shut && !pc->rp_over) {
+        int64_t idle_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) -
+                          MAX(start_ns, snap_demand_last_ns(pc->demand));
 
-        nb_requests = pc->stats->requests;
-        while (now < end && !pc->shut && !pc->rp_over) {
-            qemu_co_sleep_ns_wakeable(&pc->work_sleep, QEMU_CLOCK_REALTIME,
-                                      end - now);
-            now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+        if (idle_ns >= PREEMPT_IDLE_NS) {
+            snap_stream_put_end_of_records(pc->preempt.writer);
+            return snap_stream_flush(pc->preempt.writer, errp);
         }
-        if (pc->shut || pc->rp_over) {
-            return 0;
-        }
-    } while (nb_requests != pc->stats->requests);
-    snap_stream_put_end_of_records(pc->preempt);
-    return snap_stream_flush(pc->preempt, errp);
+        qemu_co_sleep_ns_wakeable(&pc->work_sleep, QEMU_CLOCK_REALTIME,
+                                  PREEMPT_IDLE_NS - idle_ns);
+    }
+    return 0;
 }
 
 /* The destination has everything, and confirms it once it is processed. */
 static int coroutine_fn wait_for_end(SnapPostcopy *pc, Error **errp)
 {
-    int ret = pc->preempt ? end_preempt(pc, errp) : 0;
+    int ret = pc->preempt.writer ? end_preempt(pc, errp) : 0;
 
     return ret ?: wait_for(pc, &pc->shut);
 }
@@ -832,7 +875,8 @@ int coroutine_fn snap_postcopy_run(SnapPostcopy *pc, Error **errp)
                              snap_task_group_status(pc->tasks, NULL), pc->shut);
     ret = collect_result(pc, errp);
     if (!ret) {
-        pc->stats->complete_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+        postcopy_stats(pc)->complete_ns =
+            qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
         if (pc->resumption) {
             snap_resumption_end(pc->resumption);
         }

@@ -25,16 +25,9 @@
 
 struct SnapPusher {
     /* constant */
-    SnapImage *image;
-    SnapPageMap *map;
-    SnapTransport *transport;
-    SnapStreamWriter *writer;
-    SnapStreamWriter *preempt;          /* NULL: requests use @writer */
+    SnapPusherParts parts;
     SnapPusherOptions options;
-    SnapStats *stats;
-    SnapProgress *progress;
     uint64_t nb_stored;                 /* pages with data in the snapshot */
-    SnapDemand *demand;
 
     /* set by snap_pusher_stop() */
     bool stopped;
@@ -49,44 +42,38 @@ struct SnapPusher {
     unsigned fault_around_pos;
 
     /* what nobody waits for */
-    SnapPushPlan *plan;
     SnapPrefetch *prefetch;
 
-    /* the coroutine for @preempt */
+    /* the coroutine for the preempt channel */
     QemuCoSleep preempt_sleep;
     SnapTaskGroup *preempt_task;
 };
 
-static void wake(void *opaque)
+void snap_pusher_wake(SnapPusher *p)
 {
-    SnapPusher *p = opaque;
-
     qemu_co_sleep_wake(&p->preempt_sleep);
     qemu_co_sleep_wake(&p->sleep);
 }
 
-SnapPusher *snap_pusher_new(SnapImage *image, SnapPageMap *map,
-                            SnapTransport *transport, SnapStreamWriter *writer,
-                            SnapStreamWriter *preempt,
-                            const SnapPusherOptions *options,
-                            SnapStats *stats, SnapProgress *progress)
+static void pusher_wake(void *opaque)
+{
+    snap_pusher_wake(opaque);
+}
+
+SnapPusher *snap_pusher_new(const SnapPusherParts *parts,
+                            const SnapPusherOptions *options)
 {
     SnapPusher *p = g_new0(SnapPusher, 1);
+    SnapImage *image = parts->sender->image;
 
-    p->image = image;
-    p->map = map;
-    p->transport = transport;
-    p->writer = writer;
-    p->preempt = preempt;
+    p->parts = *parts;
     p->options = *options;
-    p->stats = stats;
-    p->progress = progress;
     p->nb_stored = snap_image_stored_pages(image);
-    p->demand = snap_demand_new(image, map, &stats->postcopy, wake, p);
-    p->plan = snap_push_plan_new(image, map, options->reasons);
-    p->prefetch = snap_prefetch_new(image, map, p->plan, wake, p);
-    p->preempt_task = snap_task_group_new(wake, p);
-    snap_pacing_init(&p->pacing, transport, options->rate, options->backlog);
+    p->prefetch = snap_prefetch_new(image, parts->map, parts->plan,
+                                    pusher_wake, p);
+    p->preempt_task = snap_task_group_new(pusher_wake, p);
+    snap_pacing_init(&p->pacing, parts->transport, options->rate,
+                     options->backlog);
     return p;
 }
 
@@ -98,67 +85,46 @@ void snap_pusher_free(SnapPusher *p)
     snap_task_group_free(p->preempt_task);
     if (p->fault_around) {
         /* The destination left before all of it was sent. */
-        snap_demand_drop(p->demand, p->fault_around);
+        snap_demand_drop(p->parts.demand, p->fault_around);
     }
     snap_prefetch_free(p->prefetch);
-    snap_push_plan_free(p->plan);
-    snap_demand_free(p->demand);
     snap_pacing_destroy(&p->pacing);
     g_free(p);
-}
-
-void snap_pusher_record(SnapPusher *p, GArray *pages, unsigned max_pages)
-{
-    snap_demand_record(p->demand, pages, max_pages);
-}
-
-void snap_pusher_set_working_set(SnapPusher *p, const uint64_t *pages,
-                                 size_t nb_pages)
-{
-    snap_push_plan_set_working_set(p->plan, pages, nb_pages);
-}
-
-int coroutine_fn snap_pusher_request(SnapPusher *p, int block, uint64_t offset,
-                                     uint64_t length, Error **errp)
-{
-    return snap_demand_request(p->demand, block, offset, length, errp);
 }
 
 void snap_pusher_stop(SnapPusher *p, int err)
 {
     p->stopped = true;
     p->stop_err = err;
-    wake(p);
+    snap_pusher_wake(p);
     snap_prefetch_stop(p->prefetch);
 }
 
 bool snap_pusher_is_idle(const SnapPusher *p)
 {
     return !snap_task_group_nb_running(p->preempt_task) &&
-           !snap_prefetch_is_running(p->prefetch) &&
-           snap_demand_is_quiet(p->demand);
+           !snap_prefetch_is_running(p->prefetch);
 }
 
 /* --- records --- */
 
 static uint64_t first_page(const SnapPusher *p, const SnapRAMPiece *piece)
 {
-    const SnapRAMBlocks *ram = p->map->ram;
+    const SnapRAMBlocks *ram = p->parts.map->ram;
 
     return snap_ram_page(ram, &ram->blocks[piece->block],
                          piece->offset);
 }
 
 /* Returns: whether it was a page with data */
-static bool coroutine_fn put_page(SnapPusher *p, SnapStreamWriter *writer,
-                                  const SnapRAMPiece *piece, unsigned i)
+static bool coroutine_fn put_page(SnapSender *to, const SnapRAMPiece *piece,
+                                  unsigned i)
 {
-    SnapSender to = { .image = p->image, .writer = writer, .stats = p->stats };
-    bool stored = snap_send_page(&to, piece, i);
+    SnapPostcopyStats *stats = &to->stats->postcopy;
+    bool stored = snap_send_page(to, piece, i);
 
-    p->stats->postcopy.zero_requested += !stored &&
-                                     piece->reason == SNAP_PUSH_REQUESTED;
-    p->stats->postcopy.sent[piece->reason]++;
+    stats->zero_requested += !stored && piece->reason == SNAP_PUSH_REQUESTED;
+    stats->sent[piece->reason]++;
     return stored;
 }
 
@@ -168,12 +134,12 @@ static bool coroutine_fn put_page(SnapPusher *p, SnapStreamWriter *writer,
  *
  * Returns: how many pages with data were sent
  */
-static unsigned coroutine_fn put_pages(SnapPusher *p, SnapStreamWriter *writer,
+static unsigned coroutine_fn put_pages(SnapPusher *p, SnapSender *to,
                                        const SnapRAMPiece *piece,
                                        unsigned *pos, unsigned max,
                                        uint64_t *host_page_left)
 {
-    uint64_t targets = snap_host_pages_targets(p->map->host_pages,
+    uint64_t targets = snap_host_pages_targets(p->parts.map->host_pages,
                                                piece->block);
     uint64_t first = first_page(p, piece);
     unsigned nb = 0;
@@ -183,17 +149,17 @@ static unsigned coroutine_fn put_pages(SnapPusher *p, SnapStreamWriter *writer,
         uint64_t page = first + *pos;
 
         if (!*host_page_left) {
-            if (snap_page_map_is_sent(p->map, page) ||
+            if (snap_page_map_is_sent(p->parts.map, page) ||
                 (targets == 1 && !snap_push_sends_zero_pages(piece->reason) &&
                  !snap_page_is_stored(piece->entries[*pos])) ||
                 (piece->entries[*pos] == SNAP_PAGE_UNSENT && targets == 1 &&
                  piece->reason != SNAP_PUSH_REQUESTED)) {
                 continue;
             }
-            snap_page_map_send(p->map, page, targets);
+            snap_page_map_send(p->parts.map, page, targets);
             *host_page_left = targets;
         }
-        nb_stored += put_page(p, writer, piece, *pos);
+        nb_stored += put_page(to, piece, *pos);
         --*host_page_left;
         nb++;
     }
@@ -212,40 +178,39 @@ static int coroutine_fn plan_once(void *opaque, SnapRAMRun *run, Error **errp)
 }
 
 /* Begin and end a section on the main channel; the other one has none. */
-static void coroutine_fn begin_section(SnapPusher *p, SnapStreamWriter *writer)
+static void coroutine_fn begin_section(SnapPusher *p, SnapSender *to)
 {
-    if (writer == p->writer) {
-        snap_stream_begin_ram(writer, false);
+    if (to == p->parts.sender) {
+        snap_stream_begin_ram(to->writer, false);
     }
 }
 
-static int coroutine_fn end_section(SnapPusher *p, SnapStreamWriter *writer,
-                                    Error **errp)
+static void coroutine_fn end_section(SnapPusher *p, SnapSender *to)
 {
-    if (writer == p->writer) {
-        snap_stream_end_ram(writer);
+    if (to == p->parts.sender) {
+        snap_stream_end_ram(to->writer);
     }
-    return snap_stream_flush(writer, errp);
 }
 
 /* A host page that is too large to be read as a whole. */
-static int coroutine_fn send_streamed(SnapPusher *p, SnapStreamWriter *writer,
+static int coroutine_fn send_streamed(SnapPusher *p, SnapSender *to,
                                       SnapFetch *fetch, Error **errp)
 {
     SnapRAMRun run = fetch->run;
     uint64_t left = fetch->nb_pages;
     g_autoptr(SnapRAMReader) reader =
-        snap_ram_reader_new(p->image, STREAMED_PIECE_SIZE, plan_once, &run);
+        snap_ram_reader_new(to->image, STREAMED_PIECE_SIZE, plan_once, &run);
     SnapRAMPiece piece;
     int ret;
 
-    snap_page_map_send(p->map, fetch->first, fetch->nb_pages);
+    snap_page_map_send(p->parts.map, fetch->first, fetch->nb_pages);
     while ((ret = snap_ram_reader_next(reader, &piece, errp)) > 0) {
         unsigned pos = 0;
 
-        begin_section(p, writer);
-        put_pages(p, writer, &piece, &pos, piece.nb_pages, &left);
-        ret = end_section(p, writer, errp);
+        begin_section(p, to);
+        put_pages(p, to, &piece, &pos, piece.nb_pages, &left);
+        end_section(p, to);
+        ret = snap_stream_flush(to->writer, errp);
         if (ret < 0) {
             break;
         }
@@ -261,9 +226,9 @@ static void coroutine_fn fetch_done(SnapPusher *p, SnapFetch *fetch,
 {
     uint64_t us = MAX(now_ns - fetch->request_ns, 0) / SCALE_US;
 
-    snap_histogram_add(&p->stats->postcopy.latency, us);
+    snap_histogram_add(&p->parts.sender->stats->postcopy.latency, us);
     trace_snap_pusher_answered(fetch->first, us);
-    snap_demand_put(p->demand, fetch);
+    snap_demand_put(p->parts.demand, fetch);
 }
 
 /*
@@ -272,7 +237,7 @@ static void coroutine_fn fetch_done(SnapPusher *p, SnapFetch *fetch,
  * Returns: how many were taken, including those that need no answer any more;
  * -errno with @errp set
  */
-static int coroutine_fn put_ready(SnapPusher *p, SnapStreamWriter *writer,
+static int coroutine_fn put_ready(SnapPusher *p, SnapSender *to,
                                   SnapFetch **done, unsigned *nb, Error **errp)
 {
     unsigned max = *nb;
@@ -282,7 +247,7 @@ static int coroutine_fn put_ready(SnapPusher *p, SnapStreamWriter *writer,
     *nb = 0;
     for (nb_taken = 0;
          *nb < max &&
-         (fetch = snap_demand_take(p->demand, SNAP_PUSH_REQUESTED));
+         (fetch = snap_demand_take(p->parts.demand, SNAP_PUSH_REQUESTED));
          nb_taken++) {
         unsigned pos = 0;
         uint64_t left = 0;
@@ -290,21 +255,19 @@ static int coroutine_fn put_ready(SnapPusher *p, SnapStreamWriter *writer,
 
         if (ret < 0) {
             error_propagate(errp, g_steal_pointer(&fetch->err));
-        } else if (snap_page_map_is_sent(p->map, fetch->first)) {
-            p->stats->postcopy.already_sent++;
-            snap_demand_put(p->demand, fetch);
+        } else if (snap_page_map_is_sent(p->parts.map, fetch->first)) {
+            to->stats->postcopy.already_sent++;
+            snap_demand_put(p->parts.demand, fetch);
             continue;
         } else if (!fetch->piece.nb_pages) {
-            ret = send_streamed(p, writer, fetch, errp);
+            ret = send_streamed(p, to, fetch, errp);
         } else {
-            begin_section(p, writer);
-            put_pages(p, writer, &fetch->piece, &pos, fetch->nb_pages, &left);
-            if (writer == p->writer) {
-                snap_stream_end_ram(writer);
-            }
+            begin_section(p, to);
+            put_pages(p, to, &fetch->piece, &pos, fetch->nb_pages, &left);
+            end_section(p, to);
         }
         if (ret < 0) {
-            snap_demand_put(p->demand, fetch);
+            snap_demand_put(p->parts.demand, fetch);
             return ret;
         }
         done[(*nb)++] = fetch;
@@ -313,16 +276,16 @@ static int coroutine_fn put_ready(SnapPusher *p, SnapStreamWriter *writer,
 }
 
 /* Returns: how many fetches are over, -errno with @errp set */
-static int coroutine_fn send_requested(SnapPusher *p, SnapStreamWriter *writer,
+static int coroutine_fn send_requested(SnapPusher *p, SnapSender *to,
                                        Error **errp)
 {
     SnapFetch *done[8];
     unsigned nb = ARRAY_SIZE(done);
     int64_t now_ns;
-    int ret = put_ready(p, writer, done, &nb, errp);
+    int ret = put_ready(p, to, done, &nb, errp);
 
     if (nb) {
-        int flush_ret = snap_stream_flush(writer, ret < 0 ? NULL : errp);
+        int flush_ret = snap_stream_flush(to->writer, ret < 0 ? NULL : errp);
 
         ret = ret >= 0 && flush_ret < 0 ? flush_ret : ret;
     }
@@ -338,7 +301,7 @@ static int coroutine_fn pusher_preempt_entry(void *opaque, Error **errp)
     SnapPusher *p = opaque;
 
     while (!p->stopped) {
-        int ret = send_requested(p, p->preempt, errp);
+        int ret = send_requested(p, p->parts.preempt, errp);
 
         if (ret < 0) {
             return ret;
@@ -358,15 +321,18 @@ static int coroutine_fn pusher_preempt_entry(void *opaque, Error **errp)
 static int coroutine_fn send_batch(SnapPusher *p, const SnapRAMPiece *piece,
                                    unsigned *pos, int64_t now_ns, Error **errp)
 {
+    SnapSender *to = p->parts.sender;
     uint64_t nb_stored;
 
-    begin_section(p, p->writer);
-    nb_stored = put_pages(p, p->writer, piece, pos,
-                          snap_pacing_batch(&p->pacing), &p->host_page_left);
-    snap_pacing_sent(&p->pacing, nb_stored << p->map->ram->page_bits,
+    begin_section(p, to);
+    nb_stored = put_pages(p, to, piece, pos, snap_pacing_batch(&p->pacing),
+                          &p->host_page_left);
+    end_section(p, to);
+    snap_pacing_sent(&p->pacing, nb_stored << p->parts.map->ram->page_bits,
                      now_ns);
-    snap_progress_show(p->progress, p->stats->stored_pages, p->nb_stored);
-    return end_section(p, p->writer, errp);
+    snap_progress_show(p->parts.progress, to->stats->stored_pages,
+                       p->nb_stored);
+    return snap_stream_flush(to->writer, errp);
 }
 
 static int coroutine_fn send_fault_around(SnapPusher *p, int64_t now_ns,
@@ -382,7 +348,7 @@ static int coroutine_fn send_fault_around(SnapPusher *p, int64_t now_ns,
                          now_ns, errp);
     }
     if (ret < 0 || p->fault_around_pos == p->fault_around->nb_pages) {
-        snap_demand_put(p->demand, g_steal_pointer(&p->fault_around));
+        snap_demand_put(p->parts.demand, g_steal_pointer(&p->fault_around));
     }
     return ret;
 }
@@ -411,7 +377,8 @@ static bool coroutine_fn has_fault_around(SnapPusher *p)
         return false;
     }
     if (!p->fault_around) {
-        p->fault_around = snap_demand_take(p->demand, SNAP_PUSH_FAULT_AROUND);
+        p->fault_around = snap_demand_take(p->parts.demand,
+                                           SNAP_PUSH_FAULT_AROUND);
         p->fault_around_pos = 0;
     }
     return p->fault_around;
@@ -431,7 +398,7 @@ static void end_recording(SnapPusher *p, int64_t now_ns)
 {
     if (p->recording && snap_pacing_delay_ns(&p->pacing, now_ns) <= 0) {
         p->recording = false;
-        snap_demand_set_fault_around(p->demand, p->options.fault_around);
+        snap_demand_set_fault_around(p->parts.demand, p->options.fault_around);
     }
 }
 
@@ -441,9 +408,9 @@ static void end_recording(SnapPusher *p, int64_t now_ns)
  */
 static bool must_keep_clear(const SnapPusher *p, int64_t now_ns)
 {
-    return snap_demand_is_queued(p->demand) ||
-           (snap_demand_is_reading(p->demand) &&
-            now_ns - snap_demand_last_ns(p->demand) < MAX_CLEAR_NS);
+    return snap_demand_is_queued(p->parts.demand) ||
+           (snap_demand_is_reading(p->parts.demand) &&
+            now_ns - snap_demand_last_ns(p->parts.demand) < MAX_CLEAR_NS);
 }
 
 /* Send something that nobody waits for, or wait. */
@@ -468,7 +435,7 @@ static int coroutine_fn push_unrequested(SnapPusher *p, Error **errp)
         wait_for_work(p, delay_ns);
         return 0;
     }
-    if (!snap_pacing_adapt(&p->pacing, snap_demand_last_ns(p->demand),
+    if (!snap_pacing_adapt(&p->pacing, snap_demand_last_ns(p->parts.demand),
                            now_ns)) {
         wait_for_work(p, RETRY_NS);
         return 0;
@@ -488,8 +455,8 @@ static int coroutine_fn push_once(SnapPusher *p, Error **errp)
     if (ret < 0) {
         return ret;
     }
-    if (!p->preempt && !p->host_page_left) {
-        ret = send_requested(p, p->writer, errp);
+    if (!p->parts.preempt && !p->host_page_left) {
+        ret = send_requested(p, p->parts.sender, errp);
     }
     if (!ret) {
         ret = push_unrequested(p, errp);
@@ -504,7 +471,7 @@ static int coroutine_fn is_over(SnapPusher *p, Error **errp)
 {
     int ret;
 
-    if (p->fault_around || !snap_demand_is_idle(p->demand)) {
+    if (p->fault_around || !snap_demand_is_idle(p->parts.demand)) {
         return 0;
     }
     ret = snap_prefetch_status(p->prefetch, errp);
@@ -514,7 +481,7 @@ static int coroutine_fn is_over(SnapPusher *p, Error **errp)
     if (p->options.reasons & (1u << SNAP_PUSH_LINEAR)) {
         return 1;
     }
-    ret = snap_push_plan_rest(p->plan, errp);
+    ret = snap_push_plan_rest(p->parts.plan, errp);
     return ret < 0 ? ret : !ret;
 }
 
@@ -533,7 +500,7 @@ int coroutine_fn snap_pusher_run(SnapPusher *p, Error **errp)
     int ret = 0;
 
     start_recording(p);
-    if (p->preempt) {
+    if (p->parts.preempt) {
         snap_task_group_start(p->preempt_task, "preempt channel",
                               pusher_preempt_entry, p);
     }

@@ -5,8 +5,9 @@
  * The folder postcopy/ has all of that.  The sequence of commands is here.
  * Pages are sent by the pusher, the most urgent ones first: those that the
  * destination requests are read by demand; what comes next of all others is
- * decided by a push-plan, and read ahead by prefetch.  Who sends a page takes
- * it in the page-map first, so that no page is sent twice.
+ * decided by a push-plan, and read ahead by prefetch.  What is requested may be
+ * recorded, and pushed first the next time (recording).  Whoever sends a page
+ * takes it in the page-map first, so that no page is sent twice.
  */
 
 #ifndef SNAP_POSTCOPY_POSTCOPY_H

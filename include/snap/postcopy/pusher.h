@@ -66,15 +66,15 @@ void snap_pusher_wake(SnapPusher *pusher);
 /**
  * snap_pusher_run: push until all that is to be pushed was sent
  *
- * Each batch is a section of its own.  Requests are still served on @preempt
- * afterwards, until snap_pusher_stop().
+ * Each batch is a section of its own.  Requests are still served on the preempt
+ * channel afterwards, until snap_pusher_stop().
  *
- * Returns: 0; -errno with @errp set
+ * Returns: 0; -ECONNABORTED if it was stopped; -errno with @errp set
  */
 int coroutine_fn snap_pusher_run(SnapPusher *pusher, Error **errp);
 
-/* Let snap_pusher_run() return -@err; @err > 0, and 0 to serve no more. */
-void snap_pusher_stop(SnapPusher *pusher, int err);
+/* Let snap_pusher_run() return -ECONNABORTED, and serve no more requests. */
+void snap_pusher_stop(SnapPusher *pusher);
 
 /* Whether no coroutine is at work. */
 bool snap_pusher_is_idle(const SnapPusher *pusher);

@@ -1,6 +1,46 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Loading by postcopy: the guest runs first, its RAM follows
+ *
+ * Theory of operation
+ * ===================
+ *
+ * Two coroutines are started here, the sender and the return path, and the one
+ * that called snap_postcopy_run() waits for both.  All that is sent over the
+ * main channel is sent by the sender, which goes through these states:
+ *
+ *   STARTING  sends configuration, OPEN_RETURN_PATH, PING 0; ADVISE, PING 1;
+ *             RAM's START and the setup, PING 2; PERCENT of the pages with
+ *             data; DISCARD for all other pages; and in one package LISTEN,
+ *             the device state, PING 3 and RUN
+ *             resuming: sends RECV_BITMAP for each RAM block, and waits for
+ *             each bitmap; sends RESUME, and waits for RESUME_ACK
+ *   PUSHING   is the pusher, until all that is to be pushed was sent
+ *   ENDING    sends RAM's END and EOF; waits for SHUT, and ends the preempt
+ *             channel once there were no requests for a while
+ *   OVER      has ended, or failed
+ *
+ * The return path is read from the beginning to the end, whatever the sender
+ * waits for:
+ *
+ *   message      says                         what is done
+ *   -----------  ---------------------------  ---------------------------------
+ *   PONG n       all up to PING n was taken   it explains a failure; 2: what is
+ *                                             loaded is noted for a resumption,
+ *                                             3: and confirmed, a little later
+ *   REQ_PAGES    the guest waits for pages    demand reads, the pusher sends
+ *                                             them; in ENDING they only count,
+ *                                             without a preempt channel, as
+ *                                             QEMU fills in what has not come
+ *   RECV_BITMAP  what it has of a RAM block   the page map has it as sent
+ *   RESUME_ACK   it goes on                   the sender goes on
+ *   SHUT         it has ended, with a status  0 in ENDING: the load is over;
+ *                                             else it has failed
+ *   the end      it has gone                  the load has failed
+ *
+ * Whatever fails first ends all others.  That the channel is closed says least
+ * of all: what the destination said before, or which PING it has answered, says
+ * more, and is what is reported.
  */
 
 #include "qemu/osdep.h"
@@ -10,10 +50,10 @@
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "snap/postcopy/postcopy.h"
+#include "snap/postcopy/recording.h"
 #include "snap/postcopy/resumption.h"
 #include "snap/stream/return-path.h"
 #include "snap/util/task-group.h"
-#include "snap/image/working-set.h"
 #include "snap/trace.h"
 
 /*
@@ -22,12 +62,32 @@
  * loaded the devices.  QEMU itself uses 3 for the last one
  * (migration/migration.c:postcopy_start).
  */
-enum {
+typedef enum Ping {
+    PING_NONE    = -1,
     PING_BEFORE  = 0,
     PING_AGREED  = 1,
     PING_ADVISED = 2,
     PING_RUN     = 3,
-};
+} Ping;
+
+typedef enum SenderState {
+    SENDER_STARTING,
+    SENDER_PUSHING,
+    SENDER_ENDING,
+    SENDER_OVER,
+} SenderState;
+
+typedef enum ReturnPathState {
+    RP_OPEN,
+    RP_SHUT,                    /* by the destination, with a status */
+    RP_LOST,                    /* ended in any other way */
+} ReturnPathState;
+
+typedef enum ResumeState {
+    RESUME_NONE,
+    RESUME_AWAITED,
+    RESUME_DONE,
+} ResumeState;
 
 /*
  * Precopy goes in pieces of the size of a transparent huge page: a smaller one
@@ -72,33 +132,28 @@ struct SnapPostcopy {
     SnapDemand *demand;
     SnapPushPlan *plan;
     SnapPusher *pusher;
-    GArray *working_set;            /* NULL for none */
-    GArray *record;                 /* NULL for none */
+    SnapRecording *recording;
 
     /* what the destination said: set by the coroutine of the return path */
     SnapReturnPath *rp;
-    bool pong[PING_RUN + 1];
-    bool awaits_resumption;
-    bool resumed;
-    bool shut;
+    ReturnPathState rp_state;
     uint32_t shut_status;
-    int awaited_bitmap;             /* index of a block, -1 for none */
-    bool rp_over;
+    Ping answered;                  /* the last one */
+    ResumeState resume_state;       /* set by the sender as well */
+    int awaited_bitmap;             /* likewise; a block, -1 for none */
 
-    /* the coroutine that sends */
-    bool sent_end;
-    bool work_over;
+    SenderState sender_state;
 
-    /* both of them */
+    /* both coroutines */
     SnapTaskGroup *tasks;
     bool disconnected;              /* one has found that */
 
     /* who waits for one of the above */
-    QemuCoSleep work_sleep;
+    QemuCoSleep sender_sleep;
     QemuCoSleep run_sleep;
 };
 
-static bool open_preempt(SnapPostcopy *pc, Error **errp)
+static bool postcopy_open_preempt(SnapPostcopy *pc, Error **errp)
 {
     QEMUFile *file = snap_transport_open_preempt(pc->transport, errp);
 
@@ -111,13 +166,14 @@ static bool open_preempt(SnapPostcopy *pc, Error **errp)
     return true;
 }
 
-static void confirm_resumption(void *opaque)
+static void postcopy_confirm_resumption(void *opaque)
 {
     snap_resumption_confirm(opaque);
 }
 
 /* Whether a load that is resumed may be the one that broke off. */
-static bool coroutine_fn open_resumption(SnapPostcopy *pc, Error **errp)
+static bool coroutine_fn postcopy_open_resumption(SnapPostcopy *pc,
+                                                  Error **errp)
 {
     const SnapPostcopyOptions *options = pc->options;
 
@@ -128,7 +184,8 @@ static bool coroutine_fn open_resumption(SnapPostcopy *pc, Error **errp)
                                          &pc->sender->image->header.uuid);
     pc->confirm_timer = aio_timer_new(qemu_get_aio_context(),
                                       QEMU_CLOCK_REALTIME, SCALE_NS,
-                                      confirm_resumption, pc->resumption);
+                                      postcopy_confirm_resumption,
+                                      pc->resumption);
     return !options->resume ||
            snap_resumption_check(pc->resumption, &options->resumed, errp);
 }
@@ -146,7 +203,7 @@ static void postcopy_page_is_ready(void *opaque)
 }
 
 /* What to send, and who sends it */
-static void make_pusher(SnapPostcopy *pc)
+static void postcopy_make_pusher(SnapPostcopy *pc)
 {
     SnapImage *image = pc->sender->image;
     const SnapPusherOptions *options = &pc->options->push;
@@ -182,6 +239,7 @@ snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
         .options = options,
         .progress = progress,
         .preempt = { .image = sender->image, .stats = sender->stats },
+        .answered = PING_NONE,
         .awaited_bitmap = -1,
         .tasks = snap_task_group_new(NULL, NULL),
     };
@@ -192,10 +250,12 @@ snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
     } else if (snap_host_pages_init(&pc->host_pages, ram,
                                     options->host_pages, errp) &&
                snap_page_map_init(&pc->map, ram, &pc->host_pages, errp) &&
-               (!options->preempt || open_preempt(pc, errp)) &&
-               open_resumption(pc, errp)) {
+               (!options->preempt || postcopy_open_preempt(pc, errp)) &&
+               postcopy_open_resumption(pc, errp)) {
         pc->rp = snap_return_path_new(input, ram, &pc->host_pages);
-        make_pusher(pc);
+        pc->recording = snap_recording_new(sender->image,
+                                           options->working_set);
+        postcopy_make_pusher(pc);
         return pc;
     }
     snap_postcopy_free(pc);
@@ -210,25 +270,20 @@ void snap_postcopy_free(SnapPostcopy *pc)
     snap_pusher_free(pc->pusher);
     snap_push_plan_free(pc->plan);
     snap_demand_free(pc->demand);
+    snap_recording_free(pc->recording);
     snap_page_map_destroy(&pc->map);
     snap_host_pages_destroy(&pc->host_pages);
     snap_return_path_free(pc->rp);
     snap_stream_writer_free(pc->preempt.writer);
     timer_free(pc->confirm_timer);
     snap_resumption_free(pc->resumption);
-    if (pc->working_set) {
-        g_array_unref(pc->working_set);
-    }
-    if (pc->record) {
-        g_array_unref(pc->record);
-    }
     snap_task_group_free(pc->tasks);
     g_free(pc);
 }
 
 bool snap_postcopy_guest_runs(const SnapPostcopy *pc)
 {
-    return pc->resumed || pc->pong[PING_RUN];
+    return pc->resume_state == RESUME_DONE || pc->answered == PING_RUN;
 }
 
 bool snap_postcopy_is_idle(const SnapPostcopy *pc)
@@ -238,18 +293,19 @@ bool snap_postcopy_is_idle(const SnapPostcopy *pc)
 }
 
 /* Whether @ret says only that the other end has gone. */
-static bool is_disconnect(int ret)
+static bool postcopy_is_disconnect(int ret)
 {
     return ret == -EPIPE || ret == -ECONNABORTED || ret == -ECONNRESET;
 }
 
 /*
  * That the other end has gone is no error of a coroutine's own: another one may
- * know why, see collect_result().
+ * know why, see postcopy_collect_result().
  */
-static int note_disconnect(SnapPostcopy *pc, int ret, Error *err, Error **errp)
+static int postcopy_note_disconnect(SnapPostcopy *pc, int ret, Error *err,
+                                    Error **errp)
 {
-    if (is_disconnect(ret)) {
+    if (postcopy_is_disconnect(ret)) {
         pc->disconnected = true;
         error_free(err);
         return 0;
@@ -260,13 +316,13 @@ static int note_disconnect(SnapPostcopy *pc, int ret, Error *err, Error **errp)
 
 /* --- the return path --- */
 
-static void wake(SnapPostcopy *pc)
+static void postcopy_wake(SnapPostcopy *pc)
 {
-    qemu_co_sleep_wake(&pc->work_sleep);
+    qemu_co_sleep_wake(&pc->sender_sleep);
     qemu_co_sleep_wake(&pc->run_sleep);
 }
 
-static void confirm_later(SnapPostcopy *pc)
+static void postcopy_confirm_later(SnapPostcopy *pc)
 {
     if (pc->resumption) {
         timer_mod(pc->confirm_timer,
@@ -274,20 +330,20 @@ static void confirm_later(SnapPostcopy *pc)
     }
 }
 
-static void handle_pong(SnapPostcopy *pc, uint32_t value)
+static void postcopy_handle_pong(SnapPostcopy *pc, uint32_t value)
 {
-    if (value > PING_RUN || pc->pong[value]) {
+    if (value > PING_RUN || (int)value <= pc->answered) {
         return;
     }
-    pc->pong[value] = true;
+    pc->answered = value;
     if (value == PING_RUN) {
         postcopy_stats(pc)->run_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-        confirm_later(pc);
+        postcopy_confirm_later(pc);
     }
 }
 
-static int handle_bitmap(SnapPostcopy *pc, SnapReturnEvent *event,
-                         Error **errp)
+static int postcopy_handle_bitmap(SnapPostcopy *pc, SnapReturnEvent *event,
+                                  Error **errp)
 {
     uint64_t nb_received;
 
@@ -303,9 +359,10 @@ static int handle_bitmap(SnapPostcopy *pc, SnapReturnEvent *event,
     return 0;
 }
 
-static int handle_resume_ack(SnapPostcopy *pc, uint32_t value, Error **errp)
+static int postcopy_handle_resume_ack(SnapPostcopy *pc, uint32_t value,
+                                      Error **errp)
 {
-    if (!pc->awaits_resumption) {
+    if (pc->resume_state != RESUME_AWAITED) {
         error_setg(errp, "Unexpected RESUME_ACK (%" PRIu32 ")", value);
         return -EINVAL;
     }
@@ -314,12 +371,12 @@ static int handle_resume_ack(SnapPostcopy *pc, uint32_t value, Error **errp)
                    ")", value);
         return -EINVAL;
     }
-    pc->awaits_resumption = false;
-    pc->resumed = true;
+    pc->resume_state = RESUME_DONE;
     return 0;
 }
 
-static void note_late_request(SnapPostcopy *pc, const SnapReturnEvent *event)
+static void postcopy_note_late_request(SnapPostcopy *pc,
+                                       const SnapReturnEvent *event)
 {
     uint64_t nb_pages = event->length / snap_host_pages_size(&pc->host_pages,
                                                              event->block);
@@ -328,53 +385,55 @@ static void note_late_request(SnapPostcopy *pc, const SnapReturnEvent *event)
     postcopy_stats(pc)->already_sent += nb_pages;
 }
 
-static int coroutine_fn handle_event(SnapPostcopy *pc, SnapReturnEvent *event,
-                                     Error **errp)
+static int coroutine_fn postcopy_handle_event(SnapPostcopy *pc,
+                                              SnapReturnEvent *event,
+                                              Error **errp)
 {
     switch (event->type) {
     case SNAP_RP_SHUT:
-        pc->shut = true;
+        pc->rp_state = RP_SHUT;
         pc->shut_status = event->value;
         return 0;
     case SNAP_RP_PONG:
-        handle_pong(pc, event->value);
+        postcopy_handle_pong(pc, event->value);
         return 0;
     case SNAP_RP_REQ_PAGES:
-        if (!pc->sent_end || pc->preempt.writer) {
+        if (pc->sender_state < SENDER_ENDING || pc->preempt.writer) {
             return snap_demand_request(pc->demand, event->block, event->offset,
                                        event->length, errp);
         }
         /* After the end, QEMU fills missing pages with zeroes. */
-        note_late_request(pc, event);
+        postcopy_note_late_request(pc, event);
         return 0;
     case SNAP_RP_RECV_BITMAP:
-        return handle_bitmap(pc, event, errp);
+        return postcopy_handle_bitmap(pc, event, errp);
     case SNAP_RP_RESUME_ACK:
-        return handle_resume_ack(pc, event->value, errp);
+        return postcopy_handle_resume_ack(pc, event->value, errp);
     default:
         return 0;
     }
 }
 
-static int coroutine_fn read_return_path(SnapPostcopy *pc, Error **errp)
+static int coroutine_fn postcopy_read_return_path(SnapPostcopy *pc,
+                                                  Error **errp)
 {
     unsigned nb_events = 0;
     int ret = 0;
 
-    while (!ret && !pc->shut) {
+    while (!ret && pc->rp_state == RP_OPEN) {
         SnapReturnEvent event;
 
-        ret = snap_return_path_next(pc->rp, &event, errp);
-        if (ret <= 0) {
-            return ret;
-        }
-        ret = handle_event(pc, &event, errp);
-        g_free(event.bitmap);
-        wake(pc);
         if (++nb_events % MAX_EVENTS_AT_ONCE == 0) {
             /* Let others work, however much more there is to read. */
             snap_task_pause();
         }
+        ret = snap_return_path_next(pc->rp, &event, errp);
+        if (ret <= 0) {
+            return ret;
+        }
+        ret = postcopy_handle_event(pc, &event, errp);
+        g_free(event.bitmap);
+        postcopy_wake(pc);
     }
     return ret;
 }
@@ -383,37 +442,71 @@ static int coroutine_fn postcopy_return_path_entry(void *opaque, Error **errp)
 {
     SnapPostcopy *pc = opaque;
     Error *err = NULL;
-    int ret = read_return_path(pc, &err);
+    int ret = postcopy_read_return_path(pc, &err);
 
-    pc->rp_over = true;
-    /* Its end is a failure, unless it comes at the end of the load. */
-    snap_pusher_stop(pc->pusher, pc->shut && pc->sent_end ? 0 : ECONNABORTED);
-    wake(pc);
-    return note_disconnect(pc, ret, err, errp);
+    if (pc->rp_state != RP_SHUT) {
+        pc->rp_state = RP_LOST;
+    }
+    snap_pusher_stop(pc->pusher);
+    postcopy_wake(pc);
+    return postcopy_note_disconnect(pc, ret, err, errp);
 }
 
 /* Whether the destination has gone away, or has no use for anything more. */
-static bool peer_left(const SnapPostcopy *pc)
+static bool postcopy_peer_left(const SnapPostcopy *pc)
 {
-    return pc->rp_over && !(pc->shut && pc->sent_end && !pc->shut_status);
+    switch (pc->rp_state) {
+    case RP_OPEN:
+        return false;
+    case RP_SHUT:
+        return pc->sender_state < SENDER_ENDING || pc->shut_status;
+    default:
+        return true;
+    }
 }
 
-/* Wait for *@condition. */
-static int coroutine_fn wait_for(SnapPostcopy *pc, const bool *condition)
+static bool postcopy_is_advised(const SnapPostcopy *pc)
 {
-    while (!*condition) {
-        if (pc->rp_over) {
+    return pc->answered >= PING_ADVISED;
+}
+
+static bool postcopy_has_bitmap(const SnapPostcopy *pc)
+{
+    return pc->awaited_bitmap < 0;
+}
+
+static bool postcopy_is_resumed(const SnapPostcopy *pc)
+{
+    return pc->resume_state == RESUME_DONE;
+}
+
+static bool postcopy_is_shut(const SnapPostcopy *pc)
+{
+    return pc->rp_state == RP_SHUT;
+}
+
+/*
+ * Let the sender wait for the destination to say something.
+ *
+ * Returns: 0; -ECONNABORTED if it says nothing any more
+ */
+static int coroutine_fn
+postcopy_wait_for(SnapPostcopy *pc, bool (*condition)(const SnapPostcopy *pc))
+{
+    while (!condition(pc)) {
+        if (pc->rp_state != RP_OPEN) {
             return -ECONNABORTED;
         }
-        qemu_co_sleep(&pc->work_sleep);
+        qemu_co_sleep(&pc->sender_sleep);
     }
     return 0;
 }
 
-/* --- ahead of the switch --- */
+/* --- before the switch --- */
 
 /* Whether all target pages of a host page have to be sent. */
-static bool sends_whole(const SnapPostcopy *pc, const SnapRAMPiece *piece)
+static bool postcopy_sends_whole(const SnapPostcopy *pc,
+                                 const SnapRAMPiece *piece)
 {
     return snap_host_pages_targets(&pc->host_pages, piece->block) > 1;
 }
@@ -423,12 +516,13 @@ static bool sends_whole(const SnapPostcopy *pc, const SnapRAMPiece *piece)
  *
  * Returns: how many have data
  */
-static unsigned note_precopied(SnapPostcopy *pc, const SnapRAMPiece *piece)
+static unsigned postcopy_note_precopied(SnapPostcopy *pc,
+                                        const SnapRAMPiece *piece)
 {
     const SnapRAMBlocks *ram = pc->map.ram;
     uint64_t first = snap_ram_page(ram, &ram->blocks[piece->block],
-                                   piece->offset);
-    bool whole = sends_whole(pc, piece);
+                                      piece->offset);
+    bool whole = postcopy_sends_whole(pc, piece);
     unsigned nb_stored = 0;
 
     for (unsigned i = 0; i < piece->nb_pages; i++) {
@@ -441,14 +535,16 @@ static unsigned note_precopied(SnapPostcopy *pc, const SnapRAMPiece *piece)
 }
 
 /* Whether a piece is worth sending: it has data, or its host page may have. */
-static bool is_wanted(const SnapPostcopy *pc, const SnapRAMPiece *piece)
+static bool postcopy_is_wanted(const SnapPostcopy *pc,
+                               const SnapRAMPiece *piece)
 {
     return piece->data || snap_host_pages_size(&pc->host_pages, piece->block) >
                           PRECOPY_PIECE_SIZE;
 }
 
 /* Whether the next piece begins a host page. */
-static bool ends_host_page(const SnapPostcopy *pc, const SnapRAMPiece *piece)
+static bool postcopy_ends_host_page(const SnapPostcopy *pc,
+                                    const SnapRAMPiece *piece)
 {
     uint64_t end = piece->offset +
                    ((uint64_t)piece->nb_pages << pc->map.ram->page_bits);
@@ -456,7 +552,7 @@ static bool ends_host_page(const SnapPostcopy *pc, const SnapRAMPiece *piece)
     return !(end & (snap_host_pages_size(&pc->host_pages, piece->block) - 1));
 }
 
-static uint64_t precopy_goal(const SnapPostcopy *pc)
+static uint64_t postcopy_precopy_goal(const SnapPostcopy *pc)
 {
     uint64_t stored = snap_image_stored_pages(pc->sender->image);
 
@@ -465,26 +561,26 @@ static uint64_t precopy_goal(const SnapPostcopy *pc)
            DIV_ROUND_UP(stored % 100 * pc->options->percent, 100);
 }
 
-static int coroutine_fn send_precopy_pieces(SnapPostcopy *pc,
-                                            SnapRAMReader *reader,
-                                            Error **errp)
+static int coroutine_fn postcopy_send_precopy_pieces(SnapPostcopy *pc,
+                                                     SnapRAMReader *reader,
+                                                     Error **errp)
 {
     const SnapStats *stats = pc->sender->stats;
-    uint64_t goal = precopy_goal(pc);
+    uint64_t goal = postcopy_precopy_goal(pc);
     uint64_t nb_stored = 0;
     bool ended = true;
     SnapRAMPiece piece;
     int ret = 0;
 
-    while (!pc->rp_over && (nb_stored < goal || !ended) &&
+    while (pc->rp_state == RP_OPEN && (nb_stored < goal || !ended) &&
            (ret = snap_ram_reader_next(reader, &piece, errp)) > 0) {
-        ended = ends_host_page(pc, &piece);
-        if (!is_wanted(pc, &piece)) {
+        ended = postcopy_ends_host_page(pc, &piece);
+        if (!postcopy_is_wanted(pc, &piece)) {
             continue;
         }
-        nb_stored += note_precopied(pc, &piece);
-        ret = snap_send_piece(pc->sender, &piece, sends_whole(pc, &piece),
-                              errp);
+        nb_stored += postcopy_note_precopied(pc, &piece);
+        ret = snap_send_piece(pc->sender, &piece,
+                              postcopy_sends_whole(pc, &piece), errp);
         if (ret < 0) {
             return ret;
         }
@@ -496,7 +592,7 @@ static int coroutine_fn send_precopy_pieces(SnapPostcopy *pc,
     return MIN(ret, 0);
 }
 
-static int coroutine_fn send_precopy(SnapPostcopy *pc, Error **errp)
+static int coroutine_fn postcopy_send_precopy(SnapPostcopy *pc, Error **errp)
 {
     g_autoptr(SnapRAMReader) reader = NULL;
     int ret;
@@ -506,7 +602,7 @@ static int coroutine_fn send_precopy(SnapPostcopy *pc, Error **errp)
     }
     reader = snap_ram_reader_new(pc->sender->image, PRECOPY_PIECE_SIZE, NULL,
                                  NULL);
-    ret = send_precopy_pieces(pc, reader, errp);
+    ret = postcopy_send_precopy_pieces(pc, reader, errp);
     snap_ram_reader_abort(reader);
     return ret;
 }
@@ -514,7 +610,7 @@ static int coroutine_fn send_precopy(SnapPostcopy *pc, Error **errp)
 /* --- the switch --- */
 
 /* Discard what was not sent of a block. Returns: how many ranges */
-static uint64_t coroutine_fn discard_block(SnapPostcopy *pc, int block)
+static uint64_t coroutine_fn postcopy_discard_block(SnapPostcopy *pc, int block)
 {
     g_autofree SnapStreamRange *ranges = g_new(SnapStreamRange,
                                                SNAP_MAX_DISCARD_RANGES);
@@ -545,26 +641,26 @@ static uint64_t coroutine_fn discard_block(SnapPostcopy *pc, int block)
  * over.  QEMU also needs one such command at least
  * (migration/postcopy-ram.c:postcopy_ram_prepare_discard).
  */
-static int coroutine_fn send_discards(SnapPostcopy *pc, Error **errp)
+static int coroutine_fn postcopy_send_discards(SnapPostcopy *pc, Error **errp)
 {
     uint64_t total = 0;
 
     for (int i = 0; i < pc->map.ram->nb_blocks; i++) {
-        total += discard_block(pc, i);
+        total += postcopy_discard_block(pc, i);
     }
     if (!total) {
         uint64_t nb_pages;
 
         snap_page_map_host_page(&pc->map, 0, &nb_pages);
         snap_page_map_forget(&pc->map, 0, nb_pages);
-        total = discard_block(pc, 0);
+        total = postcopy_discard_block(pc, 0);
     }
     trace_snap_postcopy_discard(total);
     return snap_stream_flush(pc->sender->writer, errp);
 }
 
 /* Device state, and what makes the guest run with it, in one package. */
-static int coroutine_fn send_package(SnapPostcopy *pc, Error **errp)
+static int coroutine_fn postcopy_send_package(SnapPostcopy *pc, Error **errp)
 {
     SnapStreamWriter *writer = pc->sender->writer;
     const SnapHeader *header = &pc->sender->image->header;
@@ -591,21 +687,25 @@ static int coroutine_fn send_package(SnapPostcopy *pc, Error **errp)
  * Nothing is remembered of a load that the destination does not take: it may
  * be in the middle of another one.
  */
-static int coroutine_fn prepare_resumption(SnapPostcopy *pc, Error **errp)
+static int coroutine_fn postcopy_prepare_resumption(SnapPostcopy *pc,
+                                                    Error **errp)
 {
-    int ret = 0;
+    int ret;
 
-    if (pc->resumption) {
-        ret = snap_stream_flush(pc->sender->writer, errp) ?:
-              wait_for(pc, &pc->pong[PING_ADVISED]);
+    if (!pc->resumption) {
+        return 0;
     }
-    if (!ret && pc->resumption) {
+    ret = snap_stream_flush(pc->sender->writer, errp);
+    if (!ret) {
+        ret = postcopy_wait_for(pc, postcopy_is_advised);
+    }
+    if (!ret) {
         snap_resumption_prepare(pc->resumption);
     }
     return ret;
 }
 
-static int coroutine_fn start_postcopy(SnapPostcopy *pc, Error **errp)
+static int coroutine_fn postcopy_start(SnapPostcopy *pc, Error **errp)
 {
     SnapStreamWriter *writer = pc->sender->writer;
     int ret = snap_send_configuration(pc->sender, errp);
@@ -622,103 +722,204 @@ static int coroutine_fn start_postcopy(SnapPostcopy *pc, Error **errp)
         return ret;
     }
     snap_stream_put_ping(writer, PING_ADVISED);
-    ret = send_precopy(pc, errp);
+    ret = postcopy_send_precopy(pc, errp);
     if (!ret) {
-        ret = send_discards(pc, errp);
+        ret = postcopy_send_discards(pc, errp);
     }
     if (!ret) {
-        ret = prepare_resumption(pc, errp);
+        ret = postcopy_prepare_resumption(pc, errp);
     }
-    return ret ?: send_package(pc, errp);
+    if (!ret) {
+        ret = postcopy_send_package(pc, errp);
+    }
+    return ret;
 }
 
 /* --- going on after a break --- */
 
-static int coroutine_fn request_bitmap(SnapPostcopy *pc, int block,
-                                       Error **errp)
+static int coroutine_fn postcopy_request_bitmap(SnapPostcopy *pc, int block,
+                                                Error **errp)
 {
     int ret;
 
     pc->awaited_bitmap = block;
     snap_stream_put_recv_bitmap(pc->sender->writer, block);
     ret = snap_stream_flush(pc->sender->writer, errp);
-    while (!ret && pc->awaited_bitmap >= 0) {
-        if (pc->rp_over) {
-            return -ECONNABORTED;
-        }
-        qemu_co_sleep(&pc->work_sleep);
+    if (!ret) {
+        ret = postcopy_wait_for(pc, postcopy_has_bitmap);
     }
     return ret;
 }
 
-static int coroutine_fn resume_postcopy(SnapPostcopy *pc, Error **errp)
+static int coroutine_fn postcopy_resume(SnapPostcopy *pc, Error **errp)
 {
     int ret = 0;
 
     for (int i = 0; i < pc->map.ram->nb_blocks && !ret; i++) {
-        ret = request_bitmap(pc, i, errp);
+        ret = postcopy_request_bitmap(pc, i, errp);
     }
     if (ret < 0) {
         return ret;
     }
-    pc->awaits_resumption = true;
+    pc->resume_state = RESUME_AWAITED;
     snap_stream_put_command(pc->sender->writer, SNAP_CMD_POSTCOPY_RESUME, NULL,
                             0);
     ret = snap_stream_flush(pc->sender->writer, errp);
     if (!ret) {
-        ret = wait_for(pc, &pc->resumed);
+        ret = postcopy_wait_for(pc, postcopy_is_resumed);
     }
     if (!ret) {
-        confirm_later(pc);
+        postcopy_confirm_later(pc);
     }
     return ret;
 }
 
-/* --- working sets --- */
+/* --- all of it --- */
 
-/* A working set is a hint: one that cannot be read is no failure. */
-static void coroutine_fn read_working_set(SnapPostcopy *pc)
+static int coroutine_fn postcopy_send_end(SnapPostcopy *pc, Error **errp)
 {
-    const char *path = pc->options->working_set;
-    SnapImage *image = pc->sender->image;
-    Error *err = NULL;
-    int ret = 0;
+    SnapStreamWriter *writer = pc->sender->writer;
 
-    if (!(pc->options->push.reasons & (1u << SNAP_PUSH_WORKING_SET))) {
-        return;
+    pc->sender_state = SENDER_ENDING;
+    snap_stream_begin_ram(writer, true);
+    snap_stream_end_ram(writer);
+    snap_stream_put_eof(writer, NULL, 0);
+    return snap_stream_flush(writer, errp);
+}
+
+/* End the preempt channel once there were no requests for a while. */
+static int coroutine_fn postcopy_end_preempt(SnapPostcopy *pc, Error **errp)
+{
+    int64_t start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+
+    while (pc->rp_state == RP_OPEN) {
+        int64_t idle_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) -
+                          MAX(start_ns, snap_demand_last_ns(pc->demand));
+
+        if (idle_ns >= PREEMPT_IDLE_NS) {
+            snap_stream_put_end_of_records(pc->preempt.writer);
+            return snap_stream_flush(pc->preempt.writer, errp);
+        }
+        qemu_co_sleep_ns_wakeable(&pc->sender_sleep, QEMU_CLOCK_REALTIME,
+                                  PREEMPT_IDLE_NS - idle_ns);
     }
-    if (path) {
-        ret = snap_working_set_load(path, &image->header, &pc->working_set,
-                                    &err);
+    return 0;
+}
+
+/* The destination has everything, and confirms it once it is processed. */
+static int coroutine_fn postcopy_wait_for_end(SnapPostcopy *pc, Error **errp)
+{
+    int ret = pc->preempt.writer ? postcopy_end_preempt(pc, errp) : 0;
+
+    if (!ret) {
+        ret = postcopy_wait_for(pc, postcopy_is_shut);
+    }
+    return ret;
+}
+
+static int coroutine_fn postcopy_send_all(SnapPostcopy *pc, Error **errp)
+{
+    int ret;
+
+    if (pc->options->record) {
+        snap_recording_start(pc->recording, pc->demand);
+    }
+    ret = pc->options->resume ? postcopy_resume(pc, errp) :
+                                postcopy_start(pc, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    trace_snap_postcopy_switched(pc->options->resume);
+    pc->sender_state = SENDER_PUSHING;
+    if (pc->options->push.reasons & (1u << SNAP_PUSH_WORKING_SET)) {
+        snap_recording_plan(pc->recording, pc->plan);
+    }
+    ret = snap_pusher_run(pc->pusher, errp);
+    if (!ret) {
+        ret = postcopy_send_end(pc, errp);
     }
     if (!ret) {
-        ret = snap_image_working_set(image, &pc->working_set, &err);
+        ret = postcopy_wait_for_end(pc, errp);
     }
-    if (ret < 0) {
-        warn_report_err(err);
-    } else if (ret > 0) {
-        snap_push_plan_set_working_set(pc->plan,
-                                       (uint64_t *)pc->working_set->data,
-                                       pc->working_set->len);
+    return ret;
+}
+
+static int coroutine_fn postcopy_sender_entry(void *opaque, Error **errp)
+{
+    SnapPostcopy *pc = opaque;
+    Error *err = NULL;
+    int ret = postcopy_send_all(pc, &err);
+
+    pc->sender_state = SENDER_OVER;
+    postcopy_wake(pc);
+    return postcopy_note_disconnect(pc, ret, err, errp);
+}
+
+/* Say what went wrong, in terms of what the user can do about it. */
+static void postcopy_explain(const SnapPostcopy *pc, Error **errp)
+{
+    if (pc->options->resume && !postcopy_is_resumed(pc)) {
+        error_setg(errp, "The destination closed the channel: it has to be in "
+                   "the state postcopy-paused, with migrate-recover");
+        return;
+    }
+    switch (pc->options->resume ? PING_RUN : pc->answered) {
+    case PING_NONE:
+        error_setg(errp, "The destination has failed before it answered: it "
+                   "has to be a QEMU that waits for a migration, with the "
+                   "machine type that 'qemu-snap info' shows; its own log says "
+                   "more");
+        break;
+    case PING_BEFORE:
+        error_setg(errp, "The destination refuses postcopy: its capability "
+                   "postcopy-ram has to be on, it has to be allowed to use "
+                   "userfaultfd, and its host pages have to be what "
+                   "--host-page-size says; its own log says more");
+        break;
+    case PING_AGREED:
+        error_setg(errp, "The destination refuses the snapshot's RAM: names "
+                   "and sizes of its RAM blocks have to be those that "
+                   "'qemu-snap info' shows, and its host pages what "
+                   "--host-page-size says; its own log says more");
+        break;
+    case PING_ADVISED:
+        error_setg(errp, "The destination has failed to load the devices, "
+                   "which have to be those of the snapshot; its own log says "
+                   "why");
+        break;
+    case PING_RUN:
+        error_setg(errp, "The destination closed the channel before all of RAM "
+                   "was loaded");
+        break;
     }
 }
 
-static void start_record(SnapPostcopy *pc)
+static int postcopy_collect_result(SnapPostcopy *pc, Error **errp)
 {
-    if (pc->options->record) {
-        pc->record = g_array_new(false, false, sizeof(uint64_t));
-        snap_demand_record(pc->demand, pc->record, SNAP_MAX_WORKING_SET);
+    int ret = snap_task_group_status(pc->tasks, errp);
+
+    if (ret < 0) {
+        return ret;
     }
+    if (postcopy_is_shut(pc) && pc->shut_status && pc->answered == PING_RUN) {
+        error_setg(errp, "The destination has failed to load (status %" PRIu32
+                   "); its own log says why", pc->shut_status);
+        return -EIO;
+    }
+    if (pc->disconnected || pc->sender_state != SENDER_OVER ||
+        pc->shut_status) {
+        postcopy_explain(pc, errp);
+        return -ECONNABORTED;
+    }
+    return 0;
 }
 
 /* Also of a load that was broken off: what was requested stays true. */
-static int store_record(SnapPostcopy *pc, int ret, Error **errp)
+static int postcopy_store_record(SnapPostcopy *pc, int ret, Error **errp)
 {
     Error *err = NULL;
 
-    if (!pc->record || !pc->record->len ||
-        snap_working_set_store(pc->options->working_set, pc->record,
-                               &pc->sender->image->header.uuid, &err)) {
+    if (snap_recording_store(pc->recording, &err)) {
         return ret;
     }
     if (ret < 0) {
@@ -729,151 +930,32 @@ static int store_record(SnapPostcopy *pc, int ret, Error **errp)
     return -EIO;
 }
 
-/* --- all of it --- */
-
-static int coroutine_fn send_end(SnapPostcopy *pc, Error **errp)
-{
-    SnapStreamWriter *writer = pc->sender->writer;
-
-    pc->sent_end = true;
-    snap_stream_begin_ram(writer, true);
-    snap_stream_end_ram(writer);
-    snap_stream_put_eof(writer, NULL, 0);
-    return snap_stream_flush(writer, errp);
-}
-
-/* End the preempt channel once there were no requests for a while. */
-static int coroutine_fn end_preempt(SnapPostcopy *pc, Error **errp)
-{
-    int64_t start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-
-    while (!pc->shut && !pc->rp_over) {
-        int64_t idle_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) -
-                          MAX(start_ns, snap_demand_last_ns(pc->demand));
-
-        if (idle_ns >= PREEMPT_IDLE_NS) {
-            snap_stream_put_end_of_records(pc->preempt.writer);
-            return snap_stream_flush(pc->preempt.writer, errp);
-        }
-        qemu_co_sleep_ns_wakeable(&pc->work_sleep, QEMU_CLOCK_REALTIME,
-                                  PREEMPT_IDLE_NS - idle_ns);
-    }
-    return 0;
-}
-
-/* The destination has everything, and confirms it once it is processed. */
-static int coroutine_fn wait_for_end(SnapPostcopy *pc, Error **errp)
-{
-    int ret = pc->preempt.writer ? end_preempt(pc, errp) : 0;
-
-    return ret ?: wait_for(pc, &pc->shut);
-}
-
-static int coroutine_fn work(SnapPostcopy *pc, Error **errp)
-{
-    int ret;
-
-    start_record(pc);
-    ret = pc->options->resume ? resume_postcopy(pc, errp) :
-                                start_postcopy(pc, errp);
-    if (ret < 0) {
-        return ret;
-    }
-    trace_snap_postcopy_switched(pc->options->resume);
-    read_working_set(pc);
-    ret = snap_pusher_run(pc->pusher, errp);
-    if (!ret) {
-        ret = send_end(pc, errp);
-    }
-    return ret ?: wait_for_end(pc, errp);
-}
-
-static int coroutine_fn postcopy_work_entry(void *opaque, Error **errp)
-{
-    SnapPostcopy *pc = opaque;
-    Error *err = NULL;
-    int ret = work(pc, &err);
-
-    pc->work_over = true;
-    wake(pc);
-    return note_disconnect(pc, ret, err, errp);
-}
-
-/* Say what went wrong, in terms of what the user can do about it. */
-static void explain(const SnapPostcopy *pc, Error **errp)
-{
-    if (pc->options->resume && !pc->resumed) {
-        error_setg(errp, "The destination closed the channel: it has to be in "
-                   "the state postcopy-paused, with migrate-recover");
-    } else if (pc->options->resume || pc->pong[PING_RUN]) {
-        error_setg(errp, "The destination closed the channel before all of RAM "
-                   "was loaded");
-    } else if (pc->pong[PING_ADVISED]) {
-        error_setg(errp, "The destination has failed to load the devices, "
-                   "which have to be those of the snapshot; its own log says "
-                   "why");
-    } else if (pc->pong[PING_AGREED]) {
-        error_setg(errp, "The destination refuses the snapshot's RAM: names "
-                   "and sizes of its RAM blocks have to be those that "
-                   "'qemu-snap info' shows, and its host pages what "
-                   "--host-page-size says; its own log says more");
-    } else if (pc->pong[PING_BEFORE]) {
-        error_setg(errp, "The destination refuses postcopy: its capability "
-                   "postcopy-ram has to be on, it has to be allowed to use "
-                   "userfaultfd, and its host pages have to be what "
-                   "--host-page-size says; its own log says more");
-    } else {
-        error_setg(errp, "The destination has failed before it answered: it "
-                   "has to be a QEMU that waits for a migration, with the "
-                   "machine type that 'qemu-snap info' shows; its own log says "
-                   "more");
-    }
-}
-
-static int collect_result(SnapPostcopy *pc, Error **errp)
-{
-    int ret = snap_task_group_status(pc->tasks, errp);
-
-    if (ret < 0) {
-        return ret;
-    }
-    if (pc->shut && pc->shut_status && pc->pong[PING_RUN]) {
-        error_setg(errp, "The destination has failed to load (status %" PRIu32
-                   "); its own log says why", pc->shut_status);
-        return -EIO;
-    }
-    if (pc->disconnected || !pc->work_over || pc->shut_status) {
-        explain(pc, errp);
-        return -ECONNABORTED;
-    }
-    return 0;
-}
-
 int coroutine_fn snap_postcopy_run(SnapPostcopy *pc, Error **errp)
 {
     int ret;
 
     snap_task_group_start(pc->tasks, "return path", postcopy_return_path_entry,
                           pc);
-    snap_task_group_start(pc->tasks, "sender", postcopy_work_entry, pc);
+    snap_task_group_start(pc->tasks, "sender", postcopy_sender_entry, pc);
     /*
      * The sender may be stuck in a channel that nobody reads: do not wait for
      * it if the destination has gone.
      */
-    while (!pc->work_over && !peer_left(pc)) {
+    while (pc->sender_state != SENDER_OVER && !postcopy_peer_left(pc)) {
         qemu_co_sleep(&pc->run_sleep);
     }
     if (pc->resumption) {
         timer_del(pc->confirm_timer);
     }
-    if (pc->disconnected && pc->work_over) {
+    if (pc->disconnected && pc->sender_state == SENDER_OVER) {
         /* What a destination said before it left tells why. */
         snap_task_group_wait_until(pc->tasks, DRAIN_NS +
                                    qemu_clock_get_ns(QEMU_CLOCK_REALTIME));
     }
     trace_snap_postcopy_over(snap_task_group_nb_running(pc->tasks),
-                             snap_task_group_status(pc->tasks, NULL), pc->shut);
-    ret = collect_result(pc, errp);
+                             snap_task_group_status(pc->tasks, NULL),
+                             pc->rp_state);
+    ret = postcopy_collect_result(pc, errp);
     if (!ret) {
         postcopy_stats(pc)->complete_ns =
             qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
@@ -881,5 +963,5 @@ int coroutine_fn snap_postcopy_run(SnapPostcopy *pc, Error **errp)
             snap_resumption_end(pc->resumption);
         }
     }
-    return store_record(pc, ret, errp);
+    return postcopy_store_record(pc, ret, errp);
 }

@@ -1,6 +1,38 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Sends the pages of a load by postcopy, the most urgent ones first
+ *
+ * Theory of operation
+ * ===================
+ *
+ * The sender's loop, snap_pusher_run(), takes one step after another, and lets
+ * the return path be read in between.  A step is the first of these that there
+ * is something to do for:
+ *
+ *   step                                      held back
+ *   ----------------------------------------  --------------------------------
+ *   the rest of a host page that was begun    as below, but for requests
+ *   requested pages that have been read       never; with a preempt channel, a
+ *                                             coroutine of its own sends them
+ *                                             there
+ *   a piece of a list: working set, arrivals  while a requested page is being
+ *   pages around the newest request           read, up to MAX_CLEAR_NS; by the
+ *   a piece of the rest                       rate; during a recording; while
+ *                                             the channel is too full
+ *
+ * If there is nothing to do or all is held back, it sleeps until it is woken:
+ *
+ *   event                                       wakes
+ *   ------------------------------------------  ------------------------------
+ *   demand has read a page                      both coroutines
+ *   prefetch has read a piece, or has ended     both
+ *   the preempt channel has sent something      the loop, which may have waited
+ *   or has failed                               only for that
+ *   snap_pusher_stop()                          both, and they end
+ *
+ * Each step on the main channel is a section of its own, as a destination holds
+ * RCU while one is open.  Whoever sends a page takes it in the page map first,
+ * and does not yield in between, so that none is sent twice.
  */
 
 #include "qemu/osdep.h"
@@ -31,7 +63,6 @@ struct SnapPusher {
 
     /* set by snap_pusher_stop() */
     bool stopped;
-    int stop_err;
 
     /* snap_pusher_run() */
     QemuCoSleep sleep;
@@ -92,10 +123,9 @@ void snap_pusher_free(SnapPusher *p)
     g_free(p);
 }
 
-void snap_pusher_stop(SnapPusher *p, int err)
+void snap_pusher_stop(SnapPusher *p)
 {
     p->stopped = true;
-    p->stop_err = err;
     snap_pusher_wake(p);
     snap_prefetch_stop(p->prefetch);
 }
@@ -108,7 +138,8 @@ bool snap_pusher_is_idle(const SnapPusher *p)
 
 /* --- records --- */
 
-static uint64_t first_page(const SnapPusher *p, const SnapRAMPiece *piece)
+static uint64_t pusher_first_page(const SnapPusher *p,
+                                  const SnapRAMPiece *piece)
 {
     const SnapRAMBlocks *ram = p->parts.map->ram;
 
@@ -117,8 +148,8 @@ static uint64_t first_page(const SnapPusher *p, const SnapRAMPiece *piece)
 }
 
 /* Returns: whether it was a page with data */
-static bool coroutine_fn put_page(SnapSender *to, const SnapRAMPiece *piece,
-                                  unsigned i)
+static bool coroutine_fn pusher_put_page(SnapSender *to,
+                                         const SnapRAMPiece *piece, unsigned i)
 {
     SnapPostcopyStats *stats = &to->stats->postcopy;
     bool stored = snap_send_page(to, piece, i);
@@ -128,20 +159,31 @@ static bool coroutine_fn put_page(SnapSender *to, const SnapRAMPiece *piece,
     return stored;
 }
 
+/* Whether a page is worth sending, if it is a host page of its own. */
+static bool pusher_is_wanted(const SnapRAMPiece *piece, unsigned i)
+{
+    if (piece->entries[i] == SNAP_PAGE_UNSENT) {
+        /* A request for it must still be answered, with a zero page. */
+        return piece->reason == SNAP_PUSH_REQUESTED;
+    }
+    return snap_page_is_stored(piece->entries[i]) ||
+           snap_push_sends_zero_pages(piece->reason);
+}
+
 /*
  * Send pages of @piece from *@pos on: @max of them, and the rest of a host page
  * that was begun.  Pages that were sent meanwhile are skipped.
  *
  * Returns: how many pages with data were sent
  */
-static unsigned coroutine_fn put_pages(SnapPusher *p, SnapSender *to,
-                                       const SnapRAMPiece *piece,
-                                       unsigned *pos, unsigned max,
-                                       uint64_t *host_page_left)
+static unsigned coroutine_fn pusher_put_pages(SnapPusher *p, SnapSender *to,
+                                              const SnapRAMPiece *piece,
+                                              unsigned *pos, unsigned max,
+                                              uint64_t *host_page_left)
 {
     uint64_t targets = snap_host_pages_targets(p->parts.map->host_pages,
                                                piece->block);
-    uint64_t first = first_page(p, piece);
+    uint64_t first = pusher_first_page(p, piece);
     unsigned nb = 0;
     unsigned nb_stored = 0;
 
@@ -150,16 +192,13 @@ static unsigned coroutine_fn put_pages(SnapPusher *p, SnapSender *to,
 
         if (!*host_page_left) {
             if (snap_page_map_is_sent(p->parts.map, page) ||
-                (targets == 1 && !snap_push_sends_zero_pages(piece->reason) &&
-                 !snap_page_is_stored(piece->entries[*pos])) ||
-                (piece->entries[*pos] == SNAP_PAGE_UNSENT && targets == 1 &&
-                 piece->reason != SNAP_PUSH_REQUESTED)) {
+                (targets == 1 && !pusher_is_wanted(piece, *pos))) {
                 continue;
             }
             snap_page_map_send(p->parts.map, page, targets);
             *host_page_left = targets;
         }
-        nb_stored += put_page(to, piece, *pos);
+        nb_stored += pusher_put_page(to, piece, *pos);
         --*host_page_left;
         nb++;
     }
@@ -168,7 +207,8 @@ static unsigned coroutine_fn put_pages(SnapPusher *p, SnapSender *to,
 
 /* --- requested pages --- */
 
-static int coroutine_fn plan_once(void *opaque, SnapRAMRun *run, Error **errp)
+static int coroutine_fn pusher_plan_once(void *opaque, SnapRAMRun *run,
+                                         Error **errp)
 {
     SnapRAMRun *once = opaque;
 
@@ -178,14 +218,14 @@ static int coroutine_fn plan_once(void *opaque, SnapRAMRun *run, Error **errp)
 }
 
 /* Begin and end a section on the main channel; the other one has none. */
-static void coroutine_fn begin_section(SnapPusher *p, SnapSender *to)
+static void coroutine_fn pusher_begin_section(SnapPusher *p, SnapSender *to)
 {
     if (to == p->parts.sender) {
         snap_stream_begin_ram(to->writer, false);
     }
 }
 
-static void coroutine_fn end_section(SnapPusher *p, SnapSender *to)
+static void coroutine_fn pusher_end_section(SnapPusher *p, SnapSender *to)
 {
     if (to == p->parts.sender) {
         snap_stream_end_ram(to->writer);
@@ -193,13 +233,14 @@ static void coroutine_fn end_section(SnapPusher *p, SnapSender *to)
 }
 
 /* A host page that is too large to be read as a whole. */
-static int coroutine_fn send_streamed(SnapPusher *p, SnapSender *to,
-                                      SnapFetch *fetch, Error **errp)
+static int coroutine_fn pusher_send_streamed(SnapPusher *p, SnapSender *to,
+                                             SnapFetch *fetch, Error **errp)
 {
     SnapRAMRun run = fetch->run;
     uint64_t left = fetch->nb_pages;
     g_autoptr(SnapRAMReader) reader =
-        snap_ram_reader_new(to->image, STREAMED_PIECE_SIZE, plan_once, &run);
+        snap_ram_reader_new(to->image, STREAMED_PIECE_SIZE, pusher_plan_once,
+                            &run);
     SnapRAMPiece piece;
     int ret;
 
@@ -207,9 +248,9 @@ static int coroutine_fn send_streamed(SnapPusher *p, SnapSender *to,
     while ((ret = snap_ram_reader_next(reader, &piece, errp)) > 0) {
         unsigned pos = 0;
 
-        begin_section(p, to);
-        put_pages(p, to, &piece, &pos, piece.nb_pages, &left);
-        end_section(p, to);
+        pusher_begin_section(p, to);
+        pusher_put_pages(p, to, &piece, &pos, piece.nb_pages, &left);
+        pusher_end_section(p, to);
         ret = snap_stream_flush(to->writer, errp);
         if (ret < 0) {
             break;
@@ -221,8 +262,8 @@ static int coroutine_fn send_streamed(SnapPusher *p, SnapSender *to,
     return ret;
 }
 
-static void coroutine_fn fetch_done(SnapPusher *p, SnapFetch *fetch,
-                                    int64_t now_ns)
+static void coroutine_fn pusher_fetch_done(SnapPusher *p, SnapFetch *fetch,
+                                           int64_t now_ns)
 {
     uint64_t us = MAX(now_ns - fetch->request_ns, 0) / SCALE_US;
 
@@ -231,41 +272,52 @@ static void coroutine_fn fetch_done(SnapPusher *p, SnapFetch *fetch,
     snap_demand_put(p->parts.demand, fetch);
 }
 
+/* Returns: 0, or -errno with @errp set */
+static int coroutine_fn pusher_put_fetch(SnapPusher *p, SnapSender *to,
+                                         SnapFetch *fetch, Error **errp)
+{
+    unsigned pos = 0;
+    uint64_t left = 0;
+
+    if (fetch->ret < 0) {
+        error_propagate(errp, g_steal_pointer(&fetch->err));
+        return fetch->ret;
+    }
+    if (!fetch->piece.nb_pages) {
+        return pusher_send_streamed(p, to, fetch, errp);
+    }
+    pusher_begin_section(p, to);
+    pusher_put_pages(p, to, &fetch->piece, &pos, fetch->nb_pages, &left);
+    pusher_end_section(p, to);
+    return 0;
+}
+
 /*
  * Answer what is ready, together; at most @nb fetches, into @done.
  *
  * Returns: how many were taken, including those that need no answer any more;
  * -errno with @errp set
  */
-static int coroutine_fn put_ready(SnapPusher *p, SnapSender *to,
-                                  SnapFetch **done, unsigned *nb, Error **errp)
+static int coroutine_fn pusher_put_ready(SnapPusher *p, SnapSender *to,
+                                         SnapFetch **done, unsigned *nb,
+                                         Error **errp)
 {
     unsigned max = *nb;
     SnapFetch *fetch;
-    int nb_taken;
+    int nb_taken = 0;
 
     *nb = 0;
-    for (nb_taken = 0;
-         *nb < max &&
-         (fetch = snap_demand_take(p->parts.demand, SNAP_PUSH_REQUESTED));
-         nb_taken++) {
-        unsigned pos = 0;
-        uint64_t left = 0;
-        int ret = fetch->ret;
+    while (*nb < max &&
+           (fetch = snap_demand_take(p->parts.demand, SNAP_PUSH_REQUESTED))) {
+        int ret;
 
-        if (ret < 0) {
-            error_propagate(errp, g_steal_pointer(&fetch->err));
-        } else if (snap_page_map_is_sent(p->parts.map, fetch->first)) {
+        nb_taken++;
+        if (!fetch->ret && snap_page_map_is_sent(p->parts.map, fetch->first)) {
             to->stats->postcopy.already_sent++;
             snap_demand_put(p->parts.demand, fetch);
             continue;
-        } else if (!fetch->piece.nb_pages) {
-            ret = send_streamed(p, to, fetch, errp);
-        } else {
-            begin_section(p, to);
-            put_pages(p, to, &fetch->piece, &pos, fetch->nb_pages, &left);
-            end_section(p, to);
         }
+        ret = pusher_put_fetch(p, to, fetch, errp);
         if (ret < 0) {
             snap_demand_put(p->parts.demand, fetch);
             return ret;
@@ -276,13 +328,13 @@ static int coroutine_fn put_ready(SnapPusher *p, SnapSender *to,
 }
 
 /* Returns: how many fetches are over, -errno with @errp set */
-static int coroutine_fn send_requested(SnapPusher *p, SnapSender *to,
-                                       Error **errp)
+static int coroutine_fn pusher_send_requested(SnapPusher *p, SnapSender *to,
+                                              Error **errp)
 {
     SnapFetch *done[8];
     unsigned nb = ARRAY_SIZE(done);
     int64_t now_ns;
-    int ret = put_ready(p, to, done, &nb, errp);
+    int ret = pusher_put_ready(p, to, done, &nb, errp);
 
     if (nb) {
         int flush_ret = snap_stream_flush(to->writer, ret < 0 ? NULL : errp);
@@ -291,7 +343,7 @@ static int coroutine_fn send_requested(SnapPusher *p, SnapSender *to,
     }
     now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     for (unsigned i = 0; i < nb; i++) {
-        fetch_done(p, done[i], now_ns);
+        pusher_fetch_done(p, done[i], now_ns);
     }
     return ret;
 }
@@ -301,7 +353,7 @@ static int coroutine_fn pusher_preempt_entry(void *opaque, Error **errp)
     SnapPusher *p = opaque;
 
     while (!p->stopped) {
-        int ret = send_requested(p, p->parts.preempt, errp);
+        int ret = pusher_send_requested(p, p->parts.preempt, errp);
 
         if (ret < 0) {
             return ret;
@@ -318,16 +370,19 @@ static int coroutine_fn pusher_preempt_entry(void *opaque, Error **errp)
 /* --- pages that nobody waits for --- */
 
 /* Send a batch of @piece. Returns: 0, or -errno with @errp set */
-static int coroutine_fn send_batch(SnapPusher *p, const SnapRAMPiece *piece,
-                                   unsigned *pos, int64_t now_ns, Error **errp)
+static int coroutine_fn pusher_send_batch(SnapPusher *p,
+                                          const SnapRAMPiece *piece,
+                                          unsigned *pos, int64_t now_ns,
+                                          Error **errp)
 {
     SnapSender *to = p->parts.sender;
     uint64_t nb_stored;
 
-    begin_section(p, to);
-    nb_stored = put_pages(p, to, piece, pos, snap_pacing_batch(&p->pacing),
-                          &p->host_page_left);
-    end_section(p, to);
+    pusher_begin_section(p, to);
+    nb_stored = pusher_put_pages(p, to, piece, pos,
+                                 snap_pacing_batch(&p->pacing),
+                                 &p->host_page_left);
+    pusher_end_section(p, to);
     snap_pacing_sent(&p->pacing, nb_stored << p->parts.map->ram->page_bits,
                      now_ns);
     snap_progress_show(p->parts.progress, to->stats->stored_pages,
@@ -335,8 +390,8 @@ static int coroutine_fn send_batch(SnapPusher *p, const SnapRAMPiece *piece,
     return snap_stream_flush(to->writer, errp);
 }
 
-static int coroutine_fn send_fault_around(SnapPusher *p, int64_t now_ns,
-                                          Error **errp)
+static int coroutine_fn pusher_send_fault_around(SnapPusher *p, int64_t now_ns,
+                                                 Error **errp)
 {
     int ret;
 
@@ -344,8 +399,8 @@ static int coroutine_fn send_fault_around(SnapPusher *p, int64_t now_ns,
         ret = p->fault_around->ret;
         error_propagate(errp, g_steal_pointer(&p->fault_around->err));
     } else {
-        ret = send_batch(p, &p->fault_around->piece, &p->fault_around_pos,
-                         now_ns, errp);
+        ret = pusher_send_batch(p, &p->fault_around->piece,
+                                &p->fault_around_pos, now_ns, errp);
     }
     if (ret < 0 || p->fault_around_pos == p->fault_around->nb_pages) {
         snap_demand_put(p->parts.demand, g_steal_pointer(&p->fault_around));
@@ -353,17 +408,18 @@ static int coroutine_fn send_fault_around(SnapPusher *p, int64_t now_ns,
     return ret;
 }
 
-static int coroutine_fn send_prefetched(SnapPusher *p, SnapPrefetched *next,
-                                        int64_t now_ns, Error **errp)
+static int coroutine_fn pusher_send_prefetched(SnapPusher *p,
+                                               SnapPrefetched *next,
+                                               int64_t now_ns, Error **errp)
 {
-    int ret = send_batch(p, &next->piece, &next->pos, now_ns, errp);
+    int ret = pusher_send_batch(p, &next->piece, &next->pos, now_ns, errp);
 
     snap_prefetch_advance(p->prefetch);
     return ret;
 }
 
 /* Whether what is to be pushed next comes from a list: it goes first. */
-static bool has_listed_piece(const SnapPusher *p)
+static bool pusher_has_listed_piece(const SnapPusher *p)
 {
     const SnapPrefetched *next = snap_prefetch_peek(p->prefetch);
 
@@ -371,9 +427,9 @@ static bool has_listed_piece(const SnapPusher *p)
 }
 
 /* Take the newest pages around a request, unless some are being sent. */
-static bool coroutine_fn has_fault_around(SnapPusher *p)
+static bool coroutine_fn pusher_has_fault_around(SnapPusher *p)
 {
-    if (p->host_page_left || has_listed_piece(p)) {
+    if (p->host_page_left || pusher_has_listed_piece(p)) {
         return false;
     }
     if (!p->fault_around) {
@@ -384,7 +440,7 @@ static bool coroutine_fn has_fault_around(SnapPusher *p)
     return p->fault_around;
 }
 
-static void coroutine_fn wait_for_work(SnapPusher *p, int64_t ns)
+static void coroutine_fn pusher_wait_for_work(SnapPusher *p, int64_t ns)
 {
     if (ns > 0) {
         qemu_co_sleep_ns_wakeable(&p->sleep, QEMU_CLOCK_REALTIME, ns);
@@ -394,7 +450,7 @@ static void coroutine_fn wait_for_work(SnapPusher *p, int64_t ns)
 }
 
 /* Once the time of a recording is over, all is pushed. */
-static void end_recording(SnapPusher *p, int64_t now_ns)
+static void pusher_end_recording(SnapPusher *p, int64_t now_ns)
 {
     if (p->recording && snap_pacing_delay_ns(&p->pacing, now_ns) <= 0) {
         p->recording = false;
@@ -406,7 +462,7 @@ static void end_recording(SnapPusher *p, int64_t now_ns)
  * Whether the channel must be kept clear for requested pages that are not ready
  * yet.  Slow storage must not stop everything, though.
  */
-static bool must_keep_clear(const SnapPusher *p, int64_t now_ns)
+static bool pusher_must_keep_clear(const SnapPusher *p, int64_t now_ns)
 {
     return snap_demand_is_queued(p->parts.demand) ||
            (snap_demand_is_reading(p->parts.demand) &&
@@ -414,38 +470,38 @@ static bool must_keep_clear(const SnapPusher *p, int64_t now_ns)
 }
 
 /* Send something that nobody waits for, or wait. */
-static int coroutine_fn push_unrequested(SnapPusher *p, Error **errp)
+static int coroutine_fn pusher_push_unrequested(SnapPusher *p, Error **errp)
 {
     int64_t now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     SnapPrefetched *next = snap_prefetch_peek(p->prefetch);
-    bool around = has_fault_around(p);
+    bool around = pusher_has_fault_around(p);
     int64_t delay_ns;
 
-    end_recording(p, now_ns);
+    pusher_end_recording(p, now_ns);
     if (!around && !next) {
-        wait_for_work(p, 0);
+        pusher_wait_for_work(p, 0);
         return 0;
     }
-    if (!p->host_page_left && must_keep_clear(p, now_ns)) {
-        wait_for_work(p, MAX_CLEAR_NS);
+    if (!p->host_page_left && pusher_must_keep_clear(p, now_ns)) {
+        pusher_wait_for_work(p, MAX_CLEAR_NS);
         return 0;
     }
     delay_ns = snap_pacing_delay_ns(&p->pacing, now_ns);
     if (delay_ns > 0) {
-        wait_for_work(p, delay_ns);
+        pusher_wait_for_work(p, delay_ns);
         return 0;
     }
     if (!snap_pacing_adapt(&p->pacing, snap_demand_last_ns(p->parts.demand),
                            now_ns)) {
-        wait_for_work(p, RETRY_NS);
+        pusher_wait_for_work(p, RETRY_NS);
         return 0;
     }
-    return around ? send_fault_around(p, now_ns, errp) :
-                    send_prefetched(p, next, now_ns, errp);
+    return around ? pusher_send_fault_around(p, now_ns, errp) :
+                    pusher_send_prefetched(p, next, now_ns, errp);
 }
 
 /* Do the most urgent thing, or wait. */
-static int coroutine_fn push_once(SnapPusher *p, Error **errp)
+static int coroutine_fn pusher_push_once(SnapPusher *p, Error **errp)
 {
     int ret = snap_prefetch_status(p->prefetch, errp);
 
@@ -456,18 +512,18 @@ static int coroutine_fn push_once(SnapPusher *p, Error **errp)
         return ret;
     }
     if (!p->parts.preempt && !p->host_page_left) {
-        ret = send_requested(p, p->parts.sender, errp);
+        ret = pusher_send_requested(p, p->parts.sender, errp);
     }
     if (!ret) {
-        ret = push_unrequested(p, errp);
+        ret = pusher_push_unrequested(p, errp);
     }
     /* Let the return path be read. */
     snap_task_pause();
     return MIN(ret, 0);
 }
 
-/* Whether all is sent. Returns: 1, 0, or -errno with @errp set */
-static int coroutine_fn is_over(SnapPusher *p, Error **errp)
+/* Whether all was sent. Returns: 1, 0, or -errno with @errp set */
+static int coroutine_fn pusher_is_over(SnapPusher *p, Error **errp)
 {
     int ret;
 
@@ -486,30 +542,33 @@ static int coroutine_fn is_over(SnapPusher *p, Error **errp)
 }
 
 /* For a while, only what is requested is sent, so that it is recorded. */
-static void start_recording(SnapPusher *p)
+static void pusher_start_recording(SnapPusher *p)
 {
     int64_t now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
 
     snap_pacing_hold(&p->pacing, now_ns + p->options.record_ns);
     p->recording = true;
-    end_recording(p, now_ns);
+    pusher_end_recording(p, now_ns);
 }
 
 int coroutine_fn snap_pusher_run(SnapPusher *p, Error **errp)
 {
     int ret = 0;
 
-    start_recording(p);
+    pusher_start_recording(p);
     if (p->parts.preempt) {
         snap_task_group_start(p->preempt_task, "preempt channel",
                               pusher_preempt_entry, p);
     }
     snap_prefetch_start(p->prefetch);
     while (!ret && !p->stopped) {
-        ret = is_over(p, errp) ?: push_once(p, errp);
+        ret = pusher_is_over(p, errp);
+        if (!ret) {
+            ret = pusher_push_once(p, errp);
+        }
     }
     if (ret >= 0 && p->stopped) {
-        ret = -p->stop_err;
+        ret = -ECONNABORTED;
     }
     trace_snap_pusher_over(ret);
     return MIN(ret, 0);

@@ -217,6 +217,27 @@ class CommandLine(ToolTest):
             with self.subTest((verb, option)):
                 self.usage(verb, option, '-', self.image, cause=option)
 
+    def test_wrong_value_is_named_with_its_option(self):
+        self.save(small())
+        for verb, option, value, expected in (
+                ('save', 'image-size', '0', 'a size'),
+                ('save', 'target-page-size', '3000', 'from 1k to 64k'),
+                ('save', 'report', '-', "'./-'"),
+                ('load', 'postcopy', '101', 'from 0 to 100'),
+                ('load', 'resume', 'x', 'a UUID'),
+                ('load', 'push', 'all', 'working-set, arrivals, around'),
+                ('load', 'fault-around', '257', 'from 0 to 256'),
+                ('load', 'rate-limit', 'fast', 'a size'),
+                ('load', 'backlog', '-1', 'a size'),
+                ('load', 'record', '+5', 'from 0 to 86400'),
+                ('load', 'multifd-channels', '0', 'from 1 to 255'),
+                ('load', 'uuid', '1', 'a UUID'),
+                ('info', 'output', 'xml', 'human or json')):
+            with self.subTest((option, value)):
+                self.refused(verb, f'--{option}={value}', self.image,
+                             causes=[f"Invalid --{option} '{value}': expected ",
+                                     expected])
+
     def test_wrong_page_size_is_refused(self):
         self.save(small())
         for size in ('0', '3000', '512', '128k', '1G', 'x', '-4096'):

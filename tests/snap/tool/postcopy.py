@@ -1317,7 +1317,7 @@ class SameSnapshot(PostcopyTest):
     def test_invalid_uuid_is_refused(self):
         for uuid in ('x', self.uuid + '0', self.uuid[:-1], ''):
             self.refused(f'--resume={uuid}', 'load', self.image,
-                         causes=['Invalid UUID'])
+                         causes=[f"Invalid --resume '{uuid}': expected a UUID"])
 
     def test_terminated_load_says_how_to_go_on(self):
         peer = self.connect('-r', '1M')

@@ -25,7 +25,7 @@
 #include "trace/control.h"
 #include "options.h"
 
-/* What most targets have, and no stream of theirs says. */
+/* Most targets have such pages, and their streams do not say so. */
 #define DEFAULT_PAGE_BITS 12
 
 /* Measured: see docs/devel/qemu-snap/performance.rst */
@@ -50,26 +50,27 @@ enum {
 
 static const SnapCmdVerb verb_table[] = {
     { "save", VERB_SAVE, SNAP_CMD_SAVES, true, snap_cmd_save,
-      "write the migration stream from stdin to an image" },
+      "save the migration stream from stdin to an image" },
     { "load", VERB_LOAD, SNAP_CMD_READS, true, snap_cmd_load,
-      "send an image as a migration stream to stdout" },
+      "send a snapshot to stdout as a migration stream" },
     { "info", VERB_INFO, SNAP_CMD_READS, false, snap_cmd_info,
       "describe a snapshot" },
     { "check", VERB_CHECK, SNAP_CMD_READS, false, snap_cmd_check,
-      "compare everything in a snapshot with its checksums" },
+      "verify a snapshot with its checksums" },
     { "embed", VERB_EMBED, SNAP_CMD_EMBEDS, false, snap_cmd_embed,
-      "put a recorded working set into a snapshot" },
+      "embed a recorded working set in a snapshot" },
 };
 
 /**
- * Option: what can be said
- * @letter: of the short option, 0 if there is none
+ * Option: an option of the command line
+ * @letter: its short form, 0 if there is none
+ * @name: its long form
  * @arg: name of its argument, NULL if it takes none
- * @verbs: what it is for
+ * @verbs: mask of the verbs that have it
  * @optional: what the argument is, if it can be left out
- * @for_postcopy: it needs --postcopy or --resume
- * @parse: take it, with its argument; exit if that is wrong
- * @field: offset of what @parse sets, if it is for more than one option
+ * @for_postcopy: whether it needs --postcopy or --resume
+ * @parse: set it, or exit if the argument is invalid
+ * @field: offset of what @parse sets, if several options share the function
  * @help: what it does, in lines
  */
 typedef struct Option Option;
@@ -112,42 +113,48 @@ static void G_NORETURN exit_with_hint(void)
  * Values
  */
 
-static uint64_t parse_size(const char *name, const char *arg)
+static void G_NORETURN exit_invalid(const Option *option, const char *arg,
+                                    const char *expected)
+{
+    error_report("Invalid --%s '%s': expected %s", option->name, arg, expected);
+    exit(EXIT_FAILURE);
+}
+
+static uint64_t parse_size(const Option *option, const char *arg)
 {
     uint64_t value;
 
     if (qemu_strtosz(arg, NULL, &value) < 0 || value == 0) {
-        error_report("Invalid %s '%s'", name, arg);
-        exit(EXIT_FAILURE);
+        exit_invalid(option, arg, "a size, such as 64M");
     }
     return value;
 }
 
-/* A number from @min to @max, and nothing else. */
-static unsigned parse_number(const char *name, const char *arg, unsigned min,
-                             unsigned max)
+/* Only digits make a number, not a sign or a suffix. */
+static unsigned parse_number(const Option *option, const char *arg,
+                             unsigned min, unsigned max)
 {
     unsigned value;
 
     if (!qemu_isdigit(arg[0]) || qemu_strtoui(arg, NULL, 10, &value) < 0 ||
         value < min || value > max) {
-        error_report("Invalid %s '%s': a number from %u to %u is expected",
-                     name, arg, min, max);
-        exit(EXIT_FAILURE);
+        g_autofree char *expected =
+            g_strdup_printf("a number from %u to %u", min, max);
+
+        exit_invalid(option, arg, expected);
     }
     return value;
 }
 
-static void parse_uuid(QemuUUID *uuid, const char *arg)
+static void parse_uuid(const Option *option, const char *arg, QemuUUID *uuid)
 {
     if (qemu_uuid_parse(arg, uuid) < 0) {
-        error_report("Invalid UUID '%s'", arg);
-        exit(EXIT_FAILURE);
+        exit_invalid(option, arg, "a UUID");
     }
 }
 
-/* Returns: a bit mask of 1 << SnapPushReason */
-static unsigned parse_push(const char *arg)
+/* Returns: mask of 1 << SnapPushReason */
+static unsigned parse_push(const Option *option, const char *arg)
 {
     static const struct {
         const char *name;
@@ -171,8 +178,8 @@ static unsigned parse_push(const char *arg)
             i++;
         }
         if (i == ARRAY_SIZE(policies)) {
-            error_report("Invalid policy '%s'", *name);
-            exit(EXIT_FAILURE);
+            exit_invalid(option, *name,
+                         "working-set, arrivals, around, linear, or none");
         }
         mask |= 1u << policies[i].reason;
     }
@@ -195,19 +202,17 @@ static void opt_string(SnapCmdOptions *options, const Option *option,
     *(const char **)((char *)options + option->field) = arg;
 }
 
-/* '-' would be a file of that name, which nobody wants. */
+/* Elsewhere, '-' is stdout: do not create a file of that name by mistake. */
 static void opt_path(SnapCmdOptions *options, const Option *option,
                      const char *arg)
 {
     if (!strcmp(arg, "-")) {
-        error_report("--%s takes the name of a file; one that is called '-' is "
-                     "'./-'", option->name);
-        exit(EXIT_FAILURE);
+        exit_invalid(option, arg, "a file name, which may be './-'");
     }
     opt_string(options, option, arg);
 }
 
-/* Creating it may wait for others: that is the verb's part. */
+/* Only parse it: to create it may block, and is the verb's task. */
 static void opt_object(SnapCmdOptions *options, const Option *option,
                        const char *arg)
 {
@@ -237,7 +242,7 @@ static void opt_version(SnapCmdOptions *options, const Option *option,
 static void opt_image_size(SnapCmdOptions *options, const Option *option,
                            const char *arg)
 {
-    options->image_size = parse_size("image size", arg);
+    options->image_size = parse_size(option, arg);
 }
 
 static void opt_create_options(SnapCmdOptions *options, const Option *option,
@@ -253,12 +258,11 @@ static void opt_create_options(SnapCmdOptions *options, const Option *option,
 static void opt_target_page_size(SnapCmdOptions *options, const Option *option,
                                  const char *arg)
 {
-    uint64_t size = parse_size("target page size", arg);
+    uint64_t size = parse_size(option, arg);
 
     if (!is_power_of_2(size) || size < (1 << SNAP_MIN_PAGE_BITS) ||
         size > (1 << SNAP_MAX_PAGE_BITS)) {
-        error_report("Invalid target page size '%s'", arg);
-        exit(EXIT_FAILURE);
+        exit_invalid(option, arg, "a power of two from 1k to 64k");
     }
     options->page_bits = ctz64(size);
 }
@@ -267,8 +271,7 @@ static void opt_postcopy(SnapCmdOptions *options, const Option *option,
                          const char *arg)
 {
     options->by_postcopy = true;
-    options->postcopy->percent = arg ? parse_number("percentage", arg, 0, 100) :
-                                      0;
+    options->postcopy->percent = arg ? parse_number(option, arg, 0, 100) : 0;
 }
 
 static void opt_resume(SnapCmdOptions *options, const Option *option,
@@ -276,7 +279,7 @@ static void opt_resume(SnapCmdOptions *options, const Option *option,
 {
     options->postcopy->resume = true;
     if (arg) {
-        parse_uuid(&options->postcopy->resumed, arg);
+        parse_uuid(option, arg, &options->postcopy->resumed);
     }
 }
 
@@ -289,34 +292,32 @@ static void opt_preempt(SnapCmdOptions *options, const Option *option,
 static void opt_push(SnapCmdOptions *options, const Option *option,
                      const char *arg)
 {
-    options->postcopy->push.reasons = parse_push(arg);
+    options->postcopy->push.reasons = parse_push(option, arg);
 }
 
 static void opt_fault_around(SnapCmdOptions *options, const Option *option,
                              const char *arg)
 {
     options->postcopy->push.fault_around =
-        parse_number("number of pages", arg, 0, SNAP_DEMAND_MAX_FAULT_AROUND);
+        parse_number(option, arg, 0, SNAP_DEMAND_MAX_FAULT_AROUND);
 }
 
 static void opt_rate_limit(SnapCmdOptions *options, const Option *option,
                            const char *arg)
 {
-    options->postcopy->push.rate = parse_size("rate limit", arg);
+    options->postcopy->push.rate = parse_size(option, arg);
 }
 
 static void opt_backlog(SnapCmdOptions *options, const Option *option,
                         const char *arg)
 {
-    options->postcopy->push.backlog = MIN(parse_size("backlog", arg),
-                                         MAX_BACKLOG);
+    options->postcopy->push.backlog = MIN(parse_size(option, arg), MAX_BACKLOG);
 }
 
 static void opt_record(SnapCmdOptions *options, const Option *option,
                        const char *arg)
 {
-    unsigned seconds = arg ? parse_number("time of a record", arg, 0,
-                                          MAX_RECORD_SECONDS) :
+    unsigned seconds = arg ? parse_number(option, arg, 0, MAX_RECORD_SECONDS) :
                              DEFAULT_RECORD_SECONDS;
 
     options->postcopy->record = true;
@@ -334,33 +335,32 @@ static void opt_host_page_size(SnapCmdOptions *options, const Option *option,
 static void opt_multifd_channels(SnapCmdOptions *options, const Option *option,
                                  const char *arg)
 {
-    options->multifd->nb_channels = parse_number("number of channels", arg, 1,
+    options->multifd->nb_channels = parse_number(option, arg, 1,
                                                 SNAP_MULTIFD_MAX_CHANNELS);
 }
 
 static void opt_uuid(SnapCmdOptions *options, const Option *option,
                      const char *arg)
 {
-    parse_uuid(&options->multifd->uuid, arg);
+    parse_uuid(option, arg, &options->multifd->uuid);
 }
 
 static void opt_output(SnapCmdOptions *options, const Option *option,
                        const char *arg)
 {
     if (strcmp(arg, "json") && strcmp(arg, "human")) {
-        error_report("--output must be used with human or json as argument");
-        exit(EXIT_FAILURE);
+        exit_invalid(option, arg, "human or json");
     }
     options->json = !strcmp(arg, "json");
 }
 
-/* In the order of help, where those of the same verbs have one heading. */
+/* In the order of help, which has a heading for each set of verbs */
 static const Option option_table[] = {
     { 't', "cache", "MODE", VERB_ANY,
       .parse = opt_string, .field = STRING(cache),
-      .help = "cache mode, as qemu-img -t (default: what fits)" },
+      .help = "cache mode, as for qemu-img -t (default: automatic)" },
     { 0, "aio", "MODE", VERB_ANY, .parse = opt_string, .field = STRING(aio),
-      .help = "threads, native, or io_uring (default: what fits)" },
+      .help = "threads, native, or io_uring (default: automatic)" },
     { 0, "image-opts", NULL, VERB_ANY,
       .parse = opt_flag, .field = FLAG(image_opts),
       .help = "FILE is a list of image options" },
@@ -380,7 +380,7 @@ static const Option option_table[] = {
       .help = "channel to QEMU instead of stdin and stdout" },
     { 0, "report", "FILE", VERB_SAVE | VERB_LOAD,
       .parse = opt_path, .field = STRING(report),
-      .help = "write how it ended to FILE, as JSON" },
+      .help = "write the outcome to FILE, as JSON" },
     { 'p', "progress", NULL, VERB_SAVE | VERB_LOAD,
       .parse = opt_flag, .field = FLAG(progress),
       .help = "show progress on stderr" },
@@ -391,55 +391,55 @@ static const Option option_table[] = {
       .parse = opt_string, .field = STRING(create_format),
       .help = "format of the image (default: qcow2)" },
     { 'o', "options", "OPTIONS", VERB_SAVE, .parse = opt_create_options,
-      .help = "options for the creation of the image" },
+      .help = "options to create the image with" },
     { 'n', "target-is-existing", NULL, VERB_SAVE,
       .parse = opt_flag, .field = FLAG(existing),
-      .help = "write into an image that exists" },
+      .help = "write to an existing image" },
     { 0, "target-page-size", "SIZE", VERB_SAVE, .parse = opt_target_page_size,
-      .help = "for streams that do not tell it (default: 4k)" },
+      .help = "page size, if the stream has none (default: 4k)" },
 
     { 0, "postcopy", "PERCENT", VERB_LOAD, .optional = "percentage",
       .parse = opt_postcopy,
-      .help = "let the guest run first, or when PERCENT of its\n"
-              "data are loaded" },
+      .help = "start the guest first, or once PERCENT of its data\n"
+              "is loaded" },
     { 0, "resume", "UUID", VERB_LOAD, .optional = "UUID", .parse = opt_resume,
-      .help = "go on with a load by postcopy that broke, and was\n"
+      .help = "resume an interrupted load by postcopy, which was\n"
               "of snapshot UUID" },
     { 0, "preempt", NULL, VERB_LOAD, .for_postcopy = true,
       .parse = opt_preempt,
-      .help = "send what the guest waits for on a second channel" },
+      .help = "send requested pages on a channel of their own" },
     { 0, "push", "POLICY[,...]", VERB_LOAD, .for_postcopy = true,
       .parse = opt_push,
-      .help = "what to send unasked: working-set, arrivals,\n"
+      .help = "pages to send unrequested: working-set, arrivals,\n"
               "around, linear (default: all of them), or none" },
     { 0, "fault-around", "PAGES", VERB_LOAD, .for_postcopy = true,
       .parse = opt_fault_around,
-      .help = "pages that are around a request (default: 16)" },
+      .help = "pages to send after a requested one (default: 16)" },
     { 'r', "rate-limit", "RATE", VERB_LOAD, .for_postcopy = true,
       .parse = opt_rate_limit,
-      .help = "bytes a second that nobody has asked for" },
+      .help = "limit on unrequested pages, in bytes per second" },
     { 0, "backlog", "SIZE", VERB_LOAD, .for_postcopy = true,
       .parse = opt_backlog,
-      .help = "what may wait in the channel while the guest waits\n"
-              "for pages (default: 64k)" },
+      .help = "limit on data in the channel while requests are\n"
+              "pending (default: 64k)" },
     { 0, "record", "SECONDS", VERB_LOAD, .optional = "number of seconds",
       .for_postcopy = true, .parse = opt_record,
-      .help = "record the working set, at first without anything\n"
-              "unasked (default: for 3 seconds)" },
+      .help = "record the working set, sending only requested\n"
+              "pages for the first SECONDS (default: 3)" },
     { 0, "host-page-size", "[BLOCK=]SIZE", VERB_LOAD, .for_postcopy = true,
       .parse = opt_host_page_size,
-      .help = "huge pages of the destination" },
+      .help = "size of the destination's huge pages" },
     { 0, "multifd-channels", "N", VERB_LOAD, .parse = opt_multifd_channels,
-      .help = "further channels to the destination's socket" },
+      .help = "channels of multifd, besides the main one" },
     { 0, "uuid", "UUID", VERB_LOAD, .parse = opt_uuid,
-      .help = "of the virtual machine, for multifd" },
+      .help = "UUID of the virtual machine, for multifd" },
     { 0, "no-verify", NULL, VERB_LOAD,
       .parse = opt_flag, .field = FLAG(no_verify),
       .help = "do not compare pages with their hashes" },
 
     { 0, "working-set", "FILE", VERB_LOAD | VERB_EMBED,
       .parse = opt_path, .field = STRING(working_set),
-      .help = "the working set (default: beside the image)" },
+      .help = "file of the working set (default: beside the image)" },
 
     { 'f', "format", "FMT", VERB_READ | VERB_EMBED,
       .parse = opt_string, .field = STRING(format),
@@ -450,16 +450,16 @@ static const Option option_table[] = {
 
     { 'U', "force-share", NULL, VERB_READ,
       .parse = opt_flag, .field = FLAG(force_share),
-      .help = "open the image also while others write to it" },
+      .help = "open the image even if others write to it" },
 
     { 0, "output", "human|json", VERB_INFO | VERB_CHECK, .parse = opt_output,
-      .help = "(default: human)" },
+      .help = "format of the output (default: human)" },
 
     { 0, "repair", NULL, VERB_CHECK, .parse = opt_flag, .field = FLAG(repair),
-      .help = "mend what can be mended without loss" },
+      .help = "repair what can be repaired without loss" },
 };
 
-/* The option as the user may have written it; newly allocated */
+/* Returns: newly allocated name of the option, for messages */
 static char *option_name(const Option *option)
 {
     return option->letter ?
@@ -471,7 +471,7 @@ static char *option_name(const Option *option)
  * Help
  */
 
-/* The option as help shows it; newly allocated */
+/* Returns: newly allocated left column of help */
 static char *help_label(const Option *option)
 {
     GString *label = g_string_new("  ");
@@ -525,7 +525,7 @@ static void G_NORETURN help(void)
     unsigned verbs = 0;
 
     printf("qemu-snap version " QEMU_FULL_VERSION "\n"
-           "Snapshots of virtual machines, made of migration streams\n\n"
+           "Snapshots of virtual machines, from migration streams\n\n"
            "usage: qemu-snap [options] VERB FILE\n\nVerbs:\n");
     for (unsigned i = 0; i < ARRAY_SIZE(verb_table); i++) {
         printf("  %-6s %s\n", verb_table[i].name, verb_table[i].help);
@@ -541,7 +541,7 @@ static void G_NORETURN help(void)
     exit(EXIT_SUCCESS);
 }
 
-/* Print what @verb has of the options that are @common and @for_postcopy. */
+/* Print the options of @verb that are @common and @for_postcopy. */
 static void help_section(const SnapCmdVerb *verb, const char *heading,
                          bool common, bool for_postcopy)
 {
@@ -576,9 +576,9 @@ static void G_NORETURN help_verb(const SnapCmdVerb *verb)
 /**
  * Given: the command line, as far as it was read
  * @options: array of const Option *
- * @args: array of const char *, what is not an option
- * @stray: may be meant for the option before it, which takes an argument only
- *         with '='; NULL if there is none
+ * @args: array of const char *, all that are not options
+ * @stray: argument that may be meant for the option before it, which takes one
+ *         only after '='; NULL if there is none
  * @stray_option: that option
  */
 typedef struct Given {
@@ -588,9 +588,9 @@ typedef struct Given {
     const Option *stray_option;
 } Given;
 
-/* What getopt_long() returns for a long name, plus the option's number */
+/* getopt_long() returns this plus the option's number for a long name */
 #define GETOPT_NUMBER   256
-/* ... and for what is not an option, as the letters begin with '-' */
+/* ... and this for an argument, as the letters begin with '-' */
 #define GETOPT_ARGUMENT 1
 
 /* The tables of getopt_long() */
@@ -605,7 +605,7 @@ static int option_has_arg(const Option *option)
            option->optional ? optional_argument : required_argument;
 }
 
-/* @tables: all 0, as their ends stay */
+/* @tables: zeroed, as the terminators are not written */
 static void getopt_tables_fill(GetoptTables *tables)
 {
     char *letter = tables->letters;
@@ -627,7 +627,7 @@ static void getopt_tables_fill(GetoptTables *tables)
     }
 }
 
-/* Returns: the option that getopt_long() has found; NULL if there is none */
+/* Returns: the option of getopt_long()'s @value, NULL if there is none */
 static const Option *find_option(int value)
 {
     if (value >= GETOPT_NUMBER) {
@@ -641,7 +641,7 @@ static const Option *find_option(int value)
     return NULL;
 }
 
-/* Whether it is a number or a UUID, which neither verbs nor images are. */
+/* Whether @arg is a number or a UUID, unlike verbs and images */
 static bool looks_like_value(const char *arg)
 {
     QemuUUID uuid;
@@ -651,8 +651,8 @@ static bool looks_like_value(const char *arg)
 }
 
 /*
- * Print help for the verb before the option, or just after it, if there is one.
- * What follows is not looked at.
+ * Print the help of the verb before the option, or just after it, if there is
+ * one.  Whatever follows is ignored.
  */
 static void G_NORETURN take_help(const Given *given, const char *next)
 {
@@ -665,7 +665,7 @@ static void G_NORETURN take_help(const Given *given, const char *next)
     help();
 }
 
-/* @next: what follows it on the command line, or NULL */
+/* @next: argument after the option, or NULL */
 static void take_option(Given *given, SnapCmdOptions *options,
                         const Option *option, const char *next)
 {
@@ -706,7 +706,7 @@ static void read_arguments(Given *given, SnapCmdOptions *options, int argc,
     }
 }
 
-/* Say what is wrong with arguments that are not a verb and one image. */
+/* Report arguments that are not a verb and one image. */
 static void G_NORETURN refuse_arguments(const Given *given)
 {
     char **args = (char **)given->args->pdata;
@@ -724,13 +724,13 @@ static void G_NORETURN refuse_arguments(const Given *given)
     } else if (nb_args == 1) {
         error_report("'%s' needs the name of an image", args[0]);
     } else {
-        error_report("Unexpected argument '%s': expecting a verb and one image",
+        error_report("Unexpected argument '%s': expected a verb and one image",
                      args[2]);
     }
     exit_with_hint();
 }
 
-/* Refuse options that are not for @verb, by name. */
+/* Refuse options that @verb does not have. */
 static void check_verb_options(const Given *given, const SnapCmdVerb *verb)
 {
     for (unsigned i = 0; i < given->options->len; i++) {
@@ -745,7 +745,7 @@ static void check_verb_options(const Given *given, const SnapCmdVerb *verb)
     }
 }
 
-/* Refuse options of a load by postcopy, which this is not. */
+/* Refuse options that are only for loads by postcopy. */
 static void refuse_postcopy_options(const Given *given)
 {
     for (unsigned i = 0; i < given->options->len; i++) {
@@ -760,14 +760,14 @@ static void refuse_postcopy_options(const Given *given)
     }
 }
 
-/* Check what the options of a load by postcopy have to do with each other. */
+/* Check combinations of options that concern a load by postcopy. */
 static void check_postcopy_options(SnapCmdOptions *options, const Given *given)
 {
     SnapPostcopyOptions *postcopy = options->postcopy;
 
     if (postcopy->resume && postcopy->percent) {
         error_report("--postcopy=%u cannot be used with --resume: the guest "
-                     "runs already, so nothing can be loaded before it runs",
+                     "is running already",
                      postcopy->percent);
         exit(EXIT_FAILURE);
     }
@@ -777,7 +777,7 @@ static void check_postcopy_options(SnapCmdOptions *options, const Given *given)
     }
     if (options->by_postcopy && options->multifd->nb_channels) {
         error_report("--multifd-channels cannot be used with --postcopy or "
-                     "--resume: QEMU takes one of them only");
+                     "--resume: QEMU does not support both");
         exit(EXIT_FAILURE);
     }
     if (!(postcopy->push.reasons & (1u << SNAP_PUSH_FAULT_AROUND))) {
@@ -785,14 +785,14 @@ static void check_postcopy_options(SnapCmdOptions *options, const Given *given)
     }
 }
 
-/* What somebody records has to go somewhere. */
+/* A recorded working set needs a file. */
 static void check_record(const SnapCmdOptions *options)
 {
     g_autofree char *path = snap_cmd_working_set(options);
 
     if (options->postcopy->record && !path) {
-        error_report("--record needs --working-set=FILE with '%s', which is no "
-                     "local file", options->filename);
+        error_report("--record needs --working-set=FILE with '%s', which is "
+                     "not a local file", options->filename);
         exit(EXIT_FAILURE);
     }
 }

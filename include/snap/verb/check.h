@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Whether a snapshot image is sound
+ * Checking and repairing a snapshot image
  */
 
 #ifndef SNAP_VERB_CHECK_H
@@ -9,14 +9,13 @@
 #include "snap/image/image.h"
 
 /**
- * SnapCheckResult: what a check found
- * @pages_checked: pages whose data was compared with its hash
- * @pages_corrupt: pages that are not what they should be
- * @corrupt_parts: other parts of the image that are not, as a mask of
- *                 1 << SnapPart
- * @container: what the block layer says of the image that the snapshot is in;
- *             nothing where its format has no check
- * @first: description of the first damage, owned by the result; NULL for none
+ * SnapCheckResult: findings of a check
+ * @pages_checked: number of pages whose data was compared with its hash
+ * @pages_corrupt: number of pages that are damaged or cannot be read
+ * @corrupt_parts: mask of 1 << SnapPart of other parts that are
+ * @container: findings of the block layer in the image that has the snapshot;
+ *             all 0 if its format has no check
+ * @first: the first damage, owned by the result; NULL if there is none
  */
 typedef struct SnapCheckResult {
     uint64_t pages_checked;
@@ -29,26 +28,28 @@ typedef struct SnapCheckResult {
 void snap_check_result_destroy(SnapCheckResult *result);
 
 /**
- * snap_check: read everything and compare it with its checksums
+ * snap_check: read a whole image, and verify it with its checksums
+ * @image: open image
+ * @result: set; to be freed with snap_check_result_destroy()
  *
- * Where the page table is damaged, RAM is checked no further.
+ * If the page table is damaged, the check of RAM ends there.
  */
 void coroutine_fn snap_check(SnapImage *image, SnapCheckResult *result);
 
 /**
- * snap_check_can_repair: whether all that was found can be mended without loss
+ * snap_check_can_repair: whether all damage can be repaired without loss
  *
- * That is, clusters of the container that nothing uses, and parts that a load
- * can do without.
+ * That is the case if it consists of leaked clusters of the container, and of
+ * parts that a load can do without.
  */
 bool snap_check_can_repair(const SnapCheckResult *result);
 
 /**
- * snap_check_repair: mend what a check found
- * @image: whose disk is open for writing
- * @found: for which snap_check_can_repair() is true
+ * snap_check_repair: repair the damage that a check found
+ * @image: image on a disk that is open for writing
+ * @found: findings for which snap_check_can_repair() is true
  *
- * Returns: 0 or -errno with @errp set
+ * Returns: 0 on success, -errno with @errp set
  */
 int coroutine_fn snap_check_repair(SnapImage *image,
                                    const SnapCheckResult *found, Error **errp);

@@ -13,20 +13,21 @@
 #include "json.h"
 #include "report.h"
 
-/* Exit status, as of qemu-img check. */
+/* Exit status, like that of qemu-img check */
 enum {
-    CHECK_SOUND      = 0,
+    CHECK_INTACT     = 0,
     CHECK_IMPOSSIBLE = 1,
     CHECK_CORRUPT    = 2,
     CHECK_LEAKS      = 3,
 };
 
 /**
- * CheckTask: a check, and what became of its findings
- * @repair: to mend what was found
- * @result: of the last check
- * @repaired_parts: mask of 1 << SnapPart
- * @repaired_leaks: clusters
+ * CheckTask: a check, after a repair if that was requested and possible
+ * @blk: the disk, open for writing if @repair
+ * @repair: repair the damage in @result first
+ * @result: findings of the last check
+ * @repaired_parts: mask of 1 << SnapPart of the parts that were repaired
+ * @repaired_leaks: number of clusters that were freed
  */
 typedef struct CheckTask {
     BlockBackend *blk;
@@ -36,7 +37,8 @@ typedef struct CheckTask {
     int64_t repaired_leaks;
 } CheckTask;
 
-static int coroutine_fn repair(SnapImage *image, CheckTask *task, Error **errp)
+static int coroutine_fn cmd_check_repair(SnapImage *image, CheckTask *task,
+                                         Error **errp)
 {
     SnapCheckResult *found = &task->result;
     int ret = snap_check_repair(image, found, errp);
@@ -49,7 +51,7 @@ static int coroutine_fn repair(SnapImage *image, CheckTask *task, Error **errp)
     return ret;
 }
 
-static int coroutine_fn check(void *opaque, Error **errp)
+static int coroutine_fn cmd_check_entry(void *opaque, Error **errp)
 {
     g_autoptr(SnapImage) image = NULL;
     CheckTask *task = opaque;
@@ -58,15 +60,16 @@ static int coroutine_fn check(void *opaque, Error **errp)
     if (!image) {
         return -EINVAL;
     }
-    if (task->repair && repair(image, task, errp) < 0) {
+    if (task->repair && cmd_check_repair(image, task, errp) < 0) {
         return -EIO;
     }
     snap_check(image, &task->result);
     return 0;
 }
 
-/* Open the image, only for writing where something is to be mended. */
-static bool run(const SnapCmdOptions *options, CheckTask *task, Error **errp)
+/* Open the image for writing only to repair it. */
+static bool cmd_check_run(const SnapCmdOptions *options, CheckTask *task,
+                          Error **errp)
 {
     SnapImageOptions image_options = snap_cmd_image_options(options);
     bool done;
@@ -76,7 +79,7 @@ static bool run(const SnapCmdOptions *options, CheckTask *task, Error **errp)
     if (!task->blk) {
         return false;
     }
-    done = snap_task_run(check, task, NULL, errp) >= 0;
+    done = snap_task_run(cmd_check_entry, task, NULL, errp) >= 0;
     blk_unref(task->blk);
     return done;
 }
@@ -116,14 +119,15 @@ static void cmd_check_print_json(const SnapCmdOptions *options,
     printf("%s", text->str);
 }
 
-static void print_human(const CheckTask *task)
+static void cmd_check_print_human(const CheckTask *task)
 {
     const SnapCheckResult *result = &task->result;
 
     for (unsigned i = 0; i < SNAP_PART__MAX; i++) {
         if (task->repaired_parts & (1u << i)) {
             printf("The %s was damaged, and has been %s.\n", snap_part_name(i),
-                   i == SNAP_PART_ARRIVALS ? "cut before that" : "removed");
+                   i == SNAP_PART_ARRIVALS ? "cut before the damage" :
+                                             "removed");
         }
     }
     if (task->repaired_leaks) {
@@ -136,25 +140,25 @@ static void print_human(const CheckTask *task)
     }
     if (result->container.leaks) {
         printf("%d leaked clusters were found in the container: they waste "
-               "space, and do no harm.\n", result->container.leaks);
+               "space, but do no harm.\n", result->container.leaks);
     }
 }
 
-static int report(const SnapCmdOptions *options, CheckTask *task)
+static int cmd_check_report(const SnapCmdOptions *options, CheckTask *task)
 {
     SnapCheckResult *result = &task->result;
 
     if (options->json) {
         cmd_check_print_json(options, task);
     } else if (!options->quiet) {
-        print_human(task);
+        cmd_check_print_human(task);
     }
     if (result->first) {
         snap_cmd_error(options, g_steal_pointer(&result->first));
         return result->container.check_errors ? CHECK_IMPOSSIBLE :
                                                 CHECK_CORRUPT;
     }
-    return result->container.leaks ? CHECK_LEAKS : CHECK_SOUND;
+    return result->container.leaks ? CHECK_LEAKS : CHECK_INTACT;
 }
 
 int snap_cmd_check(const SnapCmdOptions *options)
@@ -162,15 +166,15 @@ int snap_cmd_check(const SnapCmdOptions *options)
     CheckTask task = { };
     Error *err = NULL;
 
-    if (run(options, &task, &err) && options->repair &&
+    if (cmd_check_run(options, &task, &err) && options->repair &&
         snap_check_can_repair(&task.result)) {
         task.repair = true;
-        run(options, &task, &err);
+        cmd_check_run(options, &task, &err);
     }
     if (err) {
         snap_check_result_destroy(&task.result);
         snap_cmd_error(options, err);
         return CHECK_IMPOSSIBLE;
     }
-    return snap_cmd_output(report(options, &task));
+    return snap_cmd_output(cmd_check_report(options, &task));
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What several verbs do
+ * What verbs have in common
  */
 
 #include "qemu/osdep.h"

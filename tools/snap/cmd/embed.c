@@ -6,18 +6,24 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "snap/image/update.h"
-#include "snap/util/task.h"
 #include "snap/image/working-set.h"
+#include "snap/util/task.h"
 #include "cmd.h"
 #include "report.h"
 
+/**
+ * EmbedTask: a working set on its way into an image
+ * @blk: the disk, open for writing
+ * @path: file of the working set
+ * @nb_pages: set to the size of the working set
+ */
 typedef struct EmbedTask {
     BlockBackend *blk;
-    const char *path;           /* of the working set */
+    const char *path;
     unsigned nb_pages;
 } EmbedTask;
 
-static int coroutine_fn embed(void *opaque, Error **errp)
+static int coroutine_fn cmd_embed_entry(void *opaque, Error **errp)
 {
     g_autoptr(SnapImage) image = NULL;
     g_autoptr(GArray) pages = NULL;
@@ -31,7 +37,7 @@ static int coroutine_fn embed(void *opaque, Error **errp)
     }
     ret = snap_working_set_load(task->path, &image->header, &pages, errp);
     if (ret == 0) {
-        error_setg(errp, "There is no working set '%s'", task->path);
+        error_setg(errp, "Working set '%s' does not exist", task->path);
     }
     if (ret <= 0) {
         return ret ?: -ENOENT;
@@ -49,12 +55,13 @@ int snap_cmd_embed(const SnapCmdOptions *options)
     Error *err = NULL;
 
     if (!path) {
-        error_setg(&err, "--working-set=FILE is needed with this image");
+        error_setg(&err, "--working-set=FILE is needed, as the image is not a "
+                   "local file");
     } else {
         task.blk = snap_open_image(&image_options, true, &err);
     }
     if (task.blk) {
-        snap_task_run(embed, &task, NULL, &err);
+        snap_task_run(cmd_embed_entry, &task, NULL, &err);
         blk_unref(task.blk);
     }
     if (err) {
@@ -62,7 +69,7 @@ int snap_cmd_embed(const SnapCmdOptions *options)
         return EXIT_FAILURE;
     }
     if (!options->quiet) {
-        printf("A working set of %u pages was put into the snapshot.\n",
+        printf("A working set of %u pages was embedded in the snapshot.\n",
                task.nb_pages);
     }
     return snap_cmd_output(EXIT_SUCCESS);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Which files a command line names
+ * Files that the command line names
  */
 
 #include "qemu/osdep.h"
@@ -20,17 +20,21 @@
 #include "snap/storage/replace.h"
 #include "cmd.h"
 
-/* A file that @option names */
-static void add(SnapNamedFiles *files, SnapNamedUse use, const char *option,
-                const char *path)
+/* Add a file that @option names. */
+static void files_add(SnapNamedFiles *files, SnapNamedUse use,
+                      const char *option, const char *path)
 {
     g_autofree char *name = g_strdup_printf("%s%s", option, path);
 
     snap_named_files_add(files, use, path, name);
 }
 
-/* Options as "a=b,c.d=e" or JSON, flattened; NULL if they are neither. */
-static QDict *parse(const char *text, const char *implied_key)
+/*
+ * Parse options of the form "a=b,c.d=e", or JSON.
+ *
+ * Returns: new dictionary, flattened; NULL if @text is neither
+ */
+static QDict *files_parse_options(const char *text, const char *implied_key)
 {
     QObject *object = text[0] == '{' ? qobject_from_json(text, NULL) : NULL;
     QDict *dict = qobject_ref(qobject_to(QDict, object));
@@ -46,9 +50,9 @@ static QDict *parse(const char *text, const char *implied_key)
     return dict;
 }
 
-/* All files in @dict: their keys end with one of these words. */
-static void add_options(SnapNamedFiles *files, SnapNamedUse use,
-                        const char *option, const QDict *dict)
+/* Add all files in @dict: their keys end with one of these words. */
+static void files_add_options(SnapNamedFiles *files, SnapNamedUse use,
+                              const char *option, const QDict *dict)
 {
     static const char *const words[] = { "filename", "file", "path",
                                          "mem-path" };
@@ -62,14 +66,15 @@ static void add_options(SnapNamedFiles *files, SnapNamedUse use,
         for (unsigned i = 0; value && i < ARRAY_SIZE(words); i++) {
             if (!strcmp(word, words[i])) {
                 strstart(value, "file:", &value);
-                add(files, use, option, value);
+                files_add(files, use, option, value);
             }
         }
     }
 }
 
-static void add_image(SnapNamedFiles *files, const SnapCmdOptions *options,
-                      SnapNamedUse use, BlockBackend *blk)
+static void files_add_image(SnapNamedFiles *files,
+                            const SnapCmdOptions *options, SnapNamedUse use,
+                            BlockBackend *blk)
 {
     g_auto(GStrv) opened = blk ? snap_references_files(blk) : NULL;
     SnapImageOptions image = snap_cmd_image_options(options);
@@ -83,16 +88,16 @@ static void add_image(SnapNamedFiles *files, const SnapCmdOptions *options,
     if (path) {
         snap_named_files_add(files, use, path, path);
     } else if (options->image_opts || strstart(text, "json:", &text)) {
-        dict = parse(text, NULL);
+        dict = files_parse_options(text, NULL);
     }
     if (dict) {
-        add_options(files, use, "", dict);
+        files_add_options(files, use, "", dict);
     }
 }
 
-/* What a save makes beside a file that it replaces. */
-static void add_temporaries(SnapNamedFiles *files,
-                            const SnapCmdOptions *options)
+/* Add the files that a save creates beside the one that it replaces. */
+static void files_add_temporaries(SnapNamedFiles *files,
+                                  const SnapCmdOptions *options)
 {
     SnapImageOptions image = snap_cmd_image_options(options);
     const char *path = snap_open_local_path(&image);
@@ -104,8 +109,8 @@ static void add_temporaries(SnapNamedFiles *files,
     }
 }
 
-static void add_working_set(SnapNamedFiles *files,
-                            const SnapCmdOptions *options, bool used)
+static void files_add_working_set(SnapNamedFiles *files,
+                                  const SnapCmdOptions *options, bool used)
 {
     g_autofree char *path = used || options->working_set ?
                             snap_cmd_working_set(options) : NULL;
@@ -113,26 +118,29 @@ static void add_working_set(SnapNamedFiles *files,
                                                   SNAP_NAMED_READ;
 
     if (path && options->working_set) {
-        add(files, use, "--working-set=", path);
+        files_add(files, use, "--working-set=", path);
     } else if (path) {
         snap_named_files_add(files, use, path,
                              "the working set of the image");
     }
 }
 
-static void add_objects(SnapNamedFiles *files, const SnapCmdOptions *options)
+static void files_add_objects(SnapNamedFiles *files,
+                              const SnapCmdOptions *options)
 {
     for (unsigned i = 0; i < options->object_args->len; i++) {
         const char *text = g_ptr_array_index(options->object_args, i);
-        g_autoptr(QDict) dict = parse(text, "qom-type");
+        g_autoptr(QDict) dict = files_parse_options(text, "qom-type");
 
         if (dict) {
-            add_options(files, SNAP_NAMED_READ, "--object ...,file=", dict);
+            files_add_options(files, SNAP_NAMED_READ, "--object ...,file=",
+                              dict);
         }
     }
 }
 
-static void add_traces(SnapNamedFiles *files, const SnapCmdOptions *options)
+static void files_add_traces(SnapNamedFiles *files,
+                             const SnapCmdOptions *options)
 {
     for (unsigned i = 0; i < options->trace_args->len; i++) {
         const char *text = g_ptr_array_index(options->trace_args, i);
@@ -142,10 +150,10 @@ static void add_traces(SnapNamedFiles *files, const SnapCmdOptions *options)
         const char *events = opts ? qemu_opt_get(opts, "events") : NULL;
 
         if (file) {
-            add(files, SNAP_NAMED_WRITTEN, "-T file=", file);
+            files_add(files, SNAP_NAMED_WRITTEN, "-T file=", file);
         }
         if (events) {
-            add(files, SNAP_NAMED_READ, "-T events=", events);
+            files_add(files, SNAP_NAMED_READ, "-T events=", events);
         }
         qemu_opts_del(opts);
     }
@@ -164,20 +172,20 @@ bool snap_cmd_check_files(const SnapCmdOptions *options, SnapCmdImageUse use,
     bool written = use != SNAP_CMD_READS || options->repair;
     const char *socket;
 
-    add_image(files, options, written ? SNAP_NAMED_IMAGE_WRITTEN :
-                                        SNAP_NAMED_IMAGE, blk);
+    files_add_image(files, options,
+                    written ? SNAP_NAMED_IMAGE_WRITTEN : SNAP_NAMED_IMAGE, blk);
     if (use == SNAP_CMD_SAVES && !options->existing) {
-        add_temporaries(files, options);
+        files_add_temporaries(files, options);
     }
     if (options->report) {
-        add(files, SNAP_NAMED_WRITTEN, "--report=", options->report);
+        files_add(files, SNAP_NAMED_WRITTEN, "--report=", options->report);
     }
     if (options->uri && strstart(options->uri, "unix:", &socket)) {
-        add(files, SNAP_NAMED_WRITTEN, "--uri=unix:", socket);
+        files_add(files, SNAP_NAMED_WRITTEN, "--uri=unix:", socket);
     }
-    add_working_set(files, options,
-                    use == SNAP_CMD_EMBEDS || options->by_postcopy);
-    add_objects(files, options);
-    add_traces(files, options);
+    files_add_working_set(files, options,
+                          use == SNAP_CMD_EMBEDS || options->by_postcopy);
+    files_add_objects(files, options);
+    files_add_traces(files, options);
     return snap_named_files_check(files, errp);
 }

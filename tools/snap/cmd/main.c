@@ -19,15 +19,16 @@
 #include "options.h"
 
 /**
- * CommandLine: for what is to be done if it is wrong
- * @understood: from now on, verbs see to failures
+ * CommandLine: what on_usage_error() needs to know
+ * @argv: the command line
+ * @understood: it was parsed without an error, so that the verb handles others
  */
 typedef struct CommandLine {
     char **argv;
     bool understood;
 } CommandLine;
 
-/* Whether it seems to be a load, to a destination that waits for its stdout. */
+/* Whether this is probably a load, whose destination waits for our stdout */
 static bool is_awaited_load(char **argv)
 {
     const SnapCmdVerb *verb = NULL;
@@ -38,7 +39,7 @@ static bool is_awaited_load(char **argv)
         return false;
     }
     for (char **arg = argv + 1; *arg; arg++) {
-        /* Another channel, or a resumption, which the byte would end. */
+        /* --uri has another channel; --resume must not send a byte. */
         if (g_str_has_prefix(*arg, "--u") || g_str_has_prefix(*arg, "--res")) {
             return false;
         }
@@ -48,8 +49,9 @@ static bool is_awaited_load(char **argv)
 }
 
 /*
- * QEMU waits indefinitely if a command ends without a byte.  Whatever parses
- * an option may exit.
+ * Refuse a load if its command line is wrong: QEMU waits indefinitely for a
+ * command that ends without a byte.  This runs at exit, as any function that
+ * parses an option may exit.
  */
 static void on_usage_error(int status, void *opaque)
 {
@@ -70,7 +72,7 @@ static bool start_trace(const SnapCmdOptions *options)
 {
     bool done;
 
-    /* It may go to a FIFO. */
+    /* To open a FIFO may block. */
     snap_interrupt_begin_blocking(options->interrupt);
     done = trace_init_backends();
     if (done) {
@@ -93,7 +95,7 @@ static void start_qemu(const char *argv0)
     qemu_add_opts(&qemu_trace_opts);
 }
 
-/* Exit if it is wrong; QEMU hears of that. */
+/* Parse the command line, or exit; see on_usage_error(). */
 static const SnapCmdVerb *read_command_line(SnapCmdOptions *options, int argc,
                                             char **argv)
 {
@@ -118,7 +120,7 @@ int main(int argc, char **argv)
     int status;
 
     snap_cmd_options_init(&options);
-    /* A reader that went away is an error of write(2). */
+    /* If a reader is gone, write(2) fails. */
     (void)signal(SIGPIPE, SIG_IGN);
     start_qemu(argv[0]);
 

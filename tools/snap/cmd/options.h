@@ -9,11 +9,13 @@
 #include "cmd.h"
 
 /**
- * SnapCmdVerb: what can be done
- * @mask: one bit, for the table of options
- * @use: what is done with the image
- * @live: QEMU is at the other end, so a signal has to be handled
- * @help: what it does
+ * SnapCmdVerb: a verb of the command line
+ * @name: its name
+ * @mask: its bit in masks of verbs
+ * @use: what it does with the image
+ * @live: whether QEMU is at the other end, so that signals have to be handled
+ * @run: carry it out, and return the exit status
+ * @help: what it does, in a few words
  */
 typedef struct SnapCmdVerb {
     const char *name;
@@ -27,15 +29,15 @@ typedef struct SnapCmdVerb {
 /* Returns: NULL if there is no verb @name */
 const SnapCmdVerb *snap_cmd_find_verb(const char *name);
 
-/* Set @options to the defaults, for snap_cmd_options_destroy(). */
+/* Set @options to the defaults; free them with snap_cmd_options_destroy(). */
 void snap_cmd_options_init(SnapCmdOptions *options);
 void snap_cmd_options_destroy(SnapCmdOptions *options);
 
 /**
- * snap_cmd_options_parse: read the command line
- * @options: initialized, to be completed
+ * snap_cmd_options_parse: parse the command line
+ * @options: initialized; set as the command line says
  *
- * Exit if it is wrong, or if only help was requested.
+ * Exits if the command line is wrong, or asks for help or the version.
  *
  * Returns: the verb to run
  */

@@ -14,10 +14,11 @@
 #include "report.h"
 
 /*
- * The message of an error in one line.  It may quote the image, also where it
- * is the block layer's: a terminal must not act on that.
+ * Returns: newly allocated message in one line, without anything that a
+ * terminal might act on, as errors may quote the image, those of the block
+ * layer included
  */
-static char *message(const Error *err)
+static char *report_one_line(const Error *err)
 {
     g_autofree char *valid = g_utf8_make_valid(error_get_pretty(err), -1);
     GString *line = g_string_new(NULL);
@@ -32,9 +33,9 @@ static char *message(const Error *err)
 
 void snap_cmd_error(const SnapCmdOptions *options, Error *err)
 {
-    g_autofree char *text = message(err);
+    g_autofree char *text = report_one_line(err);
 
-    /* Not error_report_err(), which adds lines of hints. */
+    /* error_report_err() would add lines of hints. */
     error_report("'%s': %s", options->filename, text);
     error_free(err);
 }
@@ -48,7 +49,7 @@ int snap_cmd_output(int status)
     return status;
 }
 
-/* A file is replaced as a whole; anything else, such as a pipe, is written. */
+/* Replace a regular file as a whole, and write to others, such as a FIFO. */
 static bool report_write_file(const char *path, const GString *content)
 {
     g_autoptr(GError) gerr = NULL;
@@ -186,7 +187,7 @@ int snap_cmd_finish(const SnapCmdOptions *options, const SnapStats *stats,
         status = EXIT_FAILURE;
     }
     if (err) {
-        g_autofree char *text = message(err);
+        g_autofree char *text = report_one_line(err);
 
         error_report("Could not %s '%s': %s", options->verb, options->filename,
                      text);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Whether a snapshot image is sound
+ * Checking and repairing a snapshot image
  */
 
 #include "qemu/osdep.h"
@@ -11,19 +11,19 @@
 #include "snap/image/update.h"
 #include "snap/image/ram-reader.h"
 
-/* RAM is read in pieces of this size. */
-#define PIECE_SIZE (1 * MiB)
+/* Bytes of RAM that are read at a time */
+#define CHECK_PIECE_SIZE (1 * MiB)
 
-/* Keep the first damage that was found. */
-static void note(SnapCheckResult *result, Error *err)
+/* Take over @err, and keep it if it is the first damage. */
+static void check_note(SnapCheckResult *result, Error *err)
 {
     error_propagate(&result->first, err);
 }
 
-static void note_part(SnapCheckResult *result, SnapPart part, Error *err)
+static void check_note_part(SnapCheckResult *result, SnapPart part, Error *err)
 {
     result->corrupt_parts |= 1u << part;
-    note(result, err);
+    check_note(result, err);
 }
 
 static void coroutine_fn check_part(SnapImage *image, SnapPart part,
@@ -38,7 +38,7 @@ static void coroutine_fn check_part(SnapImage *image, SnapPart part,
         data = snap_image_read_part(image, part, &err);
     }
     if (err) {
-        note_part(result, part, err);
+        check_note_part(result, part, err);
     }
 }
 
@@ -49,7 +49,7 @@ static void coroutine_fn check_arrivals(SnapImage *image,
     uint64_t nb;
 
     if (snap_image_sound_arrivals(image, &nb, &err) < 0) {
-        note_part(result, SNAP_PART_ARRIVALS, err);
+        check_note_part(result, SNAP_PART_ARRIVALS, err);
     }
 }
 
@@ -60,11 +60,12 @@ static void coroutine_fn check_working_set(SnapImage *image,
     Error *err = NULL;
 
     if (snap_image_working_set(image, &pages, &err) < 0) {
-        note_part(result, SNAP_PART_WORKING_SET, err);
+        check_note_part(result, SNAP_PART_WORKING_SET, err);
     }
 }
 
-static void count_stored(const SnapRAMPiece *piece, SnapCheckResult *result)
+static void check_count_stored(const SnapRAMPiece *piece,
+                               SnapCheckResult *result)
 {
     for (unsigned i = 0; i < piece->nb_pages; i++) {
         result->pages_checked += snap_page_is_stored(piece->entries[i]);
@@ -73,8 +74,8 @@ static void count_stored(const SnapRAMPiece *piece, SnapCheckResult *result)
 
 static void coroutine_fn check_ram(SnapImage *image, SnapCheckResult *result)
 {
-    g_autoptr(SnapRAMReader) reader = snap_ram_reader_new(image, PIECE_SIZE,
-                                                         NULL, NULL);
+    g_autoptr(SnapRAMReader) reader =
+        snap_ram_reader_new(image, CHECK_PIECE_SIZE, NULL, NULL);
     SnapRAMPiece piece;
     int ret;
 
@@ -83,23 +84,23 @@ static void coroutine_fn check_ram(SnapImage *image, SnapCheckResult *result)
 
         ret = snap_ram_reader_next(reader, &piece, &err);
         if (ret > 0) {
-            count_stored(&piece, result);
+            check_count_stored(&piece, result);
         } else if (ret < 0) {
             unsigned nb = snap_ram_reader_corrupt_pages(reader);
 
             result->pages_corrupt += nb;
             if (nb) {
-                note(result, err);
+                check_note(result, err);
             } else {
-                note_part(result, SNAP_PART_PAGE_TABLE, err);
+                check_note_part(result, SNAP_PART_PAGE_TABLE, err);
             }
         }
     } while (ret > 0 || snap_ram_reader_corrupt_pages(reader));
     snap_ram_reader_abort(reader);
 }
 
-/* Whether the container says of itself that it is not what it should be. */
-static bool GRAPH_RDLOCK is_marked_corrupt(BlockDriverState *bs)
+/* Whether the container is flagged as corrupt in its own header */
+static bool GRAPH_RDLOCK check_is_marked_corrupt(BlockDriverState *bs)
 {
     g_autoptr(ImageInfoSpecific) info = bdrv_get_specific_info(bs, NULL);
 
@@ -117,7 +118,7 @@ static void coroutine_fn check_container(SnapImage *image,
 
     WITH_GRAPH_RDLOCK_GUARD() {
         ret = bdrv_co_check(bs, container, 0);
-        container->corruptions += is_marked_corrupt(bs);
+        container->corruptions += check_is_marked_corrupt(bs);
     }
     if (ret == -ENOTSUP) {
         return;
@@ -130,7 +131,7 @@ static void coroutine_fn check_container(SnapImage *image,
         error_setg(&err, "The container is corrupt");
     }
     if (err) {
-        note(result, err);
+        check_note(result, err);
     }
 }
 
@@ -165,7 +166,7 @@ bool snap_check_can_repair(const SnapCheckResult *result)
            !result->container.check_errors;
 }
 
-static int coroutine_fn free_leaks(SnapImage *image, Error **errp)
+static int coroutine_fn check_free_leaks(SnapImage *image, Error **errp)
 {
     BdrvCheckResult result = { };
     int ret;
@@ -189,7 +190,7 @@ int coroutine_fn snap_check_repair(SnapImage *image,
         ret = snap_image_drop_parts(image, found->corrupt_parts, errp);
     }
     if (!ret && found->container.leaks) {
-        ret = free_leaks(image, errp);
+        ret = check_free_leaks(image, errp);
     }
     return ret;
 }

@@ -14,6 +14,7 @@
 #include "qemu/module.h"
 #include "snap/util/task.h"
 #include "fuzz.h"
+#include "../unit/lib/test-channel.h"
 
 #include <sys/mman.h>
 
@@ -219,58 +220,12 @@ BlockBackend *fuzz_disk_open(FuzzDisk *disk)
 
 /* --- the channel --- */
 
-#define TYPE_FUZZ_CHANNEL "snap-fuzz-channel"
-OBJECT_DECLARE_SIMPLE_TYPE(FuzzChannel, FUZZ_CHANNEL)
-
-struct FuzzChannel {
-    QIOChannel parent;
-    FuzzBytes bytes;
-    size_t chunk;
-    uint32_t seed;
-};
-
-static ssize_t channel_readv(QIOChannel *ioc, const struct iovec *iov,
-                             size_t niov, int **fds, size_t *nfds,
-                             int flags, Error **errp)
-{
-    FuzzChannel *c = FUZZ_CHANNEL(ioc);
-    FuzzBytes taken;
-
-    if (c->seed) {
-        fuzz_pause(&c->seed);
-    }
-    taken = fuzz_take(&c->bytes, MIN(c->chunk, iov_size(iov, niov)));
-    return iov_from_buf(iov, niov, 0, taken.data, taken.size);
-}
-
-static int channel_close(QIOChannel *ioc, Error **errp)
-{
-    return 0;
-}
-
-/* QEMU 10.1 made the data const. */
-static void channel_class_init(ObjectClass *klass,
-                               typeof_field(TypeInfo, class_data) data)
-{
-    QIOChannelClass *k = QIO_CHANNEL_CLASS(klass);
-
-    k->io_readv = channel_readv;
-    k->io_close = channel_close;
-}
-
-static const TypeInfo channel_info = {
-    .parent = TYPE_QIO_CHANNEL,
-    .name = TYPE_FUZZ_CHANNEL,
-    .instance_size = sizeof(FuzzChannel),
-    .class_init = channel_class_init,
-};
-
 QIOChannel *fuzz_channel_new(FuzzBytes bytes, size_t chunk, uint32_t seed)
 {
-    FuzzChannel *channel = FUZZ_CHANNEL(object_new(TYPE_FUZZ_CHANNEL));
+    TestChannel *channel = test_channel_new(bytes.data, bytes.size,
+                                            MAX(chunk, 1));
 
-    channel->bytes = bytes;
-    channel->chunk = MAX(chunk, 1);
+    channel->pause = seed ? fuzz_pause : NULL;
     channel->seed = seed;
     return QIO_CHANNEL(channel);
 }
@@ -355,7 +310,6 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     error_init((*argv)[0]);
     qemu_init_main_loop(&error_fatal);
     module_call_init(MODULE_INIT_QOM);
-    type_register_static(&channel_info);
     bdrv_init();
     bdrv_register(&disk_driver);
     return 0;

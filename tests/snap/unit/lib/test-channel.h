@@ -21,6 +21,8 @@ OBJECT_DECLARE_SIMPLE_TYPE(TestChannel, TEST_CHANNEL)
  * @grows: bytes that are there once the end has been seen
  * @nb_reads: calls so far
  * @asked: the most that a call had room for
+ * @pause: called before each read, if the channel makes its reader wait
+ * @seed: for @pause
  */
 struct TestChannel {
     QIOChannel parent;
@@ -31,6 +33,8 @@ struct TestChannel {
     size_t grows;
     unsigned nb_reads;
     size_t asked;
+    void coroutine_fn (*pause)(uint32_t *seed);
+    uint32_t seed;
 };
 
 static ssize_t test_channel_readv(QIOChannel *ioc, const struct iovec *iov,
@@ -38,8 +42,11 @@ static ssize_t test_channel_readv(QIOChannel *ioc, const struct iovec *iov,
                                   int flags, Error **errp)
 {
     TestChannel *c = TEST_CHANNEL(ioc);
-    size_t length = MIN(c->chunk, c->size);
+    size_t length;
 
+    if (c->pause) {
+        c->pause(&c->seed);
+    }
     c->nb_reads++;
     c->asked = MAX(c->asked, iov_size(iov, niov));
     if (!c->size && c->fails) {
@@ -51,6 +58,7 @@ static ssize_t test_channel_readv(QIOChannel *ioc, const struct iovec *iov,
         c->grows = 0;
         return 0;
     }
+    length = MIN(c->chunk, c->size);
     length = iov_from_buf(iov, niov, 0, c->data, length);
     c->data += length;
     c->size -= length;

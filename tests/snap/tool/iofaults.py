@@ -197,7 +197,7 @@ class SaveFaults(FaultTest):
         self.errors('read')
 
     def test_failed_look_keeps_old_file_or_does_no_harm(self):
-        """Of what asks for state, or for locks"""
+        """Requests that ask for state, or for locks"""
         self.errors('look')
 
     def test_short_requests_do_not_spoil_a_save(self):

@@ -248,7 +248,7 @@ class MultifdSave(MultifdTest):
                 self.assert_saved(builder)
 
     def test_packet_without_pages_after_last_sync_is_taken(self):
-        """... at any time until the source closes the channel"""
+        """At any time until the source closes the channel"""
         for finish in (True, False):
             with self.subTest(finish):
                 builder = filled()
@@ -518,8 +518,7 @@ class EarlyEnds(Hostile):
                           'multifd', 'too early')
 
     def test_channel_closed_while_main_waits_fails_save(self):
-        """The main channel is at a sync, and a channel goes, not coming to it.
-        """
+        """The main channel is at a sync that a channel never comes to."""
         process, source = self.begin(2)
         left = source.begin(self.channels, 64 + len(head()))
         Sender(source.main, self.main, finish=False)

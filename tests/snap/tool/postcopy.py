@@ -199,7 +199,7 @@ class StandIn(unittest.TestCase):
                 self.load({**self.stream, name: wrong})
 
     def test_wrong_host_page_is_found(self):
-        """Whole, in one piece, and in its own size"""
+        """It is to come whole, in one piece, and in its own size."""
         sizes = {'host_pages': {'ram': 2 * PAGE}}
         builder = StreamBuilder([('ram', 4 * PAGE, 2 * PAGE), ('rom', PAGE)])
         good = {**self.stream,
@@ -447,7 +447,7 @@ class Precopy(PostcopyTest):
             self.completes(self.connect(percent=percent))
 
     def test_requests_before_the_switch_are_answered(self):
-        """Those of before the switch are answered after it, or in it."""
+        """They are answered after the switch, or in it."""
         self.take(sample([('ram', 8 * MIB), ('rom', MIB)]))
         peer = self.connect('--push=none', percent=50)
         peer.until(SETUP)
@@ -715,7 +715,7 @@ class Order(PostcopyTest):
         self.assertLess(len(got) - len(want), len(with_data(600)) // 2)
 
     def test_pages_around_come_after_arrivals(self):
-        """... and before anything else"""
+        """After arrivals, and before anything else"""
         first = [450, 420, 390, 360]
         self.take(dense(first=first))
         hot = push_order(first + [0])
@@ -854,7 +854,7 @@ class HostPages(PostcopyTest):
             self.completes(peer)
 
     def test_requested_host_pages_come_as_a_whole(self):
-        """Of that length, for zero ones and those that never came, too"""
+        """Zero ones and those that never came, too"""
         for options in ([], ['--push=none']):
             peer = self.connect(self.OPTION, *options, host_pages=self.SIZES)
             peer.until(RUNNING)
@@ -891,7 +891,7 @@ class HostPages(PostcopyTest):
             self.completes(peer)
 
     def test_option_without_a_name_means_largest_block(self):
-        """All, or the largest one where none is named"""
+        """All blocks that are named, or the largest one if none is"""
         builder = StreamBuilder([('b', 2 * MIB), ('a', 4 * MIB)])
         builder.fill('a', 1)
         builder.page('b', 7 * PAGE, pattern(7))

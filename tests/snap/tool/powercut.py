@@ -246,7 +246,7 @@ class EmbedWorkingSet(PowerCut, PostcopyTest):
                 self.embeds(fmt, first, 'new+5', 'new+3')
 
     def test_missing_flush_of_embed_would_be_noticed(self):
-        """Of the flushes, neither the last nor those before may be none."""
+        """Neither the last flush nor those before it may be left out."""
         run = self.embed('qcow2', self.with_snapshot('qcow2'))
         flushes = sum(record.end and record.kind == 'flush'
                       for record in run.records())

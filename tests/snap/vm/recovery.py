@@ -359,7 +359,7 @@ class OtherSnapshot(RecoveryTest):
         os.remove(record)
 
     def test_unknown_destination_needs_uuid_to_resume(self):
-        """Where nobody knows, the user has to."""
+        """If nobody knows which snapshot it was of, the user has to."""
         src, dst = self.broken()
         self.forget(dst)
         self.refuses(dst, self.image, causes=[f'--resume={self.uuid}',
@@ -488,7 +488,7 @@ class BadImage(RecoveryTest):
 
 
 class LostDestination(RecoveryTest):
-    """Where there is nothing to go on with, the tool says so."""
+    """If there is nothing to go on with, the tool says so."""
 
     def destination_killed(self, *options, **kwargs):
         src = self.snapshot(run=True, mib=32)

@@ -238,7 +238,7 @@ class KilledLoad(LoadTest):
         self.each('postcopy', 0.7)
 
     def test_destination_waits_on_if_load_is_killed_at_once(self):
-        """QEMU goes on to wait, where a command ends without a word."""
+        """QEMU goes on waiting if a command ends without a word."""
         dst, load = self.hold_load('exec', 1)
         load.kill()
         self.stages.release()

@@ -1,4 +1,4 @@
-# A thin front for meson: "make help" lists the targets.
+# A thin front end of meson: "make help" lists the targets.
 
 BUILD ?= build
 FUZZ_BUILD ?= $(BUILD)-fuzz
@@ -9,14 +9,14 @@ PYTHON = /usr/bin/python3
 QEMU_TREE ?=
 # Further options, such as -Dqemu_configure=--enable-asan
 MESON_ARGS ?=
-# Of "make check", for example --suite unit, or a test's name
+# Tests that "make check" runs: for example --suite unit, or a test's name
 TESTS ?=
-# Busy loops beside each test of "make check-busy", and how often it runs each
+# Busy loops next to each test of "make check-busy", and how often it runs each
 LOOPS ?= 8
 REPEAT ?= 1
 # Another QEMU whose source the patches fit
 OTHER_QEMU ?= 10.2.2
-# How long "make fuzz" runs each fuzzer, and which ones
+# How long "make fuzz" runs each fuzzer, and which ones it runs
 SECONDS ?= 600
 FUZZERS ?=
 
@@ -49,11 +49,11 @@ docs-deps: deps
 fuzz-deps: deps
 	@scripts/install-deps fuzz
 
-# Fuzzers have a build of their own
+# The fuzzers need a build of their own
 check: test-deps all $(if $(TESTS),,$(FUZZ_BUILD)/build.ninja)
 	@scripts/run-tests $(if $(TESTS),,--and $(FUZZ_BUILD)) $(BUILD) $(TESTS)
 
-# The loops are in each test's session: the scheduler may share out the
+# The loops run in each test's session, since the scheduler may divide the
 # processors by session.
 check-busy: test-deps all
 	@TIMEOUT_MULTIPLIER=$${TIMEOUT_MULTIPLIER:-20} scripts/run-tests $(BUILD) \
@@ -98,7 +98,7 @@ manual: docs-deps $(BUILD)/build.ninja
 	@ninja -C $(BUILD) --quiet manual
 	@echo 'See $(BUILD)/qemu/docs/manual/index.html'
 
-# The man page needs Sphinx, which nothing else does
+# Only the man page needs Sphinx
 install: all
 	@if scripts/install-deps --check docs; then scripts/build-man $(BUILD); fi
 	install -D -m 755 $(BUILD)/qemu-snap $(DESTDIR)$(PREFIX)/bin/qemu-snap
@@ -110,28 +110,28 @@ install: all
 clean:
 	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-$(OTHER_QEMU) $(FUZZ_BUILD)
 
-# What was fetched goes as well, so the next build gets the newest QEMU
+# Remove what was fetched as well, so that the next build gets the newest QEMU
 distclean: clean
 	rm -rf $(addprefix subprojects/, apt emulators guest packagecache qemu qemu-$(OTHER_QEMU) .lock)
 
 help:
 	@echo 'make            build $(BUILD)/qemu-snap'
-	@echo 'make check      ... and run the tests; TESTS="--suite unit" for some of them'
-	@echo 'make check-busy ... and run those of vm/ and tool/ beside LOOPS ($(LOOPS)) busy loops'
-	@echo '                each; REPEAT=3 runs them three times, TESTS some of them'
+	@echo 'make check      ... and run the tests; TESTS="--suite unit" selects some'
+	@echo 'make check-busy ... and run those of vm/ and tool/, each next to LOOPS ($(LOOPS))'
+	@echo '                busy loops; REPEAT=3 repeats them, TESTS selects some'
 	@echo 'make check-sanitizers'
 	@echo '                ... with AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make check-other-qemu'
 	@echo '                ... built in the source tree of QEMU $(OTHER_QEMU): units and tool'
-	@echo 'make analyze    static analysis, which takes some minutes'
-	@echo 'make fuzz       run the fuzzers for SECONDS ($(SECONDS)) each; FUZZERS="save" for'
-	@echo '                one of them; they go on from what $(FUZZ_BUILD)/corpus has'
+	@echo 'make analyze    analyze the code statically, which takes some minutes'
+	@echo 'make fuzz       run each fuzzer for SECONDS ($(SECONDS)); FUZZERS="save" selects one;'
+	@echo '                continues from $(FUZZ_BUILD)/corpus'
 	@echo 'make demo       ... and show it with a Linux guest'
-	@echo 'make bench      ... and measure it beside its peers'
+	@echo 'make bench      ... and measure it against its peers; ARGS=--help has options'
 	@echo 'make man        build the man page'
-	@echo 'make manual     build all of QEMU'"'"'s manual with it, as HTML'
+	@echo 'make manual     build all of QEMU'"'"'s manual with its pages, as HTML'
 	@echo 'make install    install to PREFIX ($(PREFIX)), below DESTDIR'
 	@echo 'make clean      remove $(BUILD), $(BUILD)-asan and $(FUZZ_BUILD)'
-	@echo 'make distclean  ... and all that was fetched'
+	@echo 'make distclean  ... and everything that was fetched'
 	@echo
-	@echo 'QEMU_TREE=/path/to/qemu builds in that tree, instead of Debian'"'"'s source'
+	@echo 'QEMU_TREE=/path/to/qemu builds in that tree instead of Debian'"'"'s source'

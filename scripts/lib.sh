@@ -1,4 +1,4 @@
-# Sourced by the scripts beside it.
+# Sourced by the other scripts.
 
 set -eu
 umask 022
@@ -9,7 +9,7 @@ sub=$root/subprojects
 say() { echo "== $*" >&2; }
 die() { echo "qemu-snap: $*" >&2; exit 1; }
 
-# One engineer at a time changes what lies in subprojects/.
+# Only one process at a time changes subprojects/.
 lock()
 {
     mkdir -p "$sub"
@@ -17,7 +17,7 @@ lock()
     flock 9
 }
 
-# quietly WHAT COMMAND...: the output matters only if the command fails.
+# quietly WHAT COMMAND...: print the output only if the command fails.
 quietly()
 {
     what=$1; shift
@@ -30,9 +30,9 @@ quietly()
     rm -f "$log"
 }
 
-# apt on package lists of our own: the machine's Debian archive with the suites
-# that a stock machine does not have. Nothing in /etc/apt changes, and the
-# archive's address comes from there.
+# apt with our own package lists: the machine's Debian archive, with suites
+# that a stock machine does not have. The archive's address comes from /etc/apt,
+# where nothing changes.
 apt=$sub/apt
 apt_run()
 {
@@ -47,14 +47,14 @@ apt_get() { apt_run apt-get -y "$@"; }
 apt_cache() { apt_run apt-cache "$@"; }
 sudo=
 
-# need_root HINT: there has to be a way to install packages
+# need_root HINT: fail if packages cannot be installed
 need_root()
 {
     [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null ||
         die "packages are missing; as root run: $1"
 }
 
-# For what changes the machine. All else in subprojects/ is the user's own.
+# Only for changes of the machine: all files in subprojects/ are the user's own.
 apt_get_as_root()
 {
     [ "$(id -u)" = 0 ] || sudo='sudo -n DEBIAN_FRONTEND=noninteractive'
@@ -102,7 +102,7 @@ apt_update()
     touch "$apt/updated"
 }
 
-# From here on, apt_get knows newer releases of Debian, and nothing else: what
-# they have must not be installed on this one.
+# From here on, apt_get only knows newer releases of Debian. Their packages must
+# not be installed on this one.
 newer_debian() { apt=$sub/apt/newer; }
 newer_sources() { apt=$sub/apt/newer-sources; }

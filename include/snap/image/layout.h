@@ -44,7 +44,7 @@ static inline uint64_t snap_layout_page_offset(const SnapLayout *layout,
                                                uint64_t page)
 {
     return layout->offsets[block - layout->ram->blocks] +
-           ((page - block->first_page) << layout->ram->page_bits);
+           snap_ram_page_offset(layout->ram, block, page);
 }
 
 #endif /* SNAP_IMAGE_LAYOUT_H */

@@ -34,48 +34,27 @@ void snap_ram_source_init(SnapRAMSource *source, SnapImage *image,
 void snap_ram_source_destroy(SnapRAMSource *source);
 
 /**
- * SnapRAMRun: consecutive pages to be read
- * @block: index of the RAM block
- * @offset: offset of the first one within the block, in bytes
- * @length: in bytes, whole pages
- * @reason: why they are read, for the user
- */
-typedef struct SnapRAMRun {
-    int block;
-    uint64_t offset;
-    uint64_t length;
-    unsigned reason;
-} SnapRAMRun;
-
-/**
- * SnapRAMPiece: pages that were read
- * @block: index of the RAM block
- * @offset: offset of the first page within the block, in bytes
- * @nb_pages: how many pages
- * @reason: of the run that they are from
+ * SnapPages: pages that were read
+ * @range: which
  * @entries: their entries of the page table
  * @data: their data, valid for entries of stored pages
  */
-typedef struct SnapRAMPiece {
-    int block;
-    uint64_t offset;
-    unsigned nb_pages;
-    unsigned reason;
+typedef struct SnapPages {
+    SnapPageRange range;
     const uint64_t *entries;
     const uint8_t *data;
-} SnapRAMPiece;
+} SnapPages;
 
 /**
- * SnapRAMRead: a read, all fields private
- * @run: what is read
- * @nb_pages: pages of it
+ * SnapRAMRead: a read
+ * @range: what is read
  * @entries: their entries of the page table, owned
- * @first_stored: the page that the buffer begins with
+ * @first_stored: the page that the buffer begins with, as an index
  * @buffer: NULL if no page is stored
  */
 typedef struct SnapRAMRead {
-    SnapRAMRun run;
-    unsigned nb_pages;
+    /*< private >*/
+    SnapPageRange range;
     uint64_t *entries;
     unsigned first_stored;
     SnapIOBuffer *buffer;
@@ -84,25 +63,25 @@ typedef struct SnapRAMRead {
 /**
  * snap_ram_read_start: look pages up in the table, and start to read them
  * @read: unused, or zero at first
- * @run: not longer than a buffer
+ * @range: not longer than a buffer
  *
  * Waits for a buffer if none is free.
  *
  * Returns: 0; -errno with @errp set if the table cannot be read
  */
 int coroutine_fn snap_ram_read_start(SnapRAMSource *source, SnapRAMRead *read,
-                                     const SnapRAMRun *run, Error **errp);
+                                     SnapPageRange range, Error **errp);
 
 /**
  * snap_ram_read_wait: wait for the pages, and compare them with their hashes
- * @piece: valid until snap_ram_read_end()
+ * @pages: valid until snap_ram_read_end()
  * @nb_corrupt: filled in with the number of pages that are damaged or could
  *              not be read; may be NULL
  *
  * Returns: 0; -errno with @errp set: -EBADMSG if a page does not match its hash
  */
 int coroutine_fn snap_ram_read_wait(SnapRAMSource *source, SnapRAMRead *read,
-                                    SnapRAMPiece *piece, unsigned *nb_corrupt,
+                                    SnapPages *pages, unsigned *nb_corrupt,
                                     Error **errp);
 
 /* Give back what a read holds; it is unused then. */

@@ -10,13 +10,16 @@
 
 typedef struct SnapRAMReader SnapRAMReader;
 
+/* Maximum reads in flight. */
+#define SNAP_RAM_PIECES_AHEAD 16
+
 /**
  * SnapRAMPlanFunc: what to read next
- * @run: filled in if 1 is returned; of any length
+ * @range: filled in if 1 is returned; of any length
  *
  * Returns: 1; 0 at the end; -errno with @errp set
  */
-typedef int coroutine_fn SnapRAMPlanFunc(void *opaque, SnapRAMRun *run,
+typedef int coroutine_fn SnapRAMPlanFunc(void *opaque, SnapPageRange *range,
                                          Error **errp);
 
 /**
@@ -36,7 +39,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapRAMReader, snap_ram_reader_free)
 
 /**
  * snap_ram_reader_next: the next piece of RAM
- * @piece: valid until the next call
+ * @pages: valid until the next call
  *
  * Returns: 1; 0 at the end; -errno with @errp set if something cannot be
  * read, or a page does not match its hash (-EBADMSG)
@@ -45,7 +48,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapRAMReader, snap_ram_reader_free)
  * the next piece: see snap_ram_reader_corrupt_pages().
  */
 int coroutine_fn snap_ram_reader_next(SnapRAMReader *reader,
-                                      SnapRAMPiece *piece, Error **errp);
+                                      SnapPages *pages, Error **errp);
 
 /**
  * snap_ram_reader_corrupt_pages: pages that the last error was about

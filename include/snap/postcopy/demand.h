@@ -10,30 +10,25 @@
 #define SNAP_POSTCOPY_DEMAND_H
 
 #include "qemu/queue.h"
-#include "snap/postcopy/page-map.h"
+#include "snap/postcopy/push-plan.h"
 #include "snap/image/ram-read.h"
-#include "snap/transfer/stats.h"
 
 typedef struct SnapDemand SnapDemand;
 
 /**
  * SnapFetch: pages that are ready to be sent
- * @first, @nb_pages: which; one host page if it was requested
+ * @item: the pages, one host page if it was requested; without data and entries
+ *        if that is larger than SNAP_DEMAND_MAX_READ: the taker has to read it
  * @request_ns: QEMU_CLOCK_REALTIME of the request
- * @piece: the pages; without data and entries if the host page is larger than
- *         SNAP_DEMAND_MAX_READ: the taker has to read it
  * @ret, @err: set if they could not be read
  */
 typedef struct SnapFetch {
-    uint64_t first;
-    uint64_t nb_pages;
+    SnapPushItem item;
     int64_t request_ns;
-    SnapRAMPiece piece;
     int ret;
     Error *err;
 
-    /* private */
-    SnapRAMRun run;
+    /*< private >*/
     SnapRAMRead read;
     QTAILQ_ENTRY(SnapFetch) next;
 } SnapFetch;
@@ -68,13 +63,11 @@ void snap_demand_record(SnapDemand *demand, GArray *pages, unsigned max_pages);
 
 /**
  * snap_demand_request: take a request for pages
- * @block: index of the RAM block
- * @offset, @length: whole host pages, within the block
+ * @pages: whole host pages
  *
  * Returns: 0; -ENOBUFS with @errp set if too many pages are queued
  */
-int coroutine_fn snap_demand_request(SnapDemand *demand, int block,
-                                     uint64_t offset, uint64_t length,
+int coroutine_fn snap_demand_request(SnapDemand *demand, SnapPageRange pages,
                                      Error **errp);
 /* A destination waits for few pages: at most one for each of its threads. */
 #define SNAP_DEMAND_MAX_WAITING (64 * KiB)

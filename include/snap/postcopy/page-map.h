@@ -39,44 +39,39 @@ bool snap_page_map_init(SnapPageMap *map, const SnapRAMBlocks *ram,
                         const SnapHostPages *host_pages, Error **errp);
 void snap_page_map_destroy(SnapPageMap *map);
 
-/**
- * snap_page_map_host_page: the host page that holds a page
- * @page: page number
- * @nb_pages: filled in with the number of its target pages
- *
- * Returns: number of its first page
- */
-uint64_t snap_page_map_host_page(const SnapPageMap *map, uint64_t page,
-                                 uint64_t *nb_pages);
+/* snap_page_map_host_page: the target pages of the host page that has @page */
+SnapPageRange snap_page_map_host_page(const SnapPageMap *map, uint64_t page);
 
 bool snap_page_map_is_sent(const SnapPageMap *map, uint64_t page);
 
-/* Somebody is about to push these pages, if they are not sent before that. */
-void snap_page_map_plan(SnapPageMap *map, uint64_t first, uint64_t nb_pages);
+/* Whether none of these pages was sent or planned. */
+bool snap_page_map_is_unsent(const SnapPageMap *map, SnapPageRange pages);
 
-/* Take @nb_pages pages, which may have been taken before. */
-void snap_page_map_send(SnapPageMap *map, uint64_t first, uint64_t nb_pages);
+/* Somebody is about to push these pages, if they are not sent before that. */
+void snap_page_map_plan(SnapPageMap *map, SnapPageRange pages);
+
+/* Take pages, which may have been taken before. */
+void snap_page_map_send(SnapPageMap *map, SnapPageRange pages);
 
 /* Take pages back that were sent: they will be discarded. */
-void snap_page_map_forget(SnapPageMap *map, uint64_t first, uint64_t nb_pages);
+void snap_page_map_forget(SnapPageMap *map, SnapPageRange pages);
 
 /* Note a request for @page. Returns: whether it is the first one */
 bool snap_page_map_request(SnapPageMap *map, uint64_t page);
 
 /**
  * snap_page_map_next_unsent: find host pages that are neither sent nor planned
- * @block: index of the block to search
- * @offset: where to start, in bytes within the block; filled in with the
- *          offset of what was found
- * @length: filled in with the number of bytes up to the next page that was
- *          sent or planned, or the end of the block
+ * @from: page to start at
+ * @end: page to end before; the end of a host page
+ * @range: filled in with what was found: up to the next page that was sent or
+ *         planned, the end of the block, or @end
  *
  * A host page of which any target page was sent or planned counts as a whole.
  *
  * Returns: false if there are no more
  */
-bool snap_page_map_next_unsent(const SnapPageMap *map, int block,
-                               uint64_t *offset, uint64_t *length);
+bool snap_page_map_next_unsent(const SnapPageMap *map, uint64_t from,
+                               uint64_t end, SnapPageRange *range);
 
 /**
  * snap_page_map_received: take the pages that a destination has as sent

@@ -14,16 +14,6 @@
 typedef struct SnapPrefetch SnapPrefetch;
 
 /**
- * SnapPrefetched: a piece, which is sent in batches
- * @piece: the pages
- * @pos: index of the first page that was not dealt with yet
- */
-typedef struct SnapPrefetched {
-    SnapRAMPiece piece;
-    unsigned pos;
-} SnapPrefetched;
-
-/**
  * snap_prefetch_new: read the pages of @plan
  * @image, @map, @plan: not owned
  * @ready: called when there is a piece, and at the end
@@ -40,14 +30,14 @@ void snap_prefetch_stop(SnapPrefetch *prefetch);
 bool snap_prefetch_is_running(const SnapPrefetch *prefetch);
 
 /**
- * snap_prefetch_peek: the piece that is ready
+ * snap_prefetch_peek: the pages that are ready
  *
  * Returns: owned by @prefetch, and the same until snap_prefetch_advance() has
- * found all of it dealt with; NULL if nothing is ready
+ * found all of them dealt with; NULL if nothing is ready
  */
-SnapPrefetched *snap_prefetch_peek(SnapPrefetch *prefetch);
+SnapPushItem *snap_prefetch_peek(SnapPrefetch *prefetch);
 
-/* To be called after @pos has moved. */
+/* To be called after the item's @pos has moved. */
 void snap_prefetch_advance(SnapPrefetch *prefetch);
 
 /**

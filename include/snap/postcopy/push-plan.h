@@ -16,6 +16,18 @@
 
 typedef struct SnapPushPlan SnapPushPlan;
 
+/**
+ * SnapPushItem: pages that are being pushed, which are sent in batches
+ * @pages: which; without entries if they were not read
+ * @reason: why
+ * @pos: index of the first page that was not dealt with yet
+ */
+typedef struct SnapPushItem {
+    SnapPages pages;
+    SnapPushReason reason;
+    unsigned pos;
+} SnapPushItem;
+
 /* Whether zero pages are sent, too: only if they are, or were, requested. */
 static inline bool snap_push_sends_zero_pages(SnapPushReason reason)
 {
@@ -36,14 +48,18 @@ void snap_push_plan_set_working_set(SnapPushPlan *plan, const uint64_t *pages,
                                     size_t nb_pages);
 
 /**
- * snap_push_plan_next: a SnapRAMPlanFunc, whose @opaque is a SnapPushPlan
+ * snap_push_plan_next: what to push next
+ * @range: filled in with whole host pages if 1 is returned; they are noted as
+ *         planned
+ * @reason: filled in with the list that they are from
  *
- * Runs are whole host pages, which are noted as planned.  Where host pages are
- * larger than target pages, those without data are left out of the linear part
- * and of the arrivals.
+ * If host pages are larger than target pages, those without data are left out
+ * of the linear part and of the arrivals.
+ *
+ * Returns: 1; 0 at the end; -errno with @errp set
  */
-int coroutine_fn snap_push_plan_next(void *opaque, SnapRAMRun *run,
-                                     Error **errp);
+int coroutine_fn snap_push_plan_next(SnapPushPlan *plan, SnapPageRange *range,
+                                     SnapPushReason *reason, Error **errp);
 
 /**
  * snap_push_plan_rest: whether a page with data is left that was not sent

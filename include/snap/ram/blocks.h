@@ -53,6 +53,19 @@ typedef struct SnapRAMBlocks {
 } SnapRAMBlocks;
 
 /**
+ * SnapPageRange: consecutive pages of one RAM block
+ * @first: number of the first one
+ * @count: how many
+ *
+ * This is how pages are named inside.  Streams and their messages name a block
+ * and an offset in it: whoever reads or writes them converts, and checks.
+ */
+typedef struct SnapPageRange {
+    uint64_t first;
+    uint64_t count;
+} SnapPageRange;
+
+/**
  * snap_ram_blocks_init: start without blocks
  * @page_bits: log2 of the target page size, within the bounds above
  */
@@ -101,12 +114,27 @@ static inline uint64_t snap_ram_block_pages(const SnapRAMBlocks *ram,
     return block->length >> ram->page_bits;
 }
 
+/* Number of the page after the last one of @block. */
+static inline uint64_t snap_ram_block_end(const SnapRAMBlocks *ram,
+                                          const SnapRAMBlock *block)
+{
+    return block->first_page + snap_ram_block_pages(ram, block);
+}
+
 /* Number of the page at @offset bytes within @block. */
 static inline uint64_t snap_ram_page(const SnapRAMBlocks *ram,
                                      const SnapRAMBlock *block,
                                      uint64_t offset)
 {
     return block->first_page + (offset >> ram->page_bits);
+}
+
+/* Offset of page number @page within @block, in bytes. */
+static inline uint64_t snap_ram_page_offset(const SnapRAMBlocks *ram,
+                                            const SnapRAMBlock *block,
+                                            uint64_t page)
+{
+    return (page - block->first_page) << ram->page_bits;
 }
 
 #endif /* SNAP_RAM_BLOCKS_H */

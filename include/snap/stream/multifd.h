@@ -50,18 +50,16 @@ bool snap_multifd_flushes_each_section(const char *machine);
  * @sync: the last packet ahead of a point where all channels wait for each
  *        other
  * @number: counts packets, for debugging
- * @block: index of the RAM block, -1 if there are no pages
  * @nb_normal: pages whose data follows the head
  * @nb_zero: pages that are zero
- * @offsets: of the pages within the block, in bytes; normal ones first
+ * @pages: page numbers, all of one RAM block; normal ones first
  */
 typedef struct SnapMultifdPacket {
     bool sync;
     uint64_t number;
-    int block;
     unsigned nb_normal;
     unsigned nb_zero;
-    uint64_t offsets[SNAP_MULTIFD_MAX_PAGES];
+    uint64_t pages[SNAP_MULTIFD_MAX_PAGES];
 } SnapMultifdPacket;
 
 /* Pages that a packet may have, and bytes that its head takes */

@@ -62,16 +62,14 @@ typedef enum SnapEventType {
 /**
  * SnapEvent: one event
  * @type: which
- * @block: index of the RAM block (PAGE, ZERO_PAGE)
- * @offset: offset within the block in bytes (PAGE, ZERO_PAGE)
+ * @page: number of the page (PAGE, ZERO_PAGE)
  * @value: number to answer (PING)
  * @data: bytes owned by the reader, valid until the next event
  * @length: how many, in bytes
  */
 typedef struct SnapEvent {
     SnapEventType type;
-    int block;
-    uint64_t offset;
+    uint64_t page;
     uint32_t value;
     const uint8_t *data;
     size_t length;

@@ -18,18 +18,16 @@ typedef struct SnapReturnPath SnapReturnPath;
  * SnapReturnEvent: one message
  * @type: what it is; SNAP_RP_REQ_PAGES for both forms of a request
  * @value: of SHUT, PONG and RESUME_ACK
- * @block: index of the RAM block, of REQ_PAGES and RECV_BITMAP
- * @offset: within the block, in bytes; the start of a host page
- * @length: in bytes; whole host pages, not beyond the block
+ * @pages: of REQ_PAGES: whole host pages
+ * @block: of RECV_BITMAP: index of the RAM block
  * @bitmap: of RECV_BITMAP: a bit per target page of the block, owned by the
  *          event
  */
 typedef struct SnapReturnEvent {
     SnapReturnMessage type;
     uint32_t value;
+    SnapPageRange pages;
     int block;
-    uint64_t offset;
-    uint64_t length;
     uint8_t *bitmap;
 } SnapReturnEvent;
 

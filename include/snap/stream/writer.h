@@ -78,21 +78,12 @@ void coroutine_fn snap_stream_put_advise(SnapStreamWriter *writer,
                                          const SnapHostPages *host_pages);
 
 /**
- * SnapStreamRange: bytes of a RAM block
- * @offset: within the block
- * @length: not 0
- */
-typedef struct SnapStreamRange {
-    uint64_t offset;
-    uint64_t length;
-} SnapStreamRange;
-
-/**
  * snap_stream_put_discard: pages to come, whose places have to be empty
+ * @ranges: all of one RAM block
  * @nb_ranges: 1 to SNAP_MAX_DISCARD_RANGES
  */
-void coroutine_fn snap_stream_put_discard(SnapStreamWriter *writer, int block,
-                                          const SnapStreamRange *ranges,
+void coroutine_fn snap_stream_put_discard(SnapStreamWriter *writer,
+                                          const SnapPageRange *ranges,
                                           unsigned nb_ranges);
 
 /* The next @length bytes are received as a whole before they are looked at. */
@@ -119,14 +110,13 @@ void coroutine_fn snap_stream_end_ram(SnapStreamWriter *writer);
 /**
  * snap_stream_put_page: one page, within a section of RAM, or alone on the
  * channel of postcopy-preempt
- * @block: index of the RAM block
- * @offset: offset within the block in bytes
+ * @page: its number
  * @data: the page; not copied, must stay valid until snap_stream_flush()
  */
-void coroutine_fn snap_stream_put_page(SnapStreamWriter *writer, int block,
-                                       uint64_t offset, const void *data);
-void coroutine_fn snap_stream_put_zero_page(SnapStreamWriter *writer, int block,
-                                            uint64_t offset);
+void coroutine_fn snap_stream_put_page(SnapStreamWriter *writer, uint64_t page,
+                                       const void *data);
+void coroutine_fn snap_stream_put_zero_page(SnapStreamWriter *writer,
+                                            uint64_t page);
 
 /* End the stream's sections, with an optional description. */
 void coroutine_fn snap_stream_put_eof(SnapStreamWriter *writer,

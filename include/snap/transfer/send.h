@@ -45,17 +45,17 @@ int coroutine_fn snap_send_setup(SnapSender *sender,
 
 /**
  * snap_send_page: send one page, as a record of an open section
- * @i: index of the page in @piece
+ * @i: index of the page in @pages
  *
  * Any page without data is sent as a zero page.
  *
  * Returns: whether it has data
  */
-bool coroutine_fn snap_send_page(SnapSender *sender, const SnapRAMPiece *piece,
+bool coroutine_fn snap_send_page(SnapSender *sender, const SnapPages *pages,
                                  unsigned i);
 
 /**
- * snap_send_piece: send the pages of a piece, as a section of RAM
+ * snap_send_pages: send pages, as a section of RAM
  * @whole: send never-sent pages as zero pages, because the destination needs
  *         whole host pages; else skip them
  *
@@ -63,7 +63,7 @@ bool coroutine_fn snap_send_page(SnapSender *sender, const SnapRAMPiece *piece,
  *
  * Returns: 0 or -errno with @errp set
  */
-int coroutine_fn snap_send_piece(SnapSender *sender, const SnapRAMPiece *piece,
+int coroutine_fn snap_send_pages(SnapSender *sender, const SnapPages *pages,
                                  bool whole, Error **errp);
 
 /**

@@ -183,17 +183,19 @@ static void coroutine_fn read_devices(SnapImage *image)
     snap_image_copy_part(image, SNAP_PART_DEVICES, take_bytes, &sum, NULL);
 }
 
-/* All of a piece that a caller may look at is there. */
-static uint64_t sum_piece(const SnapImage *image, const SnapRAMPiece *piece)
+/* All of the pages that a caller may look at is there. */
+static uint64_t sum_pages(const SnapImage *image, const SnapPages *pages)
 {
     size_t page_size = snap_ram_page_size(&image->ram);
-    const SnapRAMBlock *block = &image->ram.blocks[piece->block];
+    const SnapRAMBlock *block = snap_ram_block_of(&image->ram,
+                                                  pages->range.first);
     uint64_t sum = 0;
 
-    fuzz_check(piece->offset + piece->nb_pages * page_size <= block->length);
-    for (unsigned i = 0; i < piece->nb_pages; i++) {
-        if (snap_page_is_stored(piece->entries[i])) {
-            sum += snap_checksum(piece->data + i * page_size, page_size);
+    fuzz_check(pages->range.first + pages->range.count <=
+               snap_ram_block_end(&image->ram, block));
+    for (unsigned i = 0; i < pages->range.count; i++) {
+        if (snap_page_is_stored(pages->entries[i])) {
+            sum += snap_checksum(pages->data + i * page_size, page_size);
         }
     }
     return sum;
@@ -205,13 +207,13 @@ static uint64_t coroutine_fn read_ram(SnapImage *image,
     g_autoptr(SnapRAMReader) reader = snap_ram_reader_new(image, piece_size,
                                                           NULL, NULL);
     uint64_t sum = 0;
-    SnapRAMPiece piece;
+    SnapPages pages;
     int ret;
 
     do {
-        ret = snap_ram_reader_next(reader, &piece, NULL);
+        ret = snap_ram_reader_next(reader, &pages, NULL);
         if (ret > 0) {
-            sum += sum_piece(image, &piece);
+            sum += sum_pages(image, &pages);
         }
     } while (ret > 0 || snap_ram_reader_corrupt_pages(reader));
     snap_ram_reader_abort(reader);

@@ -48,16 +48,19 @@ typedef struct Reading {
 static void check_event(const SomeRAM *ram, const SnapReturnEvent *event)
 {
     const SnapRAMBlock *block;
-    uint64_t host_page;
+    SnapPageRange pages = event->pages;
+    uint64_t targets;
 
     switch (event->type) {
     case SNAP_RP_REQ_PAGES:
-        fuzz_check(event->block >= 0 && event->block < NB_BLOCKS);
-        block = &ram->ram.blocks[event->block];
-        host_page = snap_host_pages_size(&ram->host_pages, event->block);
-        fuzz_check(event->offset < block->length && event->length);
-        fuzz_check(event->length <= block->length - event->offset);
-        fuzz_check((event->offset | event->length) % host_page == 0);
+        fuzz_check(pages.first < NB_PAGES && pages.count);
+        block = snap_ram_block_of(&ram->ram, pages.first);
+        targets = snap_host_pages_targets(&ram->host_pages,
+                                          block - ram->ram.blocks);
+        fuzz_check(pages.count <= snap_ram_block_end(&ram->ram, block) -
+                                  pages.first);
+        fuzz_check((pages.first - block->first_page) % targets == 0);
+        fuzz_check(pages.count % targets == 0);
         break;
     case SNAP_RP_RECV_BITMAP:
         fuzz_check(event->block >= 0 && event->block < NB_BLOCKS);

@@ -69,11 +69,10 @@ static void check_blocks(Reading *reading, SnapStreamReader *reader)
 }
 
 /* A page, with data or without. */
-static void note_page(Reading *reading, const SnapEvent *event,
-                      uint64_t offset, const uint8_t *data, size_t page_size)
+static void note_page(Reading *reading, uint64_t page, const uint8_t *data,
+                      size_t page_size)
 {
-    note_number(reading, event->block);
-    note_number(reading, offset);
+    note_number(reading, page);
     note_number(reading, data ? XXH3_64bits(data, page_size) : 0);
 }
 
@@ -82,8 +81,8 @@ static int coroutine_fn read_pages(Reading *reading, SnapStreamReader *reader,
 {
     const SnapRAMBlocks *ram = snap_stream_ram(reader);
     size_t page_size = snap_ram_page_size(ram);
-    uint64_t left = (ram->blocks[event->block].length - event->offset) /
-                    page_size;
+    const SnapRAMBlock *block = snap_ram_block_of(ram, event->page);
+    uint64_t left = snap_ram_block_end(ram, block) - event->page;
     unsigned wanted = MIN(MIN(reading->nb_pages, left), MAX_BYTES / page_size);
     unsigned nb_pages = wanted;
     g_autofree uint8_t *buf = g_malloc(wanted * page_size);
@@ -94,19 +93,14 @@ static int coroutine_fn read_pages(Reading *reading, SnapStreamReader *reader,
     }
     fuzz_check(nb_pages > 0 && nb_pages <= wanted);
     for (unsigned i = 0; i < nb_pages; i++) {
-        note_page(reading, event, event->offset + i * page_size,
-                  buf + i * page_size, page_size);
+        note_page(reading, event->page + i, buf + i * page_size, page_size);
     }
     return 0;
 }
 
 static void check_place(SnapStreamReader *reader, const SnapEvent *event)
 {
-    const SnapRAMBlocks *ram = snap_stream_ram(reader);
-
-    fuzz_check(event->block >= 0 && event->block < ram->nb_blocks);
-    fuzz_check(event->offset < ram->blocks[event->block].length);
-    fuzz_check(event->offset % snap_ram_page_size(ram) == 0);
+    fuzz_check(event->page < snap_stream_ram(reader)->nb_pages);
 }
 
 static int coroutine_fn handle(Reading *reading, SnapStreamReader *reader,
@@ -120,7 +114,7 @@ static int coroutine_fn handle(Reading *reading, SnapStreamReader *reader,
         return read_pages(reading, reader, event);
     case SNAP_EVENT_ZERO_PAGE:
         check_place(reader, event);
-        note_page(reading, event, event->offset, NULL, 0);
+        note_page(reading, event->page, NULL, 0);
         return 0;
     case SNAP_EVENT_RAM_SETUP:
         check_blocks(reading, reader);

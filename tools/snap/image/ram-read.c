@@ -29,14 +29,10 @@ void snap_ram_source_destroy(SnapRAMSource *source)
 static int coroutine_fn read_entries(SnapRAMSource *source, SnapRAMRead *read,
                                      unsigned *end_stored, Error **errp)
 {
-    const SnapRAMBlocks *ram = &source->image->ram;
-    uint64_t first = snap_ram_page(ram, &ram->blocks[read->run.block],
-                                   read->run.offset);
-
-    read->first_stored = read->nb_pages;
+    read->first_stored = read->range.count;
     *end_stored = 0;
-    for (unsigned i = 0; i < read->nb_pages; i++) {
-        int ret = snap_table_get(source->page_table, first + i,
+    for (unsigned i = 0; i < read->range.count; i++) {
+        int ret = snap_table_get(source->page_table, read->range.first + i,
                                  &read->entries[i], errp);
 
         if (ret < 0) {
@@ -51,18 +47,16 @@ static int coroutine_fn read_entries(SnapRAMSource *source, SnapRAMRead *read,
 }
 
 int coroutine_fn snap_ram_read_start(SnapRAMSource *source, SnapRAMRead *read,
-                                     const SnapRAMRun *run, Error **errp)
+                                     SnapPageRange range, Error **errp)
 {
-    const SnapRAMBlocks *ram = &source->image->ram;
-    const SnapRAMBlock *block = &ram->blocks[run->block];
-    uint64_t first = snap_ram_page(ram, block, run->offset);
+    const SnapLayout *layout = &source->image->layout;
+    const SnapRAMBlock *block = snap_ram_block_of(layout->ram, range.first);
     unsigned end_stored;
     int ret;
 
     assert(!read->buffer);
-    read->run = *run;
-    read->nb_pages = run->length >> ram->page_bits;
-    read->entries = g_renew(uint64_t, read->entries, read->nb_pages);
+    read->range = range;
+    read->entries = g_renew(uint64_t, read->entries, range.count);
     ret = read_entries(source, read, &end_stored, errp);
     if (ret < 0) {
         return ret;
@@ -72,10 +66,10 @@ int coroutine_fn snap_ram_read_start(SnapRAMSource *source, SnapRAMRead *read,
 
         read->buffer = snap_io_window_get(source->window);
         read->buffer->offset =
-            snap_layout_page_offset(&source->image->layout, block,
-                                    first + read->first_stored);
+            snap_layout_page_offset(layout, block,
+                                    range.first + read->first_stored);
         snap_io_window_read(source->window, read->buffer,
-                            (size_t)nb << ram->page_bits);
+                            (size_t)nb << layout->ram->page_bits);
     }
     return 0;
 }
@@ -85,8 +79,7 @@ static bool is_right(const SnapImage *image, uint64_t entry,
                      const uint8_t *data)
 {
     return !image->verify_pages ||
-           snap_page_entry(data, snap_ram_page_size(&image->ram)) ==
-           entry;
+           snap_page_entry(data, snap_ram_page_size(&image->ram)) == entry;
 }
 
 /* Count the stored pages that are damaged: without @data, all of them. */
@@ -96,7 +89,7 @@ static unsigned verify(const SnapRAMSource *source, const SnapRAMRead *read,
     size_t page_size = snap_ram_page_size(&source->image->ram);
     unsigned nb_corrupt = 0;
 
-    for (unsigned i = read->first_stored; i < read->nb_pages; i++) {
+    for (unsigned i = read->first_stored; i < read->range.count; i++) {
         if (snap_page_is_stored(read->entries[i]) &&
             !(data && is_right(source->image, read->entries[i],
                                data + i * page_size))) {
@@ -106,37 +99,50 @@ static unsigned verify(const SnapRAMSource *source, const SnapRAMRead *read,
     return nb_corrupt;
 }
 
+/* Where page @index of a read is, as the guest names it: for messages. */
+static const char *name_page(const SnapRAMSource *source,
+                             const SnapRAMRead *read, unsigned index,
+                             uint64_t *offset)
+{
+    const SnapRAMBlocks *ram = &source->image->ram;
+    const SnapRAMBlock *block = snap_ram_block_of(ram, read->range.first);
+
+    *offset = snap_ram_page_offset(ram, block, read->range.first + index);
+    return block->name;
+}
+
 /* Wait until the data is there; *@data as if it began at the first page. */
 static int coroutine_fn wait_data(SnapRAMSource *source, SnapRAMRead *read,
                                   const uint8_t **data, unsigned *nb_corrupt,
                                   Error **errp)
 {
-    const SnapRAMBlocks *ram = &source->image->ram;
-    const char *block_name = ram->blocks[read->run.block].name;
     unsigned first_corrupt = 0;
+    const char *name;
+    uint64_t offset;
     int ret;
 
     ret = snap_io_window_wait(source->window, read->buffer);
     if (ret < 0) {
         *nb_corrupt = verify(source, read, NULL, &first_corrupt);
+        name = name_page(source, read, 0, &offset);
         error_setg_errno(errp, -ret, "Could not read RAM block '%s' at offset "
-                         "0x%" PRIx64, block_name, read->run.offset);
+                         "0x%" PRIx64, name, offset);
         return ret;
     }
     *data = read->buffer->data -
-            ((size_t)read->first_stored << ram->page_bits);
+            ((size_t)read->first_stored << source->image->ram.page_bits);
     *nb_corrupt = verify(source, read, *data, &first_corrupt);
     if (*nb_corrupt) {
+        name = name_page(source, read, first_corrupt, &offset);
         error_setg(errp, "The snapshot is corrupt: RAM block '%s', page at "
-                   "offset 0x%" PRIx64, block_name, read->run.offset +
-                   ((uint64_t)first_corrupt << ram->page_bits));
+                   "offset 0x%" PRIx64, name, offset);
         return -EBADMSG;
     }
     return 0;
 }
 
 int coroutine_fn snap_ram_read_wait(SnapRAMSource *source, SnapRAMRead *read,
-                                    SnapRAMPiece *piece, unsigned *nb_corrupt,
+                                    SnapPages *pages, unsigned *nb_corrupt,
                                     Error **errp)
 {
     const uint8_t *data = NULL;
@@ -146,16 +152,12 @@ int coroutine_fn snap_ram_read_wait(SnapRAMSource *source, SnapRAMRead *read,
     if (read->buffer) {
         ret = wait_data(source, read, &data, &nb, errp);
     }
-    trace_snap_ram_read(read->run.block, read->run.offset, read->nb_pages,
-                        ret);
+    trace_snap_ram_read(read->range.first, read->range.count, ret);
     if (nb_corrupt) {
         *nb_corrupt = nb;
     }
-    *piece = (SnapRAMPiece) {
-        .block = read->run.block,
-        .offset = read->run.offset,
-        .nb_pages = read->nb_pages,
-        .reason = read->run.reason,
+    *pages = (SnapPages) {
+        .range = read->range,
         .entries = read->entries,
         .data = data,
     };

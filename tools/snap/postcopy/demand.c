@@ -136,48 +136,34 @@ static Queue *queue_of(SnapDemand *d, SnapPushReason reason)
     return reason == SNAP_PUSH_REQUESTED ? &d->requested : &d->fault_around;
 }
 
-static SnapFetch *fetch_new(SnapDemand *d, int block, uint64_t offset,
-                            uint64_t length, SnapPushReason reason)
+static SnapFetch *fetch_new(SnapDemand *d, SnapPageRange range,
+                            SnapPushReason reason)
 {
-    const SnapRAMBlocks *ram = d->map->ram;
     SnapFetch *fetch = g_new(SnapFetch, 1);
 
     *fetch = (SnapFetch) {
-        .first = snap_ram_page(ram, &ram->blocks[block], offset),
-        .nb_pages = length >> ram->page_bits,
+        .item = { .pages.range = range, .reason = reason },
         .request_ns = d->last_ns,
-        .run = {
-            .block = block,
-            .offset = offset,
-            .length = length,
-            .reason = reason,
-        },
-        .piece = { .block = block, .offset = offset, .reason = reason },
     };
     return fetch;
 }
 
 /* Queue the pages after a requested host page, up to one that was sent. */
-static void add_fault_around(SnapDemand *d, const SnapFetch *request)
+static void add_fault_around(SnapDemand *d, SnapPageRange requested)
 {
-    const SnapRAMRun *run = &request->run;
-    uint64_t wanted = (uint64_t)d->fault_around_pages <<
-                      d->map->ram->page_bits;
-    uint64_t start = run->offset + run->length;
-    uint64_t offset = start;
-    uint64_t length;
+    const SnapRAMBlocks *ram = d->map->ram;
+    const SnapRAMBlock *block = snap_ram_block_of(ram, requested.first);
+    uint64_t start = requested.first + requested.count;
+    uint64_t end = start + ROUND_DOWN(d->fault_around_pages, requested.count);
+    SnapPageRange range;
     SnapFetch *fetch;
 
-    wanted = ROUND_DOWN(wanted, run->length);
-    if (!wanted ||
-        start >= d->map->ram->blocks[run->block].length ||
-        !snap_page_map_next_unsent(d->map, run->block, &offset, &length) ||
-        offset >= start + wanted) {
+    if (!snap_page_map_next_unsent(d->map, start,
+                                   MIN(end, snap_ram_block_end(ram, block)),
+                                   &range)) {
         return;
     }
-    fetch = fetch_new(d, run->block, offset,
-                      MIN(length, start + wanted - offset),
-                      SNAP_PUSH_FAULT_AROUND);
+    fetch = fetch_new(d, range, SNAP_PUSH_FAULT_AROUND);
     /* The newest first: the guest is there now. */
     QTAILQ_INSERT_HEAD(&d->fault_around.waiting, fetch, next);
     d->fault_around.nb_waiting++;
@@ -195,18 +181,19 @@ static void drop_old_fault_around(SnapDemand *d)
     }
 }
 
-static bool must_be_streamed(const SnapFetch *fetch)
+static bool must_be_streamed(const SnapDemand *d, const SnapFetch *fetch)
 {
-    return fetch->run.length > SNAP_DEMAND_MAX_READ;
+    return fetch->item.pages.range.count >
+           SNAP_DEMAND_MAX_READ >> d->map->ram->page_bits;
 }
 
 static void coroutine_fn read_fetch(SnapDemand *d, SnapFetch *fetch)
 {
-    fetch->ret = snap_ram_read_start(&d->source, &fetch->read, &fetch->run,
-                                     &fetch->err);
+    fetch->ret = snap_ram_read_start(&d->source, &fetch->read,
+                                     fetch->item.pages.range, &fetch->err);
     if (!fetch->ret) {
         fetch->ret = snap_ram_read_wait(&d->source, &fetch->read,
-                                        &fetch->piece, NULL, &fetch->err);
+                                        &fetch->item.pages, NULL, &fetch->err);
     }
 }
 
@@ -230,11 +217,12 @@ static void coroutine_fn worker_entry(void *opaque)
         queue->nb_waiting--;
         queue->nb_reading++;
         queue->nb_unread++;
-        if (!must_be_streamed(fetch)) {
+        if (!must_be_streamed(d, fetch)) {
             read_fetch(d, fetch);
         }
-        trace_snap_demand_ready(fetch->first, fetch->nb_pages,
-                                fetch->run.reason, fetch->ret);
+        trace_snap_demand_ready(fetch->item.pages.range.first,
+                                fetch->item.pages.range.count,
+                                fetch->item.reason, fetch->ret);
         queue->nb_unread--;
         QTAILQ_INSERT_TAIL(&queue->ready, fetch, next);
         d->ready(d->opaque);
@@ -256,42 +244,44 @@ static void coroutine_fn start_reading(SnapDemand *d, Queue *queue)
     }
 }
 
-static void request_host_page(SnapDemand *d, int block, uint64_t offset,
-                              uint64_t length)
+static void request_host_page(SnapDemand *d, SnapPageRange host_page)
 {
-    SnapFetch *fetch = fetch_new(d, block, offset, length, SNAP_PUSH_REQUESTED);
-    bool first = snap_page_map_request(d->map, fetch->first);
+    uint64_t page = host_page.first;
+    bool first = snap_page_map_request(d->map, page);
+    SnapFetch *fetch;
 
     d->stats->requests++;
     if (first && d->record && d->record->len < d->max_record) {
-        g_array_append_val(d->record, fetch->first);
+        g_array_append_val(d->record, page);
     }
-    if (snap_page_map_is_sent(d->map, fetch->first)) {
+    if (snap_page_map_is_sent(d->map, page)) {
         d->stats->already_sent++;
-    } else if (!first) {
-        d->stats->duplicate++;
-    } else {
-        add_fault_around(d, fetch);
-        QTAILQ_INSERT_TAIL(&d->requested.waiting, fetch, next);
-        d->requested.nb_waiting++;
         return;
     }
-    fetch_free(d, fetch);
+    if (!first) {
+        d->stats->duplicate++;
+        return;
+    }
+    add_fault_around(d, host_page);
+    fetch = fetch_new(d, host_page, SNAP_PUSH_REQUESTED);
+    QTAILQ_INSERT_TAIL(&d->requested.waiting, fetch, next);
+    d->requested.nb_waiting++;
 }
 
-int coroutine_fn snap_demand_request(SnapDemand *d, int block, uint64_t offset,
-                                     uint64_t length, Error **errp)
+int coroutine_fn snap_demand_request(SnapDemand *d, SnapPageRange pages,
+                                     Error **errp)
 {
-    uint64_t host_page = snap_host_pages_size(d->map->host_pages, block);
+    SnapPageRange host_page = snap_page_map_host_page(d->map, pages.first);
+    uint64_t end = pages.first + pages.count;
 
-    trace_snap_demand_request(block, offset, length);
+    trace_snap_demand_request(pages.first, pages.count);
     d->last_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-    for (uint64_t done = 0; done < length; done += host_page) {
+    for (; host_page.first < end; host_page.first += host_page.count) {
         if (d->requested.nb_waiting == SNAP_DEMAND_MAX_WAITING) {
             error_setg(errp, "The destination requests too many pages at once");
             return -ENOBUFS;
         }
-        request_host_page(d, block, offset + done, host_page);
+        request_host_page(d, host_page);
     }
     drop_old_fault_around(d);
     start_reading(d, &d->requested);
@@ -312,13 +302,13 @@ SnapFetch *snap_demand_take(SnapDemand *d, SnapPushReason reason)
 
 void snap_demand_drop(SnapDemand *d, SnapFetch *fetch)
 {
-    queue_of(d, fetch->run.reason)->nb_reading--;
+    queue_of(d, fetch->item.reason)->nb_reading--;
     fetch_free(d, fetch);
 }
 
 void coroutine_fn snap_demand_put(SnapDemand *d, SnapFetch *fetch)
 {
-    Queue *queue = queue_of(d, fetch->run.reason);
+    Queue *queue = queue_of(d, fetch->item.reason);
 
     snap_demand_drop(d, fetch);
     start_reading(d, queue);

@@ -34,15 +34,14 @@ void snap_page_map_destroy(SnapPageMap *map)
     g_clear_pointer(&map->requested, g_free);
 }
 
-uint64_t snap_page_map_host_page(const SnapPageMap *map, uint64_t page,
-                                 uint64_t *nb_pages)
+SnapPageRange snap_page_map_host_page(const SnapPageMap *map, uint64_t page)
 {
     const SnapRAMBlock *block = snap_ram_block_of(map->ram, page);
-    uint64_t in_block = page - block->first_page;
+    uint64_t targets = snap_host_pages_targets(map->host_pages,
+                                               block - map->ram->blocks);
+    uint64_t in_block = ROUND_DOWN(page - block->first_page, targets);
 
-    *nb_pages = snap_host_pages_targets(map->host_pages,
-                                        block - map->ram->blocks);
-    return block->first_page + ROUND_DOWN(in_block, *nb_pages);
+    return (SnapPageRange) { block->first_page + in_block, targets };
 }
 
 bool snap_page_map_is_sent(const SnapPageMap *map, uint64_t page)
@@ -50,21 +49,28 @@ bool snap_page_map_is_sent(const SnapPageMap *map, uint64_t page)
     return test_bit(page, map->sent);
 }
 
-void snap_page_map_plan(SnapPageMap *map, uint64_t first, uint64_t nb_pages)
+bool snap_page_map_is_unsent(const SnapPageMap *map, SnapPageRange pages)
 {
-    bitmap_set(map->planned, first, nb_pages);
+    uint64_t end = pages.first + pages.count;
+
+    return find_next_bit(map->planned, end, pages.first) >= end;
 }
 
-void snap_page_map_send(SnapPageMap *map, uint64_t first, uint64_t nb_pages)
+void snap_page_map_plan(SnapPageMap *map, SnapPageRange pages)
 {
-    bitmap_set(map->sent, first, nb_pages);
-    bitmap_set(map->planned, first, nb_pages);
+    bitmap_set(map->planned, pages.first, pages.count);
 }
 
-void snap_page_map_forget(SnapPageMap *map, uint64_t first, uint64_t nb_pages)
+void snap_page_map_send(SnapPageMap *map, SnapPageRange pages)
 {
-    bitmap_clear(map->sent, first, nb_pages);
-    bitmap_clear(map->planned, first, nb_pages);
+    bitmap_set(map->sent, pages.first, pages.count);
+    bitmap_set(map->planned, pages.first, pages.count);
+}
+
+void snap_page_map_forget(SnapPageMap *map, SnapPageRange pages)
+{
+    bitmap_clear(map->sent, pages.first, pages.count);
+    bitmap_clear(map->planned, pages.first, pages.count);
 }
 
 bool snap_page_map_request(SnapPageMap *map, uint64_t page)
@@ -72,34 +78,29 @@ bool snap_page_map_request(SnapPageMap *map, uint64_t page)
     return !test_and_set_bit(page, map->requested);
 }
 
-bool snap_page_map_next_unsent(const SnapPageMap *map, int block,
-                               uint64_t *offset, uint64_t *length)
+bool snap_page_map_next_unsent(const SnapPageMap *map, uint64_t from,
+                               uint64_t end, SnapPageRange *range)
 {
-    const SnapRAMBlock *b = &map->ram->blocks[block];
-    uint64_t targets = snap_host_pages_targets(map->host_pages, block);
-    unsigned page_bits = map->ram->page_bits;
-    uint64_t end = b->first_page + snap_ram_block_pages(map->ram, b);
-    uint64_t page = snap_ram_page(map->ram, b, *offset);
+    uint64_t page = from;
 
-    for (;;) {
-        uint64_t first = find_next_zero_bit(map->planned, end, page);
-        uint64_t in_block, taken;
+    while ((page = find_next_zero_bit(map->planned, end, page)) < end) {
+        const SnapRAMBlock *block = snap_ram_block_of(map->ram, page);
+        SnapPageRange host_page = snap_page_map_host_page(map, page);
+        uint64_t limit = MIN(end, snap_ram_block_end(map->ram, block));
+        uint64_t unsent = find_next_bit(map->planned, limit, host_page.first) -
+                          host_page.first;
 
-        if (first >= end) {
-            return false;
+        if (unsent >= host_page.count) {
+            *range = (SnapPageRange) {
+                .first = host_page.first,
+                .count = ROUND_DOWN(unsent, host_page.count),
+            };
+            return true;
         }
-        in_block = ROUND_DOWN(first - b->first_page, targets);
-        taken = find_next_bit(map->planned, end, b->first_page + in_block) -
-                b->first_page;
-        if (taken < in_block + targets) {
-            /* some of the host page was sent or planned */
-            page = b->first_page + in_block + targets;
-            continue;
-        }
-        *offset = in_block << page_bits;
-        *length = (ROUND_DOWN(taken, targets) - in_block) << page_bits;
-        return true;
+        /* Some of the host page was sent or planned. */
+        page = host_page.first + host_page.count;
     }
+    return false;
 }
 
 uint64_t snap_page_map_received(SnapPageMap *map, int block,
@@ -111,7 +112,7 @@ uint64_t snap_page_map_received(SnapPageMap *map, int block,
 
     for (uint64_t i = 0; i < nb_pages; i++) {
         if (bitmap[i / 8] & (1 << (i % 8))) {
-            snap_page_map_send(map, b->first_page + i, 1);
+            snap_page_map_send(map, (SnapPageRange) { b->first_page + i, 1 });
             nb_received++;
         }
     }

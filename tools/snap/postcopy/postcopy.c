@@ -378,8 +378,8 @@ static int postcopy_handle_resume_ack(SnapPostcopy *pc, uint32_t value,
 static void postcopy_note_late_request(SnapPostcopy *pc,
                                        const SnapReturnEvent *event)
 {
-    uint64_t nb_pages = event->length / snap_host_pages_size(&pc->host_pages,
-                                                             event->block);
+    uint64_t nb_pages = event->pages.count /
+        snap_page_map_host_page(&pc->map, event->pages.first).count;
 
     postcopy_stats(pc)->requests += nb_pages;
     postcopy_stats(pc)->already_sent += nb_pages;
@@ -399,8 +399,7 @@ static int coroutine_fn postcopy_handle_event(SnapPostcopy *pc,
         return 0;
     case SNAP_RP_REQ_PAGES:
         if (pc->sender_state < SENDER_ENDING || pc->preempt.writer) {
-            return snap_demand_request(pc->demand, event->block, event->offset,
-                                       event->length, errp);
+            return snap_demand_request(pc->demand, event->pages, errp);
         }
         /* After the end, QEMU fills missing pages with zeroes. */
         postcopy_note_late_request(pc, event);
@@ -505,51 +504,49 @@ postcopy_wait_for(SnapPostcopy *pc, bool (*condition)(const SnapPostcopy *pc))
 /* --- before the switch --- */
 
 /* Whether all target pages of a host page have to be sent. */
-static bool postcopy_sends_whole(const SnapPostcopy *pc,
-                                 const SnapRAMPiece *piece)
+static bool postcopy_sends_whole(const SnapPostcopy *pc, const SnapPages *pages)
 {
-    return snap_host_pages_targets(&pc->host_pages, piece->block) > 1;
+    return snap_page_map_host_page(&pc->map, pages->range.first).count > 1;
 }
 
 /*
- * Mark the pages of a piece as sent: they must not be sent again.
+ * Mark pages as sent: they must not be sent again.
  *
  * Returns: how many have data
  */
 static unsigned postcopy_note_precopied(SnapPostcopy *pc,
-                                        const SnapRAMPiece *piece)
+                                        const SnapPages *pages)
 {
-    const SnapRAMBlocks *ram = pc->map.ram;
-    uint64_t first = snap_ram_page(ram, &ram->blocks[piece->block],
-                                      piece->offset);
-    bool whole = postcopy_sends_whole(pc, piece);
+    bool whole = postcopy_sends_whole(pc, pages);
     unsigned nb_stored = 0;
 
-    for (unsigned i = 0; i < piece->nb_pages; i++) {
-        if (whole || piece->entries[i] != SNAP_PAGE_UNSENT) {
-            snap_page_map_send(&pc->map, first + i, 1);
+    for (unsigned i = 0; i < pages->range.count; i++) {
+        if (whole || pages->entries[i] != SNAP_PAGE_UNSENT) {
+            snap_page_map_send(&pc->map, (SnapPageRange) {
+                .first = pages->range.first + i, .count = 1,
+            });
         }
-        nb_stored += snap_page_is_stored(piece->entries[i]);
+        nb_stored += snap_page_is_stored(pages->entries[i]);
     }
     return nb_stored;
 }
 
-/* Whether a piece is worth sending: it has data, or its host page may have. */
-static bool postcopy_is_wanted(const SnapPostcopy *pc,
-                               const SnapRAMPiece *piece)
+/* Whether pages are worth sending: they have data, or their host page may. */
+static bool postcopy_is_wanted(const SnapPostcopy *pc, const SnapPages *pages)
 {
-    return piece->data || snap_host_pages_size(&pc->host_pages, piece->block) >
-                          PRECOPY_PIECE_SIZE;
+    return pages->data ||
+           snap_page_map_host_page(&pc->map, pages->range.first).count >
+           PRECOPY_PIECE_SIZE >> pc->map.ram->page_bits;
 }
 
-/* Whether the next piece begins a host page. */
+/* Whether the next page begins a host page. */
 static bool postcopy_ends_host_page(const SnapPostcopy *pc,
-                                    const SnapRAMPiece *piece)
+                                    const SnapPages *pages)
 {
-    uint64_t end = piece->offset +
-                   ((uint64_t)piece->nb_pages << pc->map.ram->page_bits);
+    uint64_t last = pages->range.first + pages->range.count - 1;
+    SnapPageRange host_page = snap_page_map_host_page(&pc->map, last);
 
-    return !(end & (snap_host_pages_size(&pc->host_pages, piece->block) - 1));
+    return last + 1 == host_page.first + host_page.count;
 }
 
 static uint64_t postcopy_precopy_goal(const SnapPostcopy *pc)
@@ -569,18 +566,18 @@ static int coroutine_fn postcopy_send_precopy_pieces(SnapPostcopy *pc,
     uint64_t goal = postcopy_precopy_goal(pc);
     uint64_t nb_stored = 0;
     bool ended = true;
-    SnapRAMPiece piece;
+    SnapPages pages;
     int ret = 0;
 
     while (pc->rp_state == RP_OPEN && (nb_stored < goal || !ended) &&
-           (ret = snap_ram_reader_next(reader, &piece, errp)) > 0) {
-        ended = postcopy_ends_host_page(pc, &piece);
-        if (!postcopy_is_wanted(pc, &piece)) {
+           (ret = snap_ram_reader_next(reader, &pages, errp)) > 0) {
+        ended = postcopy_ends_host_page(pc, &pages);
+        if (!postcopy_is_wanted(pc, &pages)) {
             continue;
         }
-        nb_stored += postcopy_note_precopied(pc, &piece);
-        ret = snap_send_piece(pc->sender, &piece,
-                              postcopy_sends_whole(pc, &piece), errp);
+        nb_stored += postcopy_note_precopied(pc, &pages);
+        ret = snap_send_pages(pc->sender, &pages,
+                              postcopy_sends_whole(pc, &pages), errp);
         if (ret < 0) {
             return ret;
         }
@@ -610,27 +607,26 @@ static int coroutine_fn postcopy_send_precopy(SnapPostcopy *pc, Error **errp)
 /* --- the switch --- */
 
 /* Discard what was not sent of a block. Returns: how many ranges */
-static uint64_t coroutine_fn postcopy_discard_block(SnapPostcopy *pc, int block)
+static uint64_t coroutine_fn postcopy_discard_block(SnapPostcopy *pc,
+                                                    const SnapRAMBlock *block)
 {
-    g_autofree SnapStreamRange *ranges = g_new(SnapStreamRange,
-                                               SNAP_MAX_DISCARD_RANGES);
-    uint64_t offset = 0;
-    uint64_t length;
+    g_autofree SnapPageRange *ranges = g_new(SnapPageRange,
+                                             SNAP_MAX_DISCARD_RANGES);
+    uint64_t page = block->first_page;
+    uint64_t end = snap_ram_block_end(pc->map.ram, block);
     uint64_t total = 0;
     unsigned nb = 0;
 
-    while (offset < pc->map.ram->blocks[block].length &&
-           snap_page_map_next_unsent(&pc->map, block, &offset, &length)) {
-        ranges[nb++] = (SnapStreamRange) { offset, length };
-        offset += length;
+    while (snap_page_map_next_unsent(&pc->map, page, end, &ranges[nb])) {
+        page = ranges[nb].first + ranges[nb].count;
         total++;
-        if (nb == SNAP_MAX_DISCARD_RANGES) {
-            snap_stream_put_discard(pc->sender->writer, block, ranges, nb);
+        if (++nb == SNAP_MAX_DISCARD_RANGES) {
+            snap_stream_put_discard(pc->sender->writer, ranges, nb);
             nb = 0;
         }
     }
     if (nb) {
-        snap_stream_put_discard(pc->sender->writer, block, ranges, nb);
+        snap_stream_put_discard(pc->sender->writer, ranges, nb);
     }
     return total;
 }
@@ -646,14 +642,11 @@ static int coroutine_fn postcopy_send_discards(SnapPostcopy *pc, Error **errp)
     uint64_t total = 0;
 
     for (int i = 0; i < pc->map.ram->nb_blocks; i++) {
-        total += postcopy_discard_block(pc, i);
+        total += postcopy_discard_block(pc, &pc->map.ram->blocks[i]);
     }
     if (!total) {
-        uint64_t nb_pages;
-
-        snap_page_map_host_page(&pc->map, 0, &nb_pages);
-        snap_page_map_forget(&pc->map, 0, nb_pages);
-        total = postcopy_discard_block(pc, 0);
+        snap_page_map_forget(&pc->map, snap_page_map_host_page(&pc->map, 0));
+        total = postcopy_discard_block(pc, &pc->map.ram->blocks[0]);
     }
     trace_snap_postcopy_discard(total);
     return snap_stream_flush(pc->sender->writer, errp);

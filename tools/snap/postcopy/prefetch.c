@@ -18,9 +18,16 @@
 /* Pieces without data that are passed over before others get their turn. */
 #define MAX_EMPTY_PIECES 16
 
+/* A range of the plan, all or some of which is being read. */
+typedef struct Planned {
+    SnapPageRange range;
+    SnapPushReason reason;
+} Planned;
+
 struct SnapPrefetch {
     /* constant */
     const SnapPageMap *map;
+    SnapPushPlan *plan;
     SnapRAMReader *reader;
     void (*ready)(void *opaque);
     void *opaque;
@@ -28,11 +35,52 @@ struct SnapPrefetch {
     bool running;
     bool stopped;               /* by snap_prefetch_stop() */
     QemuCoSleep sleep;
-    SnapPrefetched next;
+
+    /* ranges whose pieces have yet to come, in the order of both */
+    Planned planned[SNAP_RAM_PIECES_AHEAD];
+    unsigned head;
+    unsigned nb_planned;
+
+    SnapPushItem next;
     bool has_next;
     int ret;                    /* of the last read: 1, 0 at the end, -errno */
     Error *err;
 };
+
+/* The reader's plan: remember why pages are read until they are there. */
+static int coroutine_fn prefetch_plan(void *opaque, SnapPageRange *range,
+                                      Error **errp)
+{
+    SnapPrefetch *p = opaque;
+    Planned *planned = &p->planned[(p->head + p->nb_planned) %
+                                   ARRAY_SIZE(p->planned)];
+    int ret;
+
+    /* Of each range, a piece at least is being read, or was taken last. */
+    assert(p->nb_planned < ARRAY_SIZE(p->planned));
+    ret = snap_push_plan_next(p->plan, &planned->range, &planned->reason, errp);
+    if (ret > 0) {
+        p->nb_planned++;
+        *range = planned->range;
+    }
+    return ret;
+}
+
+static bool range_has(const SnapPageRange *range, uint64_t page)
+{
+    return page >= range->first && page - range->first < range->count;
+}
+
+/* Why the pages that have come were read. */
+static SnapPushReason prefetch_reason(SnapPrefetch *p, const SnapPages *pages)
+{
+    while (!range_has(&p->planned[p->head].range, pages->range.first)) {
+        assert(p->nb_planned > 1);
+        p->head = (p->head + 1) % ARRAY_SIZE(p->planned);
+        p->nb_planned--;
+    }
+    return p->planned[p->head].reason;
+}
 
 SnapPrefetch *snap_prefetch_new(SnapImage *image, const SnapPageMap *map,
                                 SnapPushPlan *plan,
@@ -44,8 +92,8 @@ SnapPrefetch *snap_prefetch_new(SnapImage *image, const SnapPageMap *map,
     p->ready = ready;
     p->opaque = opaque;
     p->ret = 1;
-    p->reader = snap_ram_reader_new(image, PIECE_SIZE, snap_push_plan_next,
-                                    plan);
+    p->plan = plan;
+    p->reader = snap_ram_reader_new(image, PIECE_SIZE, prefetch_plan, p);
     return p;
 }
 
@@ -60,11 +108,11 @@ void snap_prefetch_free(SnapPrefetch *p)
     g_free(p);
 }
 
-/* Whether there is nothing to send of a piece. */
-static bool prefetch_is_empty(const SnapPrefetch *p, const SnapRAMPiece *piece)
+/* Whether there is nothing to send of some pages. */
+static bool prefetch_is_empty(const SnapPrefetch *p, const SnapPushItem *item)
 {
-    return !piece->data && !snap_push_sends_zero_pages(piece->reason) &&
-           snap_host_pages_targets(p->map->host_pages, piece->block) == 1;
+    return !item->pages.data && !snap_push_sends_zero_pages(item->reason) &&
+           snap_page_map_host_page(p->map, item->pages.range.first).count == 1;
 }
 
 static int coroutine_fn prefetch_read(SnapPrefetch *p)
@@ -72,9 +120,13 @@ static int coroutine_fn prefetch_read(SnapPrefetch *p)
     unsigned nb_empty = 0;
     int ret;
 
-    while ((ret = snap_ram_reader_next(p->reader, &p->next.piece,
-                                       &p->err)) > 0 &&
-           !p->stopped && prefetch_is_empty(p, &p->next.piece)) {
+    while ((ret = snap_ram_reader_next(p->reader, &p->next.pages,
+                                       &p->err)) > 0) {
+        p->next.reason = prefetch_reason(p, &p->next.pages);
+        p->next.pos = 0;
+        if (p->stopped || !prefetch_is_empty(p, &p->next)) {
+            break;
+        }
         if (++nb_empty % MAX_EMPTY_PIECES == 0) {
             snap_task_pause();
         }
@@ -87,7 +139,6 @@ static void coroutine_fn prefetch_entry(void *opaque)
     SnapPrefetch *p = opaque;
 
     while (!p->stopped && (p->ret = prefetch_read(p)) > 0) {
-        p->next.pos = 0;
         p->has_next = true;
         p->ready(p->opaque);
         while (p->has_next && !p->stopped) {
@@ -116,14 +167,14 @@ bool snap_prefetch_is_running(const SnapPrefetch *p)
     return p->running;
 }
 
-SnapPrefetched *snap_prefetch_peek(SnapPrefetch *p)
+SnapPushItem *snap_prefetch_peek(SnapPrefetch *p)
 {
     return p->has_next ? &p->next : NULL;
 }
 
 void snap_prefetch_advance(SnapPrefetch *p)
 {
-    if (p->next.pos == p->next.piece.nb_pages) {
+    if (p->next.pos == p->next.pages.range.count) {
         p->has_next = false;
         qemu_co_sleep_wake(&p->sleep);
     }

@@ -22,10 +22,10 @@
 #define TABLE_CHUNKS 1
 
 /* Neighbours on a list are read at once, up to this many bytes. */
-#define MAX_LIST_RUN (64 * KiB)
+#define MAX_LIST_RANGE (64 * KiB)
 
 /* After this many bytes, the linear part looks at what was sent meanwhile. */
-#define MAX_LINEAR_RUN (1 * MiB)
+#define MAX_LINEAR_RANGE (1 * MiB)
 
 struct SnapPushPlan {
     /* constant */
@@ -35,7 +35,7 @@ struct SnapPushPlan {
     SnapTable *arrivals;
     SnapTable *page_table;      /* for host pages larger than target pages */
 
-    /* set before the first run is planned */
+    /* set before the first range is planned */
     const uint64_t *working_set;
     size_t nb_working_set;
 
@@ -43,9 +43,8 @@ struct SnapPushPlan {
     SnapPushReason reason;
     uint64_t index;
 
-    /* position of the linear part in RAM */
-    int block;
-    uint64_t offset;
+    /* position of the linear part: the next page that it looks at */
+    uint64_t next;
 };
 
 SnapPushPlan *snap_push_plan_new(SnapImage *image, SnapPageMap *map,
@@ -108,37 +107,15 @@ static int coroutine_fn list_get(SnapPushPlan *plan, uint64_t index,
     return 1;
 }
 
-static void run_of_host_page(const SnapPushPlan *plan, uint64_t page,
-                             SnapRAMRun *run)
-{
-    const SnapRAMBlocks *ram = plan->map->ram;
-    const SnapRAMBlock *block = snap_ram_block_of(ram, page);
-    uint64_t nb_pages;
-    uint64_t first = snap_page_map_host_page(plan->map, page, &nb_pages);
-
-    *run = (SnapRAMRun) {
-        .block = block - ram->blocks,
-        .offset = (first - block->first_page) << ram->page_bits,
-        .length = nb_pages << ram->page_bits,
-        .reason = plan->reason,
-    };
-}
-
-/* Whether a host page at @run has data; its length is set to that page. */
-static int coroutine_fn has_data(SnapPushPlan *plan, SnapRAMRun *run,
+/* Whether any of the target pages has data. */
+static int coroutine_fn has_data(SnapPushPlan *plan, SnapPageRange pages,
                                  bool *result, Error **errp)
 {
-    const SnapRAMBlocks *ram = plan->map->ram;
-    uint64_t first = snap_ram_page(ram, &ram->blocks[run->block],
-                                   run->offset);
-    uint64_t targets = snap_host_pages_targets(plan->map->host_pages,
-                                               run->block);
-
-    run->length = targets << ram->page_bits;
     *result = false;
-    for (uint64_t i = 0; i < targets && !*result; i++) {
+    for (uint64_t i = 0; i < pages.count && !*result; i++) {
         uint64_t entry;
-        int ret = snap_table_get(plan->page_table, first + i, &entry, errp);
+        int ret = snap_table_get(plan->page_table, pages.first + i, &entry,
+                                 errp);
 
         if (ret < 0) {
             return ret;
@@ -148,78 +125,66 @@ static int coroutine_fn has_data(SnapPushPlan *plan, SnapRAMRun *run,
     return 0;
 }
 
-/* Whether no target page of the host page at @run is sent or planned. */
-static bool is_unsent(const SnapPushPlan *plan, const SnapRAMRun *run)
-{
-    uint64_t offset = run->offset;
-    uint64_t length;
-
-    return snap_page_map_next_unsent(plan->map, run->block, &offset,
-                                     &length) && offset == run->offset;
-}
-
-/* Add entries of the list that are the next pages after @run. */
-static int coroutine_fn extend_run(SnapPushPlan *plan, SnapRAMRun *run,
-                                   Error **errp)
+/* Add entries of the list that are the next pages of the block. */
+static int coroutine_fn extend_range(SnapPushPlan *plan, SnapPageRange *range,
+                                     Error **errp)
 {
     const SnapRAMBlocks *ram = plan->map->ram;
-    const SnapRAMBlock *block = &ram->blocks[run->block];
+    uint64_t end = snap_ram_block_end(ram, snap_ram_block_of(ram,
+                                                             range->first));
     int ret = 0;
 
-    while (run->length < MAX_LIST_RUN &&
-           run->offset + run->length < block->length) {
-        uint64_t next = snap_ram_page(ram, block,
-                                      run->offset + run->length);
+    while (range->count < MAX_LIST_RANGE >> ram->page_bits &&
+           range->first + range->count < end) {
+        SnapPageRange more;
         uint64_t page;
-        SnapRAMRun more;
 
         ret = list_get(plan, plan->index, &page, errp);
-        if (ret <= 0 || page != next) {
+        if (ret <= 0 || page != range->first + range->count) {
             break;
         }
-        run_of_host_page(plan, page, &more);
-        if (!is_unsent(plan, &more)) {
+        more = snap_page_map_host_page(plan->map, page);
+        if (!snap_page_map_is_unsent(plan->map, more)) {
             break;
         }
-        run->length += more.length;
+        range->count += more.count;
         plan->index++;
     }
     return MIN(ret, 0);
 }
 
 /* Add the pages that the sweep came to after an arrival, up to a sent one. */
-static void extend_arrival(const SnapPushPlan *plan, SnapRAMRun *run)
+static void extend_arrival(const SnapPushPlan *plan, SnapPageRange *range)
 {
-    uint64_t wanted = (uint64_t)ARRIVAL_PAGES << plan->map->ram->page_bits;
-    uint64_t offset = run->offset;
-    uint64_t length;
+    const SnapRAMBlocks *ram = plan->map->ram;
+    uint64_t end = snap_ram_block_end(ram, snap_ram_block_of(ram,
+                                                             range->first));
 
-    if (snap_page_map_next_unsent(plan->map, run->block, &offset, &length)) {
-        run->length = MIN(length, wanted);
-    }
+    snap_page_map_next_unsent(plan->map, range->first,
+                              MIN(end, range->first + ARRIVAL_PAGES), range);
 }
 
 /*
- * Turn an arrival into a run.  A host page that is larger than target pages is
- * pushed as it is, if it has data.
+ * Turn the host page of an arrival into a range.  One that is larger than
+ * target pages is pushed as it is, if it has data.
  *
  * Returns: 1; 0 if there is nothing to push; -errno with @errp set
  */
-static int coroutine_fn plan_arrival(SnapPushPlan *plan, SnapRAMRun *run,
+static int coroutine_fn plan_arrival(SnapPushPlan *plan, SnapPageRange *range,
                                      Error **errp)
 {
     bool result;
     int ret;
 
-    if (snap_host_pages_targets(plan->map->host_pages, run->block) == 1) {
-        extend_arrival(plan, run);
+    if (range->count == 1) {
+        extend_arrival(plan, range);
         return 1;
     }
-    ret = has_data(plan, run, &result, errp);
+    ret = has_data(plan, *range, &result, errp);
     return ret < 0 ? ret : result;
 }
 
-static int coroutine_fn next_of_list(SnapPushPlan *plan, SnapRAMRun *run,
+static int coroutine_fn next_of_list(SnapPushPlan *plan, SnapPageRange *range,
                                      Error **errp)
 {
     uint64_t page;
@@ -227,14 +192,14 @@ static int coroutine_fn next_of_list(SnapPushPlan *plan, SnapRAMRun *run,
 
     while ((ret = list_get(plan, plan->index, &page, errp)) > 0) {
         plan->index++;
-        run_of_host_page(plan, page, run);
-        if (!is_unsent(plan, run)) {
+        *range = snap_page_map_host_page(plan->map, page);
+        if (!snap_page_map_is_unsent(plan->map, *range)) {
             continue;
         }
         if (plan->reason == SNAP_PUSH_ARRIVALS) {
-            ret = plan_arrival(plan, run, errp);
+            ret = plan_arrival(plan, range, errp);
         } else {
-            ret = extend_run(plan, run, errp) ?: 1;
+            ret = extend_range(plan, range, errp) ?: 1;
         }
         if (ret) {
             return ret;
@@ -243,42 +208,37 @@ static int coroutine_fn next_of_list(SnapPushPlan *plan, SnapRAMRun *run,
     return ret;
 }
 
-static int coroutine_fn next_linear(SnapPushPlan *plan, SnapRAMRun *run,
-                                    Error **errp)
+/* Leave what the linear part takes at a time: all up to a round offset. */
+static void cut_linear(const SnapPushPlan *plan, SnapPageRange *range)
 {
     const SnapRAMBlocks *ram = plan->map->ram;
+    uint64_t in_block = range->first -
+                        snap_ram_block_of(ram, range->first)->first_page;
+    uint64_t max = MAX_LINEAR_RANGE >> ram->page_bits;
 
-    while (plan->block < ram->nb_blocks) {
-        uint64_t length;
+    range->count = MIN(range->count, max - in_block % max);
+}
+
+static int coroutine_fn next_linear(SnapPushPlan *plan, SnapPageRange *range,
+                                    Error **errp)
+{
+    while (snap_page_map_next_unsent(plan->map, plan->next,
+                                     plan->map->ram->nb_pages, range)) {
+        SnapPageRange host_page = snap_page_map_host_page(plan->map,
+                                                          range->first);
         bool wanted = true;
+        int ret = 0;
 
-        if (!snap_page_map_next_unsent(plan->map, plan->block, &plan->offset,
-                                       &length)) {
-            plan->block++;
-            plan->offset = 0;
-            continue;
-        }
-        *run = (SnapRAMRun) {
-            .block = plan->block,
-            .offset = plan->offset,
-            .length = length,
-            .reason = SNAP_PUSH_LINEAR,
-        };
-        if (snap_host_pages_targets(plan->map->host_pages, plan->block) > 1) {
-            int ret = has_data(plan, run, &wanted, errp);
-
-            if (ret < 0) {
-                return ret;
-            }
+        if (host_page.count > 1) {
+            *range = host_page;
+            ret = has_data(plan, host_page, &wanted, errp);
         } else {
-            run->length = MIN(run->length, MAX_LINEAR_RUN -
-                                           run->offset % MAX_LINEAR_RUN);
+            cut_linear(plan, range);
         }
-        plan->offset += run->length;
-        if (plan->offset == ram->blocks[plan->block].length) {
-            plan->block++;
-            plan->offset = 0;
+        if (ret < 0) {
+            return ret;
         }
+        plan->next = range->first + range->count;
         if (wanted) {
             return 1;
         }
@@ -287,10 +247,10 @@ static int coroutine_fn next_linear(SnapPushPlan *plan, SnapRAMRun *run,
 }
 
 /* A damaged hint must not fail a running guest. */
-static int coroutine_fn next_hint(SnapPushPlan *plan, SnapRAMRun *run)
+static int coroutine_fn next_hint(SnapPushPlan *plan, SnapPageRange *range)
 {
     Error *err = NULL;
-    int ret = next_of_list(plan, run, &err);
+    int ret = next_of_list(plan, range, &err);
 
     if (ret < 0) {
         warn_report_err(err);
@@ -298,21 +258,9 @@ static int coroutine_fn next_hint(SnapPushPlan *plan, SnapRAMRun *run)
     return ret;
 }
 
-static void note_planned(SnapPushPlan *plan, const SnapRAMRun *run)
+int coroutine_fn snap_push_plan_next(SnapPushPlan *plan, SnapPageRange *range,
+                                     SnapPushReason *reason, Error **errp)
 {
-    const SnapRAMBlocks *ram = plan->map->ram;
-
-    snap_page_map_plan(plan->map, snap_ram_page(ram,
-                                                &ram->blocks[run->block],
-                                                run->offset),
-                       run->length >> ram->page_bits);
-}
-
-int coroutine_fn snap_push_plan_next(void *opaque, SnapRAMRun *run,
-                                     Error **errp)
-{
-    SnapPushPlan *plan = opaque;
-
     for (; plan->reason < SNAP_PUSH__MAX; plan->reason++, plan->index = 0) {
         int ret = 0;
 
@@ -320,12 +268,13 @@ int coroutine_fn snap_push_plan_next(void *opaque, SnapRAMRun *run,
             continue;
         }
         if (plan->reason == SNAP_PUSH_LINEAR) {
-            ret = next_linear(plan, run, errp);
+            ret = next_linear(plan, range, errp);
         } else if (plan->reason != SNAP_PUSH_FAULT_AROUND) {
-            ret = next_hint(plan, run);
+            ret = next_hint(plan, range);
         }
         if (ret > 0) {
-            note_planned(plan, run);
+            snap_page_map_plan(plan->map, *range);
+            *reason = plan->reason;
         }
         if (ret > 0 || (ret < 0 && plan->reason == SNAP_PUSH_LINEAR)) {
             return ret;
@@ -337,26 +286,20 @@ int coroutine_fn snap_push_plan_next(void *opaque, SnapRAMRun *run,
 
 int coroutine_fn snap_push_plan_rest(SnapPushPlan *plan, Error **errp)
 {
-    const SnapRAMBlocks *ram = plan->map->ram;
+    SnapPageRange range;
 
     assert(!(plan->reasons & (1u << SNAP_PUSH_LINEAR)));
-    for (; plan->block < ram->nb_blocks; plan->block++, plan->offset = 0) {
-        SnapRAMRun run = { .block = plan->block };
-        uint64_t length;
+    while (snap_page_map_next_unsent(plan->map, plan->next,
+                                     plan->map->ram->nb_pages, &range)) {
+        bool result;
+        int ret;
 
-        while (plan->offset < ram->blocks[plan->block].length &&
-               snap_page_map_next_unsent(plan->map, plan->block, &plan->offset,
-                                         &length)) {
-            bool result;
-            int ret;
-
-            run.offset = plan->offset;
-            ret = has_data(plan, &run, &result, errp);
-            if (ret < 0 || result) {
-                return ret < 0 ? ret : 1;
-            }
-            plan->offset += run.length;
+        range = snap_page_map_host_page(plan->map, range.first);
+        ret = has_data(plan, range, &result, errp);
+        if (ret < 0 || result) {
+            return ret < 0 ? ret : 1;
         }
+        plan->next = range.first + range.count;
     }
     return 0;
 }

@@ -70,7 +70,6 @@ struct SnapPusher {
     bool recording;                     /* nothing is pushed meanwhile */
     uint64_t host_page_left;            /* target pages that must come next */
     SnapFetch *fault_around;            /* being sent */
-    unsigned fault_around_pos;
 
     /* what nobody waits for */
     SnapPrefetch *prefetch;
@@ -138,67 +137,62 @@ bool snap_pusher_is_idle(const SnapPusher *p)
 
 /* --- records --- */
 
-static uint64_t pusher_first_page(const SnapPusher *p,
-                                  const SnapRAMPiece *piece)
-{
-    const SnapRAMBlocks *ram = p->parts.map->ram;
-
-    return snap_ram_page(ram, &ram->blocks[piece->block],
-                         piece->offset);
-}
-
 /* Returns: whether it was a page with data */
 static bool coroutine_fn pusher_put_page(SnapSender *to,
-                                         const SnapRAMPiece *piece, unsigned i)
+                                         const SnapPushItem *item)
 {
     SnapPostcopyStats *stats = &to->stats->postcopy;
-    bool stored = snap_send_page(to, piece, i);
+    bool stored = snap_send_page(to, &item->pages, item->pos);
 
-    stats->zero_requested += !stored && piece->reason == SNAP_PUSH_REQUESTED;
-    stats->sent[piece->reason]++;
+    stats->zero_requested += !stored && item->reason == SNAP_PUSH_REQUESTED;
+    stats->sent[item->reason]++;
     return stored;
 }
 
-/* Whether a page is worth sending, if it is a host page of its own. */
-static bool pusher_is_wanted(const SnapRAMPiece *piece, unsigned i)
+/* Whether the next page of @item has to be sent, when a host page begins. */
+static bool pusher_is_wanted(const SnapPusher *p, const SnapPushItem *item,
+                             uint64_t targets)
 {
-    if (piece->entries[i] == SNAP_PAGE_UNSENT) {
-        /* A request for it must still be answered, with a zero page. */
-        return piece->reason == SNAP_PUSH_REQUESTED;
+    uint64_t entry = item->pages.entries[item->pos];
+
+    if (snap_page_map_is_sent(p->parts.map,
+                              item->pages.range.first + item->pos)) {
+        return false;
     }
-    return snap_page_is_stored(piece->entries[i]) ||
-           snap_push_sends_zero_pages(piece->reason);
+    /* A request must be answered, with a zero page if nothing was sent. */
+    return targets > 1 || snap_page_is_stored(entry) ||
+           item->reason == SNAP_PUSH_REQUESTED ||
+           (entry == SNAP_PAGE_ZERO &&
+            snap_push_sends_zero_pages(item->reason));
 }
 
 /*
- * Send pages of @piece from *@pos on: @max of them, and the rest of a host page
- * that was begun.  Pages that were sent meanwhile are skipped.
+ * Send pages of @item: @max of them, and the rest of a host page that was
+ * begun.  Pages that were sent meanwhile are skipped.
  *
  * Returns: how many pages with data were sent
  */
 static unsigned coroutine_fn pusher_put_pages(SnapPusher *p, SnapSender *to,
-                                              const SnapRAMPiece *piece,
-                                              unsigned *pos, unsigned max,
+                                              SnapPushItem *item, unsigned max,
                                               uint64_t *host_page_left)
 {
-    uint64_t targets = snap_host_pages_targets(p->parts.map->host_pages,
-                                               piece->block);
-    uint64_t first = pusher_first_page(p, piece);
+    uint64_t first = item->pages.range.first;
+    uint64_t targets = snap_page_map_host_page(p->parts.map, first).count;
     unsigned nb = 0;
     unsigned nb_stored = 0;
 
-    for (; *pos < piece->nb_pages && (nb < max || *host_page_left); ++*pos) {
-        uint64_t page = first + *pos;
-
+    for (; item->pos < item->pages.range.count && (nb < max || *host_page_left);
+         item->pos++) {
         if (!*host_page_left) {
-            if (snap_page_map_is_sent(p->parts.map, page) ||
-                (targets == 1 && !pusher_is_wanted(piece, *pos))) {
+            if (!pusher_is_wanted(p, item, targets)) {
                 continue;
             }
-            snap_page_map_send(p->parts.map, page, targets);
+            snap_page_map_send(p->parts.map, (SnapPageRange) {
+                .first = first + item->pos, .count = targets,
+            });
             *host_page_left = targets;
         }
-        nb_stored += pusher_put_page(to, piece, *pos);
+        nb_stored += pusher_put_page(to, item);
         --*host_page_left;
         nb++;
     }
@@ -207,14 +201,14 @@ static unsigned coroutine_fn pusher_put_pages(SnapPusher *p, SnapSender *to,
 
 /* --- requested pages --- */
 
-static int coroutine_fn pusher_plan_once(void *opaque, SnapRAMRun *run,
+static int coroutine_fn pusher_plan_once(void *opaque, SnapPageRange *range,
                                          Error **errp)
 {
-    SnapRAMRun *once = opaque;
+    SnapPageRange *once = opaque;
 
-    *run = *once;
-    once->length = 0;
-    return run->length > 0;
+    *range = *once;
+    once->count = 0;
+    return range->count > 0;
 }
 
 /* Begin and end a section on the main channel; the other one has none. */
@@ -234,22 +228,22 @@ static void coroutine_fn pusher_end_section(SnapPusher *p, SnapSender *to)
 
 /* A host page that is too large to be read as a whole. */
 static int coroutine_fn pusher_send_streamed(SnapPusher *p, SnapSender *to,
-                                             SnapFetch *fetch, Error **errp)
+                                             SnapPageRange host_page,
+                                             Error **errp)
 {
-    SnapRAMRun run = fetch->run;
-    uint64_t left = fetch->nb_pages;
+    SnapPageRange once = host_page;
+    uint64_t left = host_page.count;
     g_autoptr(SnapRAMReader) reader =
         snap_ram_reader_new(to->image, STREAMED_PIECE_SIZE, pusher_plan_once,
-                            &run);
-    SnapRAMPiece piece;
+                            &once);
+    SnapPushItem item = { .reason = SNAP_PUSH_REQUESTED };
     int ret;
 
-    snap_page_map_send(p->parts.map, fetch->first, fetch->nb_pages);
-    while ((ret = snap_ram_reader_next(reader, &piece, errp)) > 0) {
-        unsigned pos = 0;
-
+    snap_page_map_send(p->parts.map, host_page);
+    while ((ret = snap_ram_reader_next(reader, &item.pages, errp)) > 0) {
+        item.pos = 0;
         pusher_begin_section(p, to);
-        pusher_put_pages(p, to, &piece, &pos, piece.nb_pages, &left);
+        pusher_put_pages(p, to, &item, item.pages.range.count, &left);
         pusher_end_section(p, to);
         ret = snap_stream_flush(to->writer, errp);
         if (ret < 0) {
@@ -268,7 +262,7 @@ static void coroutine_fn pusher_fetch_done(SnapPusher *p, SnapFetch *fetch,
     uint64_t us = MAX(now_ns - fetch->request_ns, 0) / SCALE_US;
 
     snap_histogram_add(&p->parts.sender->stats->postcopy.latency, us);
-    trace_snap_pusher_answered(fetch->first, us);
+    trace_snap_pusher_answered(fetch->item.pages.range.first, us);
     snap_demand_put(p->parts.demand, fetch);
 }
 
@@ -276,18 +270,18 @@ static void coroutine_fn pusher_fetch_done(SnapPusher *p, SnapFetch *fetch,
 static int coroutine_fn pusher_put_fetch(SnapPusher *p, SnapSender *to,
                                          SnapFetch *fetch, Error **errp)
 {
-    unsigned pos = 0;
+    SnapPageRange range = fetch->item.pages.range;
     uint64_t left = 0;
 
     if (fetch->ret < 0) {
         error_propagate(errp, g_steal_pointer(&fetch->err));
         return fetch->ret;
     }
-    if (!fetch->piece.nb_pages) {
-        return pusher_send_streamed(p, to, fetch, errp);
+    if (!fetch->item.pages.entries) {
+        return pusher_send_streamed(p, to, range, errp);
     }
     pusher_begin_section(p, to);
-    pusher_put_pages(p, to, &fetch->piece, &pos, fetch->nb_pages, &left);
+    pusher_put_pages(p, to, &fetch->item, range.count, &left);
     pusher_end_section(p, to);
     return 0;
 }
@@ -312,7 +306,9 @@ static int coroutine_fn pusher_put_ready(SnapPusher *p, SnapSender *to,
         int ret;
 
         nb_taken++;
-        if (!fetch->ret && snap_page_map_is_sent(p->parts.map, fetch->first)) {
+        if (!fetch->ret &&
+            snap_page_map_is_sent(p->parts.map,
+                                  fetch->item.pages.range.first)) {
             to->stats->postcopy.already_sent++;
             snap_demand_put(p->parts.demand, fetch);
             continue;
@@ -369,18 +365,15 @@ static int coroutine_fn pusher_preempt_entry(void *opaque, Error **errp)
 
 /* --- pages that nobody waits for --- */
 
-/* Send a batch of @piece. Returns: 0, or -errno with @errp set */
-static int coroutine_fn pusher_send_batch(SnapPusher *p,
-                                          const SnapRAMPiece *piece,
-                                          unsigned *pos, int64_t now_ns,
-                                          Error **errp)
+/* Send a batch of @item. Returns: 0, or -errno with @errp set */
+static int coroutine_fn pusher_send_batch(SnapPusher *p, SnapPushItem *item,
+                                          int64_t now_ns, Error **errp)
 {
     SnapSender *to = p->parts.sender;
     uint64_t nb_stored;
 
     pusher_begin_section(p, to);
-    nb_stored = pusher_put_pages(p, to, piece, pos,
-                                 snap_pacing_batch(&p->pacing),
+    nb_stored = pusher_put_pages(p, to, item, snap_pacing_batch(&p->pacing),
                                  &p->host_page_left);
     pusher_end_section(p, to);
     snap_pacing_sent(&p->pacing, nb_stored << p->parts.map->ram->page_bits,
@@ -393,26 +386,26 @@ static int coroutine_fn pusher_send_batch(SnapPusher *p,
 static int coroutine_fn pusher_send_fault_around(SnapPusher *p, int64_t now_ns,
                                                  Error **errp)
 {
-    int ret;
+    SnapFetch *fetch = p->fault_around;
+    int ret = fetch->ret;
 
-    if (p->fault_around->ret < 0) {
-        ret = p->fault_around->ret;
-        error_propagate(errp, g_steal_pointer(&p->fault_around->err));
+    if (ret < 0) {
+        error_propagate(errp, g_steal_pointer(&fetch->err));
     } else {
-        ret = pusher_send_batch(p, &p->fault_around->piece,
-                                &p->fault_around_pos, now_ns, errp);
+        ret = pusher_send_batch(p, &fetch->item, now_ns, errp);
     }
-    if (ret < 0 || p->fault_around_pos == p->fault_around->nb_pages) {
-        snap_demand_put(p->parts.demand, g_steal_pointer(&p->fault_around));
+    if (ret < 0 || fetch->item.pos == fetch->item.pages.range.count) {
+        p->fault_around = NULL;
+        snap_demand_put(p->parts.demand, fetch);
     }
     return ret;
 }
 
 static int coroutine_fn pusher_send_prefetched(SnapPusher *p,
-                                               SnapPrefetched *next,
+                                               SnapPushItem *next,
                                                int64_t now_ns, Error **errp)
 {
-    int ret = pusher_send_batch(p, &next->piece, &next->pos, now_ns, errp);
+    int ret = pusher_send_batch(p, next, now_ns, errp);
 
     snap_prefetch_advance(p->prefetch);
     return ret;
@@ -421,9 +414,9 @@ static int coroutine_fn pusher_send_prefetched(SnapPusher *p,
 /* Whether what is to be pushed next comes from a list: it goes first. */
 static bool pusher_has_listed_piece(const SnapPusher *p)
 {
-    const SnapPrefetched *next = snap_prefetch_peek(p->prefetch);
+    const SnapPushItem *next = snap_prefetch_peek(p->prefetch);
 
-    return next && next->piece.reason != SNAP_PUSH_LINEAR;
+    return next && next->reason != SNAP_PUSH_LINEAR;
 }
 
 /* Take the newest pages around a request, unless some are being sent. */
@@ -435,7 +428,6 @@ static bool coroutine_fn pusher_has_fault_around(SnapPusher *p)
     if (!p->fault_around) {
         p->fault_around = snap_demand_take(p->parts.demand,
                                            SNAP_PUSH_FAULT_AROUND);
-        p->fault_around_pos = 0;
     }
     return p->fault_around;
 }
@@ -473,7 +465,7 @@ static bool pusher_must_keep_clear(const SnapPusher *p, int64_t now_ns)
 static int coroutine_fn pusher_push_unrequested(SnapPusher *p, Error **errp)
 {
     int64_t now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-    SnapPrefetched *next = snap_prefetch_peek(p->prefetch);
+    SnapPushItem *next = snap_prefetch_peek(p->prefetch);
     bool around = pusher_has_fault_around(p);
     int64_t delay_ns;
 

@@ -107,6 +107,19 @@ size_t snap_multifd_head_size(const SnapRAMBlocks *ram)
     return sizeof(Head) + sizeof(uint64_t) * snap_multifd_packet_pages(ram);
 }
 
+/* The block, and where its pages are in it. */
+static void encode_pages(Head *head, const SnapMultifdPacket *packet,
+                         unsigned nb_pages, const SnapRAMBlocks *ram)
+{
+    const SnapRAMBlock *block = snap_ram_block_of(ram, packet->pages[0]);
+
+    g_strlcpy(head->block, block->name, sizeof(head->block));
+    for (unsigned i = 0; i < nb_pages; i++) {
+        head->offsets[i] = cpu_to_be64(snap_ram_page_offset(ram, block,
+                                                            packet->pages[i]));
+    }
+}
+
 void snap_multifd_encode(uint8_t *buf, const SnapMultifdPacket *packet,
                          const SnapRAMBlocks *ram)
 {
@@ -126,11 +139,7 @@ void snap_multifd_encode(uint8_t *buf, const SnapMultifdPacket *packet,
         .nb_zero = cpu_to_be32(packet->nb_zero),
     };
     if (nb_pages) {
-        g_strlcpy(head->block, ram->blocks[packet->block].name,
-                  sizeof(head->block));
-    }
-    for (unsigned i = 0; i < nb_pages; i++) {
-        head->offsets[i] = cpu_to_be64(packet->offsets[i]);
+        encode_pages(head, packet, nb_pages, ram);
     }
 }
 
@@ -164,14 +173,15 @@ static int decode_pages(const Head *head, SnapMultifdPacket *packet,
 {
     char name[BLOCK_NAME_SIZE + 1] = { };
     const SnapRAMBlock *block;
+    int index;
 
     memcpy(name, head->block, BLOCK_NAME_SIZE);
-    packet->block = snap_ram_blocks_find(ram, name, -1);
-    if (packet->block < 0) {
+    index = snap_ram_blocks_find(ram, name, -1);
+    if (index < 0) {
         error_setg(errp, "multifd packet of an unknown RAM block");
         return -EINVAL;
     }
-    block = &ram->blocks[packet->block];
+    block = &ram->blocks[index];
     for (unsigned i = 0; i < packet->nb_normal + packet->nb_zero; i++) {
         uint64_t offset = be64_to_cpu(head->offsets[i]);
 
@@ -185,7 +195,7 @@ static int decode_pages(const Head *head, SnapMultifdPacket *packet,
                        "is unaligned", offset, block->name);
             return -EINVAL;
         }
-        packet->offsets[i] = offset;
+        packet->pages[i] = snap_ram_page(ram, block, offset);
     }
     return 0;
 }
@@ -216,12 +226,11 @@ int snap_multifd_decode(const uint8_t *buf, SnapMultifdPacket *packet,
     }
     packet->sync = flags & FLAG_SYNC;
     packet->number = be64_to_cpu(head->number);
-    packet->block = -1;
     ret = decode_counts(head, packet, ram, errp);
     if (!ret && packet->nb_normal + packet->nb_zero) {
         ret = decode_pages(head, packet, ram, errp);
     }
-    trace_snap_multifd_packet(packet->number, packet->sync, packet->block,
+    trace_snap_multifd_packet(packet->number, packet->sync,
                               packet->nb_normal, packet->nb_zero);
     return ret;
 }

@@ -79,7 +79,7 @@ struct SnapStreamReader {
     bool footers_known;     /* whether there are footers */
     bool ram_paged;         /* the first PART or END of RAM has begun */
     int block;              /* block of the last record, -1 for none */
-    uint64_t offset;        /* and offset of its page, the last of a run */
+    uint64_t page;          /* page of the last record, the last of a run */
     bool after_page;        /* it had data */
     bool in_order;          /* its page follows another one with data */
 
@@ -630,12 +630,12 @@ static int coroutine_fn parse_record(SnapStreamReader *r, SnapEvent *event,
     if (ret < 0) {
         return ret;
     }
-    event->block = r->block;
-    event->offset = word & ~mask;
+    event->page = snap_ram_page(&r->ram, &r->ram.blocks[r->block],
+                                word & ~mask);
     r->in_order = (flags & RAM_SAVE_FLAG_CONTINUE) && r->after_page &&
-                  event->offset == r->offset + mask + 1;
+                  event->page == r->page + 1;
     r->after_page = flags & RAM_SAVE_FLAG_PAGE;
-    r->offset = event->offset;
+    r->page = event->page;
     if (flags & RAM_SAVE_FLAG_PAGE) {
         event->type = SNAP_EVENT_PAGE;
         return 0;
@@ -676,12 +676,14 @@ static unsigned count_pages(const SnapStreamReader *r, const uint64_t *heads,
                             unsigned nb_pages, size_t bytes)
 {
     size_t page_size = snap_ram_page_size(&r->ram);
+    uint64_t first = snap_ram_page_offset(&r->ram, &r->ram.blocks[r->block],
+                                          r->page);
     size_t pos = page_size;
     unsigned i;
 
     for (i = 1; i < nb_pages && bytes >= pos + RECORD_HEAD_SIZE + page_size;
          i++) {
-        uint64_t offset = r->offset + i * page_size;
+        uint64_t offset = first + i * page_size;
 
         if (be64_to_cpu(heads[i]) != (offset | RAM_SAVE_FLAG_PAGE |
                                       RAM_SAVE_FLAG_CONTINUE)) {
@@ -696,8 +698,8 @@ int coroutine_fn snap_stream_read_pages(SnapStreamReader *r, void *buf,
                                         unsigned *nb_pages, Error **errp)
 {
     size_t page_size = snap_ram_page_size(&r->ram);
-    uint64_t left = (r->ram.blocks[r->block].length - r->offset) >>
-                    r->ram.page_bits;
+    uint64_t left = snap_ram_block_end(&r->ram, &r->ram.blocks[r->block]) -
+                    r->page;
     unsigned max = MIN(MIN(*nb_pages, left), MAX_PAGES_AHEAD >>
                        (r->ram.page_bits - SNAP_MIN_PAGE_BITS));
     uint64_t heads[MAX_PAGES_AHEAD];
@@ -718,7 +720,7 @@ int coroutine_fn snap_stream_read_pages(SnapStreamReader *r, void *buf,
     *nb_pages = count_pages(r, heads, max, bytes);
     used = *nb_pages * (page_size + RECORD_HEAD_SIZE) - RECORD_HEAD_SIZE;
     snap_input_unread(r->input, iov, niov, used, bytes - used);
-    r->offset += (*nb_pages - 1) * page_size;
+    r->page += *nb_pages - 1;
     return 0;
 }
 
@@ -1155,7 +1157,7 @@ int coroutine_fn snap_stream_next(SnapStreamReader *r, SnapEvent *event,
 {
     int ret = 0;
 
-    *event = (SnapEvent) { .block = -1 };
+    *event = (SnapEvent) { };
     g_byte_array_remove_range(r->buffered, 0, r->consumed);
     r->consumed = 0;
 

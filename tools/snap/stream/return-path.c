@@ -146,12 +146,37 @@ static int parse_block(SnapReturnPath *rp, const uint8_t *buf, size_t length,
     return block;
 }
 
+/* The pages of a request at the wire: whole host pages of a block. */
+static int decode_request(const SnapReturnPath *rp, int index, uint64_t offset,
+                          uint64_t length, SnapPageRange *pages, Error **errp)
+{
+    const SnapRAMBlock *block = &rp->ram->blocks[index];
+    uint64_t host_page = snap_host_pages_size(rp->host_pages, index);
+
+    if (!length || offset >= block->length ||
+        length > block->length - offset) {
+        error_setg(errp, "The destination requests %" PRIu64 " bytes at 0x%"
+                   PRIx64 ", which are not in RAM block '%s'", length, offset,
+                   block->name);
+        return -EINVAL;
+    }
+    if ((offset | length) & (host_page - 1)) {
+        error_setg(errp, "The destination requests %" PRIu64 " bytes at 0x%"
+                   PRIx64 " of RAM block '%s', which are not whole host pages "
+                   "of %" PRIu64 " bytes", length, offset, block->name,
+                   host_page);
+        return -EINVAL;
+    }
+    *pages = (SnapPageRange) {
+        .first = snap_ram_page(rp->ram, block, offset),
+        .count = length >> rp->ram->page_bits,
+    };
+    return 0;
+}
+
 static int parse_request(SnapReturnPath *rp, unsigned type, const uint8_t *buf,
                          size_t length, SnapReturnEvent *event, Error **errp)
 {
-    const SnapRAMBlock *block;
-    uint64_t host_page;
-
     if (length < REQUEST_LENGTH) {
         error_setg(errp, "The return path has a request that is too short");
         return -EINVAL;
@@ -171,27 +196,8 @@ static int parse_request(SnapReturnPath *rp, unsigned type, const uint8_t *buf,
         return -EINVAL;
     }
     event->type = SNAP_RP_REQ_PAGES;
-    event->block = rp->last_block;
-    event->offset = ldq_be_p(buf);
-    event->length = (uint32_t)ldl_be_p(buf + 8);
-
-    block = &rp->ram->blocks[event->block];
-    host_page = snap_host_pages_size(rp->host_pages, event->block);
-    if (!event->length || event->offset >= block->length ||
-        event->length > block->length - event->offset) {
-        error_setg(errp, "The destination requests %" PRIu64 " bytes at 0x%"
-                   PRIx64 ", which are not in RAM block '%s'", event->length,
-                   event->offset, block->name);
-        return -EINVAL;
-    }
-    if ((event->offset | event->length) & (host_page - 1)) {
-        error_setg(errp, "The destination requests %" PRIu64 " bytes at 0x%"
-                   PRIx64 " of RAM block '%s', which are not whole host pages "
-                   "of %" PRIu64 " bytes", event->length, event->offset,
-                   block->name, host_page);
-        return -EINVAL;
-    }
-    return 0;
+    return decode_request(rp, rp->last_block, ldq_be_p(buf),
+                          (uint32_t)ldl_be_p(buf + 8), &event->pages, errp);
 }
 
 /* What follows the message RECV_BITMAP, outside of its length. */
@@ -271,7 +277,7 @@ int coroutine_fn snap_return_path_next(SnapReturnPath *rp,
     if (ret < 0) {
         return ret;
     }
-    trace_snap_return_path_event(type, event->value, event->block,
-                                 event->offset, event->length);
+    trace_snap_return_path_event(type, event->value, event->pages.first,
+                                 event->pages.count);
     return 1;
 }

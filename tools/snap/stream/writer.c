@@ -12,9 +12,6 @@
 #include "snap/stream/writer.h"
 #include "snap/trace.h"
 
-/* No block: the next record has to name its block. */
-#define NO_BLOCK    (-1)
-
 struct SnapStreamWriter {
     /* constant */
     QEMUFile *file;
@@ -22,8 +19,9 @@ struct SnapStreamWriter {
     SnapRAMSection section;
     bool multifd_flush;         /* START and END have a flush */
 
-    /* block of the record before within the open section, or NO_BLOCK */
-    int last_block;
+    /* block of the record before, and whether the open section has named it */
+    const SnapRAMBlock *block;
+    bool block_named;
 };
 
 SnapStreamWriter *snap_stream_writer_new(QEMUFile *file,
@@ -36,7 +34,6 @@ SnapStreamWriter *snap_stream_writer_new(QEMUFile *file,
         .file = file,
         .ram = ram,
         .section = *section,
-        .last_block = NO_BLOCK,
     };
     return writer;
 }
@@ -85,7 +82,7 @@ static void coroutine_fn put_section_head(SnapStreamWriter *writer,
      * section can then be understood without those before it, and the name
      * costs nothing at one record a section.
      */
-    writer->last_block = NO_BLOCK;
+    writer->block_named = false;
 }
 
 void coroutine_fn snap_stream_put_ram_start(SnapStreamWriter *writer,
@@ -173,11 +170,13 @@ void coroutine_fn snap_stream_put_advise(SnapStreamWriter *writer,
 }
 
 /* A version (0), a counted name and a zero byte, then the ranges. */
-void coroutine_fn snap_stream_put_discard(SnapStreamWriter *writer, int block,
-                                          const SnapStreamRange *ranges,
+void coroutine_fn snap_stream_put_discard(SnapStreamWriter *writer,
+                                          const SnapPageRange *ranges,
                                           unsigned nb_ranges)
 {
-    const char *name = writer->ram->blocks[block].name;
+    const SnapRAMBlocks *ram = writer->ram;
+    const SnapRAMBlock *block = snap_ram_block_of(ram, ranges[0].first);
+    const char *name = block->name;
     g_autoptr(GByteArray) data = g_byte_array_new();
     uint8_t head[2] = { 0, strlen(name) };
 
@@ -187,8 +186,8 @@ void coroutine_fn snap_stream_put_discard(SnapStreamWriter *writer, int block,
     for (unsigned i = 0; i < nb_ranges; i++) {
         uint8_t range[16];
 
-        stq_be_p(range, ranges[i].offset);
-        stq_be_p(range + 8, ranges[i].length);
+        stq_be_p(range, snap_ram_page_offset(ram, block, ranges[i].first));
+        stq_be_p(range + 8, ranges[i].count << ram->page_bits);
         g_byte_array_append(data, range, sizeof(range));
     }
     snap_stream_put_command(writer, SNAP_CMD_RAM_DISCARD, data->data,
@@ -220,41 +219,46 @@ void coroutine_fn snap_stream_put_end_of_records(SnapStreamWriter *writer)
     qemu_put_be64(writer->file, RAM_SAVE_FLAG_EOS);
 }
 
-static void coroutine_fn put_record_head(SnapStreamWriter *writer, int block,
-                                         uint64_t offset, uint64_t flags)
+static bool is_in_block(const SnapStreamWriter *writer, uint64_t page)
 {
-    const SnapRAMBlocks *ram = writer->ram;
-    bool same_block = block == writer->last_block;
+    return writer->block && page >= writer->block->first_page &&
+           page < snap_ram_block_end(writer->ram, writer->block);
+}
+
+static void coroutine_fn put_record_head(SnapStreamWriter *writer,
+                                         uint64_t page, uint64_t flags)
+{
     uint8_t head[sizeof(uint64_t)];
 
-    assert(block >= 0 && block < ram->nb_blocks);
-    assert(offset < ram->blocks[block].length);
-    assert(!(offset & (snap_ram_page_size(ram) - 1)));
-
-    if (same_block) {
+    if (!is_in_block(writer, page)) {
+        writer->block = snap_ram_block_of(writer->ram, page);
+        writer->block_named = false;
+    }
+    if (writer->block_named) {
         flags |= RAM_SAVE_FLAG_CONTINUE;
     }
     /* One call for the eight bytes: there are millions of these. */
-    stq_be_p(head, offset | flags);
+    stq_be_p(head, snap_ram_page_offset(writer->ram, writer->block, page) |
+                   flags);
     qemu_put_buffer(writer->file, head, sizeof(head));
-    if (!same_block) {
-        put_counted_string(writer->file, ram->blocks[block].name);
-        writer->last_block = block;
+    if (!writer->block_named) {
+        put_counted_string(writer->file, writer->block->name);
+        writer->block_named = true;
     }
 }
 
-void coroutine_fn snap_stream_put_page(SnapStreamWriter *writer, int block,
-                                       uint64_t offset, const void *data)
+void coroutine_fn snap_stream_put_page(SnapStreamWriter *writer, uint64_t page,
+                                       const void *data)
 {
-    put_record_head(writer, block, offset, RAM_SAVE_FLAG_PAGE);
-    qemu_put_buffer_async(writer->file, data,
-                          snap_ram_page_size(writer->ram), false);
+    put_record_head(writer, page, RAM_SAVE_FLAG_PAGE);
+    qemu_put_buffer_async(writer->file, data, snap_ram_page_size(writer->ram),
+                          false);
 }
 
-void coroutine_fn snap_stream_put_zero_page(SnapStreamWriter *writer, int block,
-                                            uint64_t offset)
+void coroutine_fn snap_stream_put_zero_page(SnapStreamWriter *writer,
+                                            uint64_t page)
 {
-    put_record_head(writer, block, offset, RAM_SAVE_FLAG_ZERO);
+    put_record_head(writer, page, RAM_SAVE_FLAG_ZERO);
     /* the byte that fills the page */
     qemu_put_byte(writer->file, 0);
 }

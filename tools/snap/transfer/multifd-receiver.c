@@ -45,7 +45,6 @@ typedef struct Channel {
 
     uint8_t *head;
     SnapMultifdPacket packet;
-    uint64_t pages[SNAP_MULTIFD_MAX_PAGES];
     QEMUIOVector qiov;
 } Channel;
 
@@ -115,23 +114,25 @@ void snap_multifd_receiver_free(SnapMultifdReceiver *r)
 /* Read the pages of a packet with data into the image's buffers. */
 static int coroutine_fn receive_pages(Channel *c, Error **errp)
 {
+    const SnapMultifdPacket *packet = &c->packet;
     SnapRAMWriter *ram = c->receiver->ram;
     unsigned done = 0;
 
-    while (done < c->packet.nb_normal) {
+    while (done < packet->nb_normal) {
         unsigned nb;
         int ret;
 
         qemu_iovec_reset(&c->qiov);
-        nb = snap_ram_writer_reserve_several(ram, c->pages + done,
-                                             c->packet.nb_normal - done,
+        nb = snap_ram_writer_reserve_several(ram, packet->pages + done,
+                                             packet->nb_normal - done,
                                              &c->qiov);
         if (qio_channel_readv_all(c->ioc, c->qiov.iov, c->qiov.niov,
                                   errp) < 0) {
-            snap_ram_writer_cancel(ram, c->pages[done]);
+            snap_ram_writer_cancel(ram, packet->pages[done]);
             return -EIO;
         }
-        ret = snap_ram_writer_commit_several(ram, c->pages + done, nb, errp);
+        ret = snap_ram_writer_commit_several(ram, packet->pages + done, nb,
+                                             errp);
         if (ret < 0) {
             return ret;
         }
@@ -147,7 +148,8 @@ static int coroutine_fn receive_zero_pages(Channel *c, Error **errp)
 
     for (unsigned i = 0; i < packet->nb_zero && !ret; i++) {
         ret = snap_ram_writer_add_zero(c->receiver->ram,
-                                       c->pages[packet->nb_normal + i], errp);
+                                       packet->pages[packet->nb_normal + i],
+                                       errp);
     }
     return ret;
 }
@@ -237,18 +239,6 @@ static int check_late(const Channel *c, Error **errp)
     return -EINVAL;
 }
 
-static int coroutine_fn receive_packet_pages(Channel *c, Error **errp)
-{
-    const SnapRAMBlocks *blocks = c->receiver->blocks;
-    const SnapMultifdPacket *packet = &c->packet;
-
-    for (unsigned i = 0; i < packet->nb_normal + packet->nb_zero; i++) {
-        c->pages[i] = snap_ram_page(blocks, &blocks->blocks[packet->block],
-                                    packet->offsets[i]);
-    }
-    return receive_pages(c, errp) ?: receive_zero_pages(c, errp);
-}
-
 /* Returns: 1, 0 at the end of the channel, -errno with @errp set */
 static int coroutine_fn receive_packet(Channel *c, Error **errp)
 {
@@ -266,7 +256,7 @@ static int coroutine_fn receive_packet(Channel *c, Error **errp)
         return check_late(c, errp) ?: 1;
     }
     if (ret > 0) {
-        ret = receive_packet_pages(c, errp) ?: 1;
+        ret = receive_pages(c, errp) ?: receive_zero_pages(c, errp) ?: 1;
     }
     if (ret > 0 && c->packet.sync) {
         wait_at_point(c);

@@ -14,7 +14,7 @@
 #include "snap/trace.h"
 
 /* RAM that a channel takes at a time. */
-#define RUN_SIZE (4 * MiB)
+#define RANGE_SIZE (4 * MiB)
 
 /* Each channel has 16 pieces in memory, all channels together this much. */
 #define MAX_PIECE_SIZE (1 * MiB)
@@ -39,31 +39,31 @@ struct SnapMultifdSender {
     Channel *channels;
     unsigned nb_channels;
 
-    /* the pages that no channel has taken yet */
-    SnapRAMRun next;
+    /* the first page that no channel has taken yet */
+    uint64_t next;
 
     /* how far the channels are */
     uint64_t nb_packets;
     SnapTaskGroup *tasks;
 };
 
-/* The plan of all readers: each takes a run of what is left. */
-static int coroutine_fn plan(void *opaque, SnapRAMRun *run, Error **errp)
+/* The plan of all readers: each takes a range of what is left. */
+static int coroutine_fn plan(void *opaque, SnapPageRange *range, Error **errp)
 {
     SnapMultifdSender *m = opaque;
     const SnapRAMBlocks *ram = &m->sender->image->ram;
+    const SnapRAMBlock *block;
 
-    if (m->next.block == ram->nb_blocks) {
+    if (m->next == ram->nb_pages) {
         return 0;
     }
-    *run = m->next;
-    run->length = MIN(ram->blocks[run->block].length - run->offset,
-                      RUN_SIZE);
-    m->next.offset += run->length;
-    if (m->next.offset == ram->blocks[run->block].length) {
-        m->next.block++;
-        m->next.offset = 0;
-    }
+    block = snap_ram_block_of(ram, m->next);
+    *range = (SnapPageRange) {
+        .first = m->next,
+        .count = MIN(snap_ram_block_end(ram, block) - m->next,
+                     RANGE_SIZE >> ram->page_bits),
+    };
+    m->next += range->count;
     return 1;
 }
 
@@ -144,9 +144,8 @@ static int coroutine_fn send_packet(Channel *c, Error **errp)
                                   errp) < 0 ? -EPIPE : 0;
 }
 
-static void begin_packet(Channel *c, int block, bool sync)
+static void begin_packet(Channel *c, bool sync)
 {
-    c->packet.block = block;
     c->packet.sync = sync;
     c->packet.nb_normal = 0;
     c->packet.nb_zero = 0;
@@ -157,18 +156,17 @@ static void begin_packet(Channel *c, int block, bool sync)
 
 static int coroutine_fn send_sync(Channel *c, Error **errp)
 {
-    begin_packet(c, -1, true);
+    begin_packet(c, true);
     return send_packet(c, errp);
 }
 
-static void add_page(Channel *c, const SnapRAMPiece *piece, unsigned i)
+static void add_page(Channel *c, const SnapPages *pages, unsigned i)
 {
     unsigned page_bits = c->multifd->sender->image->ram.page_bits;
-    uint8_t *data = (uint8_t *)piece->data + ((size_t)i << page_bits);
+    uint8_t *data = (uint8_t *)pages->data + ((size_t)i << page_bits);
     struct iovec *last = &c->qiov.iov[c->qiov.niov - 1];
 
-    c->packet.offsets[c->packet.nb_normal++] =
-        piece->offset + ((uint64_t)i << page_bits);
+    c->packet.pages[c->packet.nb_normal++] = pages->range.first + i;
     if ((uint8_t *)last->iov_base + last->iov_len == data) {
         last->iov_len += (size_t)1 << page_bits;
         c->qiov.size += (size_t)1 << page_bits;
@@ -177,29 +175,29 @@ static void add_page(Channel *c, const SnapRAMPiece *piece, unsigned i)
     }
 }
 
-static int coroutine_fn send_piece(Channel *c, const SnapRAMPiece *piece,
-                                   Error **errp)
+static int coroutine_fn send_packets(Channel *c, const SnapPages *pages,
+                                     Error **errp)
 {
     SnapSender *sender = c->multifd->sender;
     unsigned max = snap_multifd_packet_pages(&sender->image->ram);
     int ret = 0;
 
-    begin_packet(c, piece->block, false);
-    for (unsigned i = 0; i < piece->nb_pages && !ret; i++) {
-        if (snap_page_is_stored(piece->entries[i])) {
-            add_page(c, piece, i);
+    begin_packet(c, false);
+    for (unsigned i = 0; i < pages->range.count && !ret; i++) {
+        if (snap_page_is_stored(pages->entries[i])) {
+            add_page(c, pages, i);
             sender->stats->stored_pages++;
         }
         if (c->packet.nb_normal == max) {
             ret = send_packet(c, errp);
-            begin_packet(c, piece->block, false);
+            begin_packet(c, false);
         }
     }
     if (!ret && c->packet.nb_normal) {
         ret = send_packet(c, errp);
     }
-    trace_snap_multifd_sender_piece(c->index, piece->block, piece->offset,
-                                    piece->nb_pages);
+    trace_snap_multifd_sender_pages(c->index, pages->range.first,
+                                    pages->range.count);
     return ret;
 }
 
@@ -214,12 +212,12 @@ static int coroutine_fn send_init(Channel *c, Error **errp)
 
 static int coroutine_fn send_pages(Channel *c, Error **errp)
 {
-    SnapRAMPiece piece;
+    SnapPages pages;
     int ret;
 
-    while ((ret = snap_ram_reader_next(c->reader, &piece, errp)) > 0) {
+    while ((ret = snap_ram_reader_next(c->reader, &pages, errp)) > 0) {
         snap_task_pause();
-        ret = send_piece(c, &piece, errp);
+        ret = send_packets(c, &pages, errp);
         if (ret < 0) {
             break;
         }

@@ -22,12 +22,12 @@ static int coroutine_fn precopy_send_pages(const SnapPrecopy *p,
                                            SnapRAMReader *reader, Error **errp)
 {
     const SnapStats *stats = p->sender->stats;
-    SnapRAMPiece piece;
+    SnapPages pages;
     int ret;
 
-    while ((ret = snap_ram_reader_next(reader, &piece, errp)) > 0) {
+    while ((ret = snap_ram_reader_next(reader, &pages, errp)) > 0) {
         snap_task_pause();
-        ret = snap_send_piece(p->sender, &piece, false, errp);
+        ret = snap_send_pages(p->sender, &pages, false, errp);
         if (ret < 0) {
             return ret;
         }

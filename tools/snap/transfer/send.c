@@ -41,50 +41,47 @@ int coroutine_fn snap_send_setup(SnapSender *s, const SnapHostPages *advised,
     return snap_stream_flush(s->writer, errp);
 }
 
-bool coroutine_fn snap_send_page(SnapSender *s, const SnapRAMPiece *piece,
+bool coroutine_fn snap_send_page(SnapSender *s, const SnapPages *pages,
                                  unsigned i)
 {
-    bool stored = snap_page_is_stored(piece->entries[i]);
-    size_t in_piece = (size_t)i << s->image->ram.page_bits;
-    uint64_t offset = piece->offset + in_piece;
+    bool stored = snap_page_is_stored(pages->entries[i]);
+    uint64_t page = pages->range.first + i;
 
     if (stored) {
-        snap_stream_put_page(s->writer, piece->block, offset,
-                             piece->data + in_piece);
+        snap_stream_put_page(s->writer, page, pages->data +
+                             ((size_t)i << s->image->ram.page_bits));
         s->stats->stored_pages++;
     } else {
-        snap_stream_put_zero_page(s->writer, piece->block, offset);
+        snap_stream_put_zero_page(s->writer, page);
         s->stats->zero_pages++;
     }
     return stored;
 }
 
-int coroutine_fn snap_send_piece(SnapSender *s, const SnapRAMPiece *piece,
+int coroutine_fn snap_send_pages(SnapSender *s, const SnapPages *pages,
                                  bool whole, Error **errp)
 {
     snap_stream_begin_ram(s->writer, false);
-    for (unsigned i = 0; i < piece->nb_pages; i++) {
-        if (whole || piece->entries[i] != SNAP_PAGE_UNSENT) {
-            snap_send_page(s, piece, i);
+    for (unsigned i = 0; i < pages->range.count; i++) {
+        if (whole || pages->entries[i] != SNAP_PAGE_UNSENT) {
+            snap_send_page(s, pages, i);
         }
     }
     snap_stream_end_ram(s->writer);
-    /* The reader takes the piece's buffer back. */
+    /* The reader takes the buffer of the pages back. */
     return snap_stream_flush(s->writer, errp);
 }
 
-/* Send the zero pages among @nb_pages pages, from @first of @block on. */
-static int coroutine_fn send_zeroes(SnapSender *s, SnapTable *table, int block,
-                                    uint64_t first, unsigned nb_pages,
-                                    bool in_section, Error **errp)
+/* Send the zero pages among @range. */
+static int coroutine_fn send_zeroes(SnapSender *s, SnapTable *table,
+                                    SnapPageRange range, bool in_section,
+                                    Error **errp)
 {
-    const SnapRAMBlocks *ram = &s->image->ram;
     bool open = in_section;
 
-    for (uint64_t i = first; i < first + nb_pages; i++) {
+    for (uint64_t i = 0; i < range.count; i++) {
         uint64_t entry;
-        int ret = snap_table_get(table, ram->blocks[block].first_page + i,
-                                 &entry, errp);
+        int ret = snap_table_get(table, range.first + i, &entry, errp);
 
         if (ret < 0) {
             return ret;
@@ -96,7 +93,7 @@ static int coroutine_fn send_zeroes(SnapSender *s, SnapTable *table, int block,
             snap_stream_begin_ram(s->writer, false);
             open = true;
         }
-        snap_stream_put_zero_page(s->writer, block, i << ram->page_bits);
+        snap_stream_put_zero_page(s->writer, range.first + i);
         s->stats->zero_pages++;
     }
     if (open && !in_section) {
@@ -109,19 +106,16 @@ int coroutine_fn snap_send_zero_pages(SnapSender *s, bool in_section,
                                       Error **errp)
 {
     g_autoptr(SnapTable) table = snap_image_page_table(s->image, 1);
-    const SnapRAMBlocks *ram = &s->image->ram;
+    uint64_t nb_pages = s->image->ram.nb_pages;
     int ret = 0;
 
-    for (unsigned i = 0; i < ram->nb_blocks && !ret; i++) {
-        uint64_t nb_pages = snap_ram_block_pages(ram, &ram->blocks[i]);
+    for (uint64_t page = 0; page < nb_pages && !ret; page += PAGES_AT_A_TIME) {
+        const SnapPageRange range = {
+            page, MIN(nb_pages - page, PAGES_AT_A_TIME)
+        };
 
-        for (uint64_t first = 0; first < nb_pages && !ret;
-             first += PAGES_AT_A_TIME) {
-            snap_task_pause();
-            ret = send_zeroes(s, table, i, first,
-                              MIN(nb_pages - first, PAGES_AT_A_TIME),
-                              in_section, errp);
-        }
+        snap_task_pause();
+        ret = send_zeroes(s, table, range, in_section, errp);
     }
     return ret;
 }

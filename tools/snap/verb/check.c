@@ -64,11 +64,11 @@ static void coroutine_fn check_working_set(SnapImage *image,
     }
 }
 
-static void check_count_stored(const SnapRAMPiece *piece,
+static void check_count_stored(const SnapPages *pages,
                                SnapCheckResult *result)
 {
-    for (unsigned i = 0; i < piece->nb_pages; i++) {
-        result->pages_checked += snap_page_is_stored(piece->entries[i]);
+    for (unsigned i = 0; i < pages->range.count; i++) {
+        result->pages_checked += snap_page_is_stored(pages->entries[i]);
     }
 }
 
@@ -76,15 +76,15 @@ static void coroutine_fn check_ram(SnapImage *image, SnapCheckResult *result)
 {
     g_autoptr(SnapRAMReader) reader =
         snap_ram_reader_new(image, CHECK_PIECE_SIZE, NULL, NULL);
-    SnapRAMPiece piece;
+    SnapPages pages;
     int ret;
 
     do {
         Error *err = NULL;
 
-        ret = snap_ram_reader_next(reader, &piece, &err);
+        ret = snap_ram_reader_next(reader, &pages, &err);
         if (ret > 0) {
-            check_count_stored(&piece, result);
+            check_count_stored(&pages, result);
         } else if (ret < 0) {
             unsigned nb = snap_ram_reader_corrupt_pages(reader);
 

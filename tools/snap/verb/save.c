@@ -258,9 +258,7 @@ static void show_progress(SnapSave *s)
 static int coroutine_fn save_pages(SnapSave *s, const SnapEvent *event,
                                    Error **errp)
 {
-    const SnapRAMBlocks *ram = snap_stream_ram(s->reader);
-    uint64_t page = snap_ram_page(ram, &ram->blocks[event->block],
-                                  event->offset);
+    uint64_t page = event->page;
     int ret;
 
     if (event->type == SNAP_EVENT_ZERO_PAGE) {

@@ -58,12 +58,12 @@ static void coroutine_fn assert_ram_corrupt(Snapshot *s)
 {
     g_autoptr(SnapImage) image = snap_image_open(s->blk, &error_abort);
     g_autoptr(SnapRAMReader) reader = new_reader(image);
-    SnapRAMPiece piece;
+    SnapPages pages;
     Error *err = NULL;
     int ret;
 
     do {
-        ret = snap_ram_reader_next(reader, &piece, &err);
+        ret = snap_ram_reader_next(reader, &pages, &err);
     } while (ret > 0);
     assert_failed(ret, -EBADMSG, &err);
     snap_ram_reader_abort(reader);

@@ -11,7 +11,7 @@ static void coroutine_fn test_read_error(Snapshot *s)
 {
     g_autoptr(SnapImage) image = NULL;
     g_autoptr(SnapRAMReader) reader = NULL;
-    SnapRAMPiece piece;
+    SnapPages pages;
     Error *err = NULL;
 
     save_small(s);
@@ -19,7 +19,7 @@ static void coroutine_fn test_read_error(Snapshot *s)
     reader = new_reader(image);
     s->disk->fail_reads = true;
     s->disk->fail_ret = -EIO;
-    assert_failed(snap_ram_reader_next(reader, &piece, &err), -EIO, &err);
+    assert_failed(snap_ram_reader_next(reader, &pages, &err), -EIO, &err);
     snap_ram_reader_abort(reader);
     assert_not_complete(s);
 }
@@ -29,7 +29,7 @@ static void coroutine_fn test_reader_abort(Snapshot *s)
 {
     g_autoptr(SnapImage) image = NULL;
     g_autoptr(SnapRAMReader) reader = NULL;
-    SnapRAMPiece piece;
+    SnapPages pages;
 
     for (uint64_t page = 0; page < NB_PAGES; page++) {
         send_page(s, page, DATA + page);
@@ -37,7 +37,7 @@ static void coroutine_fn test_reader_abort(Snapshot *s)
     commit(s);
     image = snap_image_open(s->blk, &error_abort);
     reader = new_reader(image);
-    g_assert_cmpint(snap_ram_reader_next(reader, &piece, &error_abort), ==, 1);
+    g_assert_cmpint(snap_ram_reader_next(reader, &pages, &error_abort), ==, 1);
     snap_ram_reader_abort(reader);
     g_assert_cmpuint(s->disk->in_flight, ==, 0);
 }

@@ -46,17 +46,13 @@ static inline SnapRAMReader *new_reader(SnapImage *image)
 static inline void coroutine_fn assert_ram(const Snapshot *s, SnapImage *image)
 {
     g_autoptr(SnapRAMReader) reader = new_reader(image);
-    SnapRAMPiece piece;
+    SnapPages pages;
     uint64_t next = 0;
 
-    while (snap_ram_reader_next(reader, &piece, &error_abort) > 0) {
-        uint64_t first = snap_ram_page(&image->ram,
-                                       &image->ram.blocks[piece.block],
-                                       piece.offset);
-
-        g_assert_cmpuint(first, ==, next);
-        assert_piece(s, &piece, first);
-        next += piece.nb_pages;
+    while (snap_ram_reader_next(reader, &pages, &error_abort) > 0) {
+        g_assert_cmpuint(pages.range.first, ==, next);
+        assert_pages(s, &pages);
+        next += pages.range.count;
     }
     g_assert_cmpuint(next, ==, s->blocks.nb_pages);
 }

@@ -80,10 +80,11 @@ static inline void note_setup(Result *res, SnapStreamReader *reader)
 static inline void log_page(GString *log, SnapStreamReader *reader,
                             const SnapEvent *event, unsigned nb)
 {
-    size_t page_size = snap_ram_page_size(snap_stream_ram(reader));
+    const SnapRAMBlocks *ram = snap_stream_ram(reader);
+    const SnapRAMBlock *block = snap_ram_block_of(ram, event->page);
 
-    g_string_append_printf(log, "%d+%" PRIx64, event->block,
-                           event->offset + nb * page_size);
+    g_string_append_printf(log, "%d+%" PRIx64, (int)(block - ram->blocks),
+                           snap_ram_page_offset(ram, block, event->page + nb));
 }
 
 /* Take a page and those that follow it, as many as come and there is room. */

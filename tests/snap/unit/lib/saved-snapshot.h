@@ -108,25 +108,24 @@ static inline void coroutine_fn commit(Snapshot *s)
     try_commit(s, &error_abort);
 }
 
-/* Compare a piece of RAM with the model. */
-static inline void assert_piece(const Snapshot *s, const SnapRAMPiece *piece,
-                                uint64_t first)
+/* Compare pages that were read with the model. */
+static inline void assert_pages(const Snapshot *s, const SnapPages *pages)
 {
     size_t page_size = snap_ram_page_size(&s->blocks);
     g_autofree uint8_t *expected = g_malloc(page_size);
 
-    for (unsigned i = 0; i < piece->nb_pages; i++) {
-        uint32_t seed = s->model[first + i];
+    for (unsigned i = 0; i < pages->range.count; i++) {
+        uint32_t seed = s->model[pages->range.first + i];
 
         if (seed < DATA) {
-            g_assert_cmpuint(piece->entries[i], ==, seed == ZERO ?
+            g_assert_cmpuint(pages->entries[i], ==, seed == ZERO ?
                              SNAP_PAGE_ZERO : SNAP_PAGE_UNSENT);
             continue;
         }
         fill_page(s, expected, seed);
-        g_assert_cmpuint(piece->entries[i], ==,
+        g_assert_cmpuint(pages->entries[i], ==,
                          snap_page_entry(expected, page_size));
-        g_assert_cmpmem(piece->data + i * page_size, page_size,
+        g_assert_cmpmem(pages->data + i * page_size, page_size,
                         expected, page_size);
     }
 }

@@ -29,6 +29,8 @@ enum {
 #define ROM_PAGES   3
 #define NB_PAGES    (VGA_PAGES + RAM_PAGES + ROM_PAGES)
 
+#define PAGES(first, count) ((SnapPageRange) { (first), (count) })
+
 /* Number of the first page of each block. */
 #define VGA_FIRST   0
 #define RAM_FIRST   VGA_PAGES

@@ -17,6 +17,9 @@
 #define RAM_ID      2
 #define RAM_LENGTH  (4 * PAGE)
 #define VGA_LENGTH  (2 * PAGE)
+
+/* Number of the first page of block vga.vram */
+#define VGA_FIRST   (RAM_LENGTH / PAGE)
 #define VMDESC      "{\"page_size\":1024}"
 
 #define COMPRESS_PAGE   0x100

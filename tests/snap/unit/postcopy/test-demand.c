@@ -60,64 +60,64 @@ static void service_end(Service *service)
 static void coroutine_fn ask(Service *service, int block, uint64_t page,
                              uint64_t nb_pages)
 {
-    g_assert_cmpint(snap_demand_request(service->demand, block, page * PAGE,
-                                        nb_pages * PAGE, &error_abort), ==, 0);
+    const SnapRAMBlock *b = &service->saved->ram.ram.blocks[block];
+
+    g_assert_cmpint(snap_demand_request(service->demand,
+                                        PAGES(b->first_page + page, nb_pages),
+                                        &error_abort), ==, 0);
 }
 
 static void coroutine_fn request_page(Service *service, uint64_t page)
 {
-    const SnapRAMBlocks *ram = &service->saved->ram.ram;
-    const SnapRAMBlock *block = snap_ram_block_of(ram, page);
-
-    ask(service, block - ram->blocks, page - block->first_page, 1);
+    snap_demand_request(service->demand, PAGES(page, 1), &error_abort);
 }
 
-static bool is_large(const Service *service, const SnapFetch *fetch)
-{
-    return fetch->nb_pages * PAGE > SNAP_DEMAND_MAX_READ;
-}
-
-/* What was read is what was asked for, and what the model has. */
+/* What was read is what was requested, and what the model has. */
 static void check_fetch(const Service *service, const SnapFetch *fetch)
 {
     const SnapRAMBlocks *ram = &service->saved->ram.ram;
-    const SnapRAMBlock *block = &ram->blocks[fetch->piece.block];
+    const SnapPages *pages = &fetch->item.pages;
+    const SnapRAMBlock *block = snap_ram_block_of(ram, pages->range.first);
 
-    g_assert_cmpuint(fetch->nb_pages, >, 0);
-    g_assert_cmpuint(fetch->first, ==,
-                     snap_ram_page(ram, block, fetch->piece.offset));
-    g_assert_cmpuint(fetch->piece.offset + fetch->nb_pages * PAGE, <=,
-                     block->length);
+    g_assert_cmpuint(pages->range.count, >, 0);
+    g_assert_cmpuint(pages->range.first + pages->range.count, <=,
+                     snap_ram_block_end(ram, block));
+    g_assert_cmpuint(fetch->item.pos, ==, 0);
     g_assert_cmpint(fetch->request_ns, >, 0);
     g_assert_cmpint(fetch->request_ns, <=,
                     qemu_clock_get_ns(QEMU_CLOCK_REALTIME));
-    if (is_large(service, fetch)) {
-        g_assert_null(fetch->piece.entries);
-        g_assert_null(fetch->piece.data);
+    if (pages->range.count * PAGE > SNAP_DEMAND_MAX_READ) {
+        g_assert_null(pages->entries);
+        g_assert_null(pages->data);
         return;
     }
-    g_assert_cmpuint(fetch->piece.nb_pages, ==, fetch->nb_pages);
-    assert_piece(&service->saved->snapshot, &fetch->piece, fetch->first);
+    assert_pages(&service->saved->snapshot, pages);
 }
 
 /* Send what was not sent meanwhile. */
 static void send_fetch(Service *service, const SnapFetch *fetch)
 {
     SnapPageMap *map = &service->saved->ram.map;
+    SnapPageRange range = fetch->item.pages.range;
 
-    for (uint64_t i = 0; i < fetch->nb_pages; i++) {
-        if (!snap_page_map_is_sent(map, fetch->first + i)) {
-            service->answers[fetch->first + i]++;
-            snap_page_map_send(map, fetch->first + i, 1);
+    for (uint64_t page = range.first; page < range.first + range.count;
+         page++) {
+        if (!snap_page_map_is_sent(map, page)) {
+            service->answers[page]++;
+            snap_page_map_send(map, PAGES(page, 1));
         }
     }
 }
 
 static void log_fetch(Service *service, const SnapFetch *fetch)
 {
+    const SnapRAMBlocks *ram = &service->saved->ram.ram;
+    SnapPageRange range = fetch->item.pages.range;
+    const SnapRAMBlock *block = snap_ram_block_of(ram, range.first);
+
     g_string_append_printf(service->log, "%d+%" PRIu64 ":%" PRIu64 " ",
-                           fetch->piece.block,
-                           fetch->piece.offset >> PAGE_BITS, fetch->nb_pages);
+                           (int)(block - ram->blocks),
+                           range.first - block->first_page, range.count);
 }
 
 /* Take something that is ready, and send it. */
@@ -239,7 +239,7 @@ static void coroutine_fn test_last_pages(Service *service)
 
 static void coroutine_fn test_sent_before(Service *service)
 {
-    snap_page_map_send(&service->saved->ram.map, RAM_FIRST + 5, 1);
+    snap_page_map_send(&service->saved->ram.map, PAGES(RAM_FIRST + 5, 1));
     ask(service, RAM, 5, 1);
     check_log(service, "");
     g_assert_cmpuint(service->stats.requests, ==, 1);
@@ -458,7 +458,7 @@ static void coroutine_fn test_around_at_end_of_block(Service *service)
 static void coroutine_fn test_around_stops_at_sent(Service *service)
 {
     snap_demand_set_fault_around(service->demand, 8);
-    snap_page_map_send(&service->saved->ram.map, RAM_FIRST + 104, 1);
+    snap_page_map_send(&service->saved->ram.map, PAGES(RAM_FIRST + 104, 1));
     check_around(service, RAM, 100, "1+101:3 ");
 }
 
@@ -466,7 +466,7 @@ static void coroutine_fn test_around_stops_at_sent(Service *service)
 static void coroutine_fn test_around_is_all_sent(Service *service)
 {
     snap_demand_set_fault_around(service->demand, 8);
-    snap_page_map_send(&service->saved->ram.map, RAM_FIRST + 101, 8);
+    snap_page_map_send(&service->saved->ram.map, PAGES(RAM_FIRST + 101, 8));
     check_around(service, RAM, 100, "");
 }
 
@@ -474,7 +474,7 @@ static void coroutine_fn test_around_is_all_sent(Service *service)
 static void coroutine_fn test_around_behind_sent(Service *service)
 {
     snap_demand_set_fault_around(service->demand, 8);
-    snap_page_map_send(&service->saved->ram.map, RAM_FIRST + 101, 3);
+    snap_page_map_send(&service->saved->ram.map, PAGES(RAM_FIRST + 101, 3));
     check_around(service, RAM, 100, "1+104:5 ");
 }
 
@@ -515,7 +515,7 @@ static void coroutine_fn test_around_is_not_urgent(Service *service)
 static void coroutine_fn test_around_of_sent(Service *service)
 {
     snap_demand_set_fault_around(service->demand, 8);
-    snap_page_map_send(&service->saved->ram.map, RAM_FIRST + 100, 1);
+    snap_page_map_send(&service->saved->ram.map, PAGES(RAM_FIRST + 100, 1));
     ask(service, RAM, 100, 1);
     check_log(service, "");
 }
@@ -589,8 +589,8 @@ static void coroutine_fn check_failure(Service *service, int code)
     g_assert_nonnull(fetch);
     g_assert_cmpint(fetch->ret, ==, code);
     g_assert_nonnull(fetch->err);
-    g_assert_cmpuint(fetch->first, ==, RAM_FIRST + 5);
-    g_assert_cmpuint(fetch->nb_pages, ==, 1);
+    g_assert_cmpuint(fetch->item.pages.range.first, ==, RAM_FIRST + 5);
+    g_assert_cmpuint(fetch->item.pages.range.count, ==, 1);
     snap_demand_put(service->demand, fetch);
     g_assert_true(snap_demand_is_idle(service->demand));
 }
@@ -687,7 +687,7 @@ static void coroutine_fn test_record_sent(Service *service)
     static const uint64_t expected[] = { RAM_FIRST + 7, RAM_FIRST + 6 };
     g_autoptr(GArray) pages = record(service, 100);
 
-    snap_page_map_send(&service->saved->ram.map, RAM_FIRST, 10);
+    snap_page_map_send(&service->saved->ram.map, PAGES(RAM_FIRST, 10));
     ask(service, RAM, 7, 1);
     ask(service, RAM, 7, 1);
     ask(service, RAM, 6, 1);
@@ -838,14 +838,12 @@ static void coroutine_fn request_too_many(SnapImage *image, SnapPageMap *map)
     SnapPostcopyStats stats = { };
     SnapDemand *demand = snap_demand_new(image, map, &stats, ignore_ready,
                                          NULL);
-    uint64_t page_size = snap_ram_page_size(&image->ram);
     Error *err = NULL;
-    int ret = snap_demand_request(demand, 0, 0, limit * page_size,
-                                  &error_abort);
+    int ret = snap_demand_request(demand, PAGES(0, limit), &error_abort);
 
     g_assert_cmpint(ret, ==, 0);
     for (uint64_t page = limit; !ret && page < map->ram->nb_pages; page++) {
-        ret = snap_demand_request(demand, 0, page * page_size, page_size, &err);
+        ret = snap_demand_request(demand, PAGES(page, 1), &err);
     }
     assert_failed(ret, -ENOBUFS, &err);
     while (!snap_demand_is_quiet(demand)) {

@@ -9,69 +9,97 @@
 
 #define ROUNDS 200
 
-/* What next_unsent should say, one host page after another. */
-static bool naive_next(const SomeRAM *ram, int block, uint64_t *offset,
-                       uint64_t *length)
+/* What next_unsent should say of a block, one host page after another. */
+static bool naive_next(const SomeRAM *ram, int block, uint64_t from,
+                       SnapPageRange *range)
 {
     const SnapRAMBlock *b = &ram->ram.blocks[block];
-    uint64_t size = snap_host_pages_size(&ram->host_pages, block);
-    uint64_t start = ROUND_UP(*offset, size);
+    uint64_t targets = snap_host_pages_targets(&ram->host_pages, block);
+    uint64_t end = snap_ram_block_end(&ram->ram, b);
+    uint64_t start = b->first_page + ROUND_UP(from - b->first_page, targets);
 
-    *length = 0;
-    for (uint64_t at = start; at < b->length; at += size) {
+    range->count = 0;
+    for (uint64_t at = start; at < end; at += targets) {
         bool sent = false;
 
-        for (uint64_t i = 0; i < size; i += PAGE) {
-            sent |= snap_page_map_is_sent(&ram->map,
-                                          snap_ram_page(&ram->ram, b,
-                                                        at + i));
+        for (uint64_t i = 0; i < targets; i++) {
+            sent |= snap_page_map_is_sent(&ram->map, at + i);
         }
-        if (!sent && !*length) {
-            *offset = at;
+        if (!sent && !range->count) {
+            range->first = at;
         }
-        if (sent && *length) {
+        if (sent && range->count) {
             break;
         }
-        *length += sent ? 0 : size;
+        range->count += sent ? 0 : targets;
     }
-    return *length;
+    return range->count;
 }
 
 /* Walk through a block, and compare with the model. */
 static void check_walk(const SomeRAM *ram, int block)
 {
-    uint64_t offset = 0, length;
-    uint64_t expected_offset = 0, expected_length;
+    const SnapRAMBlock *b = &ram->ram.blocks[block];
+    uint64_t end = snap_ram_block_end(&ram->ram, b);
+    uint64_t page = b->first_page;
+    SnapPageRange range, expected;
 
-    while (naive_next(ram, block, &expected_offset, &expected_length)) {
-        g_assert_true(snap_page_map_next_unsent(&ram->map, block, &offset,
-                                                &length));
-        g_assert_cmpuint(offset, ==, expected_offset);
-        g_assert_cmpuint(length, ==, expected_length);
-        offset += length;
-        expected_offset = offset;
+    while (naive_next(ram, block, page, &expected)) {
+        g_assert_true(snap_page_map_next_unsent(&ram->map, page, end, &range));
+        g_assert_cmpuint(range.first, ==, expected.first);
+        g_assert_cmpuint(range.count, ==, expected.count);
+        g_assert_true(snap_page_map_is_unsent(&ram->map, range));
+        page = range.first + range.count;
     }
-    g_assert_false(snap_page_map_next_unsent(&ram->map, block, &offset,
-                                             &length));
+    g_assert_false(snap_page_map_next_unsent(&ram->map, page, end, &range));
+}
+
+/* Walk through all blocks at once, and compare with the model of each. */
+static void check_walk_all(const SomeRAM *ram)
+{
+    uint64_t page = 0;
+    SnapPageRange range, expected;
+
+    for (int block = 0; block < NB_BLOCKS; block++) {
+        page = MAX(page, ram->ram.blocks[block].first_page);
+        while (naive_next(ram, block, page, &expected)) {
+            g_assert_true(snap_page_map_next_unsent(&ram->map, page, NB_PAGES,
+                                                    &range));
+            g_assert_cmpuint(range.first, ==, expected.first);
+            g_assert_cmpuint(range.count, ==, expected.count);
+            page = range.first + range.count;
+        }
+    }
+    g_assert_false(snap_page_map_next_unsent(&ram->map, page, NB_PAGES,
+                                             &range));
+}
+
+/* In a block, from page @from of it on, up to its end */
+static bool next_in_block(const SomeRAM *ram, int block, uint64_t from,
+                          SnapPageRange *range)
+{
+    const SnapRAMBlock *b = &ram->ram.blocks[block];
+
+    return snap_page_map_next_unsent(&ram->map, b->first_page + from,
+                                     snap_ram_block_end(&ram->ram, b), range);
 }
 
 static void check_next(const SomeRAM *ram, int block, uint64_t from,
-                       uint64_t expected_offset, uint64_t expected_length)
+                       uint64_t expected_first, uint64_t expected_count)
 {
-    uint64_t offset = from, length = 0;
+    SnapPageRange range = { };
 
-    g_assert_true(snap_page_map_next_unsent(&ram->map, block, &offset,
-                                            &length));
-    g_assert_cmpuint(offset, ==, expected_offset);
-    g_assert_cmpuint(length, ==, expected_length);
+    g_assert_true(next_in_block(ram, block, from, &range));
+    g_assert_cmpuint(range.first, ==,
+                     ram->ram.blocks[block].first_page + expected_first);
+    g_assert_cmpuint(range.count, ==, expected_count);
 }
 
 static void check_no_next(const SomeRAM *ram, int block, uint64_t from)
 {
-    uint64_t length;
+    SnapPageRange range;
 
-    g_assert_false(snap_page_map_next_unsent(&ram->map, block, &from,
-                                             &length));
+    g_assert_false(next_in_block(ram, block, from, &range));
 }
 
 static uint64_t count_sent(const SomeRAM *ram)
@@ -87,14 +115,14 @@ static uint64_t count_sent(const SomeRAM *ram)
 static void test_nothing_is_sent(SomeRAM *ram)
 {
     g_assert_cmpuint(count_sent(ram), ==, 0);
-    check_next(ram, VGA, 0, 0, VGA_PAGES * PAGE);
-    check_next(ram, RAM, 0, 0, RAM_PAGES * PAGE);
-    check_next(ram, ROM, 0, 0, ROM_PAGES * PAGE);
+    check_next(ram, VGA, 0, 0, VGA_PAGES);
+    check_next(ram, RAM, 0, 0, RAM_PAGES);
+    check_next(ram, ROM, 0, 0, ROM_PAGES);
 }
 
 static void test_send(SomeRAM *ram)
 {
-    snap_page_map_send(&ram->map, RAM_FIRST + 5, 3);
+    snap_page_map_send(&ram->map, PAGES(RAM_FIRST + 5, 3));
     g_assert_cmpuint(count_sent(ram), ==, 3);
     for (uint64_t i = 5; i < 8; i++) {
         g_assert_true(snap_page_map_is_sent(&ram->map, RAM_FIRST + i));
@@ -103,14 +131,14 @@ static void test_send(SomeRAM *ram)
 
 static void test_send_again(SomeRAM *ram)
 {
-    snap_page_map_send(&ram->map, 10, 4);
-    snap_page_map_send(&ram->map, 8, 4);
+    snap_page_map_send(&ram->map, PAGES(10, 4));
+    snap_page_map_send(&ram->map, PAGES(8, 4));
     g_assert_cmpuint(count_sent(ram), ==, 6);
 }
 
 static void test_send_all(SomeRAM *ram)
 {
-    snap_page_map_send(&ram->map, 0, NB_PAGES);
+    snap_page_map_send(&ram->map, PAGES(0, NB_PAGES));
     g_assert_cmpuint(count_sent(ram), ==, NB_PAGES);
     for (int block = 0; block < NB_BLOCKS; block++) {
         check_no_next(ram, block, 0);
@@ -119,8 +147,8 @@ static void test_send_all(SomeRAM *ram)
 
 static void test_first_and_last_page(SomeRAM *ram)
 {
-    snap_page_map_send(&ram->map, 0, 1);
-    snap_page_map_send(&ram->map, NB_PAGES - 1, 1);
+    snap_page_map_send(&ram->map, PAGES(0, 1));
+    snap_page_map_send(&ram->map, PAGES(NB_PAGES - 1, 1));
     g_assert_cmpuint(count_sent(ram), ==, 2);
     g_assert_true(snap_page_map_is_sent(&ram->map, 0));
     g_assert_true(snap_page_map_is_sent(&ram->map, NB_PAGES - 1));
@@ -128,18 +156,18 @@ static void test_first_and_last_page(SomeRAM *ram)
 
 static void test_forget(SomeRAM *ram)
 {
-    snap_page_map_send(&ram->map, RAM_FIRST, RAM_PAGES);
-    snap_page_map_forget(&ram->map, RAM_FIRST + HUGE_PAGES, HUGE_PAGES);
+    snap_page_map_send(&ram->map, PAGES(RAM_FIRST, RAM_PAGES));
+    snap_page_map_forget(&ram->map, PAGES(RAM_FIRST + HUGE_PAGES, HUGE_PAGES));
     g_assert_cmpuint(count_sent(ram), ==, RAM_PAGES - HUGE_PAGES);
-    check_next(ram, RAM, 0, HUGE_PAGES * PAGE, HUGE_PAGES * PAGE);
-    check_no_next(ram, RAM, 2 * HUGE_PAGES * PAGE);
+    check_next(ram, RAM, 0, HUGE_PAGES, HUGE_PAGES);
+    check_no_next(ram, RAM, 2 * HUGE_PAGES);
 }
 
 /* Pages that were not sent can be taken back as well. */
 static void test_forget_unsent(SomeRAM *ram)
 {
-    snap_page_map_send(&ram->map, 3, 2);
-    snap_page_map_forget(&ram->map, 0, 4);
+    snap_page_map_send(&ram->map, PAGES(3, 2));
+    snap_page_map_forget(&ram->map, PAGES(0, 4));
     g_assert_cmpuint(count_sent(ram), ==, 1);
     g_assert_true(snap_page_map_is_sent(&ram->map, 4));
 }
@@ -157,7 +185,7 @@ static void test_request_is_not_send(SomeRAM *ram)
 {
     snap_page_map_request(&ram->map, 7);
     g_assert_false(snap_page_map_is_sent(&ram->map, 7));
-    snap_page_map_send(&ram->map, 8, 1);
+    snap_page_map_send(&ram->map, PAGES(8, 1));
     g_assert_true(snap_page_map_request(&ram->map, 8));
 }
 
@@ -165,17 +193,17 @@ static void test_request_is_not_send(SomeRAM *ram)
 static void test_forget_keeps_requested(SomeRAM *ram)
 {
     snap_page_map_request(&ram->map, 7);
-    snap_page_map_forget(&ram->map, 0, 10);
+    snap_page_map_forget(&ram->map, PAGES(0, 10));
     g_assert_false(snap_page_map_request(&ram->map, 7));
 }
 
 static void check_host_page(const SomeRAM *ram, uint64_t page, uint64_t first,
-                            uint64_t nb_pages)
+                            uint64_t count)
 {
-    uint64_t nb;
+    SnapPageRange host_page = snap_page_map_host_page(&ram->map, page);
 
-    g_assert_cmpuint(snap_page_map_host_page(&ram->map, page, &nb), ==, first);
-    g_assert_cmpuint(nb, ==, nb_pages);
+    g_assert_cmpuint(host_page.first, ==, first);
+    g_assert_cmpuint(host_page.count, ==, count);
 }
 
 static void test_host_page_is_page(SomeRAM *ram)
@@ -200,48 +228,87 @@ static void test_host_page_of_many(SomeRAM *ram)
 
 static void test_next_stops_at_sent(SomeRAM *ram)
 {
-    snap_page_map_send(&ram->map, RAM_FIRST + 10, 2);
-    check_next(ram, RAM, 0, 0, 10 * PAGE);
-    check_next(ram, RAM, 4 * PAGE, 4 * PAGE, 6 * PAGE);
-    check_next(ram, RAM, 10 * PAGE, 12 * PAGE, (RAM_PAGES - 12) * PAGE);
+    snap_page_map_send(&ram->map, PAGES(RAM_FIRST + 10, 2));
+    check_next(ram, RAM, 0, 0, 10);
+    check_next(ram, RAM, 4, 4, 6);
+    check_next(ram, RAM, 10, 12, RAM_PAGES - 12);
 }
 
 /* Pages of other blocks do not matter. */
 static void test_next_stays_in_block(SomeRAM *ram)
 {
-    snap_page_map_send(&ram->map, RAM_FIRST, RAM_PAGES);
-    check_next(ram, VGA, 0, 0, VGA_PAGES * PAGE);
+    snap_page_map_send(&ram->map, PAGES(RAM_FIRST, RAM_PAGES));
+    check_next(ram, VGA, 0, 0, VGA_PAGES);
     check_no_next(ram, RAM, 0);
-    check_next(ram, ROM, 0, 0, ROM_PAGES * PAGE);
+    check_next(ram, ROM, 0, 0, ROM_PAGES);
 }
 
 static void test_next_at_end_of_block(SomeRAM *ram)
 {
-    check_next(ram, VGA, (VGA_PAGES - 1) * PAGE, (VGA_PAGES - 1) * PAGE, PAGE);
-    check_no_next(ram, VGA, VGA_PAGES * PAGE);
-    check_no_next(ram, RAM, RAM_PAGES * PAGE);
+    check_next(ram, VGA, VGA_PAGES - 1, VGA_PAGES - 1, 1);
+    check_no_next(ram, VGA, VGA_PAGES);
+    check_no_next(ram, RAM, RAM_PAGES);
 }
 
 /* One target page takes its host page with it. */
 static void test_next_skips_partly_sent(SomeRAM *ram)
 {
-    uint64_t huge = HUGE_PAGES * PAGE;
+    uint64_t huge = HUGE_PAGES;
 
-    snap_page_map_send(&ram->map, RAM_FIRST + HUGE_PAGES + 100, 1);
+    snap_page_map_send(&ram->map, PAGES(RAM_FIRST + HUGE_PAGES + 100, 1));
     check_next(ram, RAM, 0, 0, huge);
     check_next(ram, RAM, huge, 2 * huge, 2 * huge);
-    snap_page_map_send(&ram->map, RAM_FIRST + RAM_PAGES - 1, 1);
+    snap_page_map_send(&ram->map, PAGES(RAM_FIRST + RAM_PAGES - 1, 1));
     check_next(ram, RAM, huge, 2 * huge, huge);
     check_no_next(ram, RAM, 3 * huge);
 }
 
 static void test_next_skips_first_of_host_page(SomeRAM *ram)
 {
-    uint64_t huge = HUGE_PAGES * PAGE;
+    uint64_t huge = HUGE_PAGES;
 
-    snap_page_map_send(&ram->map, RAM_FIRST, 1);
-    snap_page_map_send(&ram->map, RAM_FIRST + 2 * HUGE_PAGES - 1, 1);
+    snap_page_map_send(&ram->map, PAGES(RAM_FIRST, 1));
+    snap_page_map_send(&ram->map, PAGES(RAM_FIRST + 2 * HUGE_PAGES - 1, 1));
     check_next(ram, RAM, 0, 2 * huge, 2 * huge);
+}
+
+/* A range ends with its block, although the next one is unsent, too. */
+static void test_next_goes_through_blocks(SomeRAM *ram)
+{
+    SnapPageRange range;
+
+    g_assert_true(snap_page_map_next_unsent(&ram->map, 5, NB_PAGES, &range));
+    g_assert_cmpuint(range.first, ==, 5);
+    g_assert_cmpuint(range.count, ==, VGA_PAGES - 5);
+    snap_page_map_send(&ram->map, PAGES(5, VGA_PAGES + RAM_PAGES - 5));
+    g_assert_true(snap_page_map_next_unsent(&ram->map, 5, NB_PAGES, &range));
+    g_assert_cmpuint(range.first, ==, ROM_FIRST);
+    g_assert_cmpuint(range.count, ==, ROM_PAGES);
+}
+
+static void test_next_stops_at_end(SomeRAM *ram)
+{
+    SnapPageRange range;
+
+    g_assert_true(snap_page_map_next_unsent(&ram->map, RAM_FIRST,
+                                            RAM_FIRST + HUGE_PAGES, &range));
+    g_assert_cmpuint(range.first, ==, RAM_FIRST);
+    g_assert_cmpuint(range.count, ==, HUGE_PAGES);
+    snap_page_map_plan(&ram->map, PAGES(RAM_FIRST, HUGE_PAGES));
+    g_assert_false(snap_page_map_next_unsent(&ram->map, RAM_FIRST,
+                                             RAM_FIRST + HUGE_PAGES, &range));
+    g_assert_false(snap_page_map_next_unsent(&ram->map, RAM_FIRST, RAM_FIRST,
+                                             &range));
+}
+
+static void test_is_unsent(SomeRAM *ram)
+{
+    g_assert_true(snap_page_map_is_unsent(&ram->map, PAGES(3, 4)));
+    snap_page_map_send(&ram->map, PAGES(2, 1));
+    snap_page_map_plan(&ram->map, PAGES(7, 1));
+    g_assert_true(snap_page_map_is_unsent(&ram->map, PAGES(3, 4)));
+    g_assert_false(snap_page_map_is_unsent(&ram->map, PAGES(2, 4)));
+    g_assert_false(snap_page_map_is_unsent(&ram->map, PAGES(4, 4)));
 }
 
 /* Random bitmaps, from a few pages that were sent to a few that were not */
@@ -253,15 +320,16 @@ static void test_random(SomeRAM *ram)
         unsigned odds = 1 << g_rand_int_range(rand, 0, 11);
         bool most = g_rand_boolean(rand);
 
-        snap_page_map_forget(&ram->map, 0, NB_PAGES);
+        snap_page_map_forget(&ram->map, PAGES(0, NB_PAGES));
         for (uint64_t page = 0; page < NB_PAGES; page++) {
             if (most != (g_rand_int_range(rand, 0, odds + 1) == 0)) {
-                snap_page_map_send(&ram->map, page, 1);
+                snap_page_map_send(&ram->map, PAGES(page, 1));
             }
         }
         for (int block = 0; block < NB_BLOCKS; block++) {
             check_walk(ram, block);
         }
+        check_walk_all(ram);
     }
     g_rand_free(rand);
 }
@@ -280,9 +348,9 @@ static void test_random_ranges(SomeRAM *ram)
         nb = MIN(nb, 300);
         memset(sent + first, send, nb);
         if (send) {
-            snap_page_map_send(&ram->map, first, nb);
+            snap_page_map_send(&ram->map, PAGES(first, nb));
         } else {
-            snap_page_map_forget(&ram->map, first, nb);
+            snap_page_map_forget(&ram->map, PAGES(first, nb));
         }
         for (uint64_t page = 0; page < NB_PAGES; page++) {
             g_assert_cmpint(snap_page_map_is_sent(&ram->map, page), ==,
@@ -335,7 +403,7 @@ static void check_received_all(SomeRAM *ram, int block, uint64_t nb_pages)
     g_assert_true(snap_page_map_is_sent(&ram->map, b->first_page));
     g_assert_true(snap_page_map_is_sent(&ram->map,
                                         b->first_page + nb_pages - 1));
-    snap_page_map_forget(&ram->map, 0, NB_PAGES);
+    snap_page_map_forget(&ram->map, PAGES(0, NB_PAGES));
 }
 
 static void test_received_all(SomeRAM *ram)
@@ -397,6 +465,12 @@ static const Test tests[] = {
     { "ask/forget", test_forget_keeps_requested },
     { "host-page", test_host_page_is_page },
     { "host-page/huge", test_host_page_of_many, HUGE_BITS },
+    { "is-unsent", test_is_unsent },
+    { "next/goes-through-blocks", test_next_goes_through_blocks },
+    { "next/goes-through-blocks/huge", test_next_goes_through_blocks,
+      HUGE_BITS },
+    { "next/stops-at-end", test_next_stops_at_end },
+    { "next/stops-at-end/huge", test_next_stops_at_end, HUGE_BITS },
     { "next/stops-at-sent", test_next_stops_at_sent },
     { "next/stays-in-block", test_next_stays_in_block },
     { "next/stays-in-block/huge", test_next_stays_in_block, HUGE_BITS },

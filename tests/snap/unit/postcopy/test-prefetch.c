@@ -54,9 +54,9 @@ static void coroutine_fn await_ready(Ahead *ahead, unsigned nb)
 }
 
 /* The next piece; NULL if there are no more */
-static SnapPrefetched *coroutine_fn next_piece(Ahead *ahead)
+static SnapPushItem *coroutine_fn next_piece(Ahead *ahead)
 {
-    SnapPrefetched *next;
+    SnapPushItem *next;
 
     while (!(next = snap_prefetch_peek(ahead->prefetch)) &&
            snap_prefetch_is_running(ahead->prefetch)) {
@@ -75,32 +75,24 @@ static void coroutine_fn end(Ahead *ahead)
     snap_push_plan_free(ahead->plan);
 }
 
-static uint64_t first_page(const Ahead *ahead, const SnapPrefetched *next)
-{
-    const SnapRAMBlocks *ram = &ahead->saved->ram.ram;
-
-    return snap_ram_page(ram, &ram->blocks[next->piece.block],
-                         next->piece.offset);
-}
-
 /* Deal with all of a piece, as who sends it does. */
-static void take(Ahead *ahead, SnapPrefetched *next)
+static void take(Ahead *ahead, SnapPushItem *next)
 {
-    next->pos = next->piece.nb_pages;
+    next->pos = next->pages.range.count;
     snap_prefetch_advance(ahead->prefetch);
 }
 
 /* Take all pieces; @seen counts how often each page was in one. */
 static void coroutine_fn take_all(Ahead *ahead, unsigned seen[NB_PAGES])
 {
-    SnapPrefetched *next;
+    SnapPushItem *next;
 
     while ((next = next_piece(ahead))) {
-        uint64_t first = first_page(ahead, next);
+        uint64_t first = next->pages.range.first;
 
         g_assert_cmpuint(next->pos, ==, 0);
-        assert_piece(&ahead->saved->snapshot, &next->piece, first);
-        for (unsigned i = 0; i < next->piece.nb_pages; i++) {
+        assert_pages(&ahead->saved->snapshot, &next->pages);
+        for (unsigned i = 0; i < next->pages.range.count; i++) {
             seen[first + i]++;
         }
         take(ahead, next);
@@ -129,13 +121,13 @@ static void coroutine_fn test_each_page_with_data_comes_once(SavedRAM *saved)
 
 static void coroutine_fn test_pieces_without_data_are_left_out(SavedRAM *saved)
 {
-    SnapPrefetched *next;
+    SnapPushItem *next;
     Ahead ahead;
 
     begin(&ahead, saved, LINEAR);
     snap_prefetch_start(ahead.prefetch);
     while ((next = next_piece(&ahead))) {
-        g_assert_nonnull(next->piece.data);
+        g_assert_nonnull(next->pages.data);
         take(&ahead, next);
     }
     end(&ahead);
@@ -160,7 +152,7 @@ static void coroutine_fn test_large_host_page_comes_whole(SavedRAM *saved)
 static void coroutine_fn test_zero_page_of_working_set_comes(SavedRAM *saved)
 {
     const uint64_t page = RAM_FIRST + HUGE_PAGES + 7;
-    SnapPrefetched *next;
+    SnapPushItem *next;
     Ahead ahead;
 
     begin(&ahead, saved, WORKING_SET);
@@ -169,9 +161,9 @@ static void coroutine_fn test_zero_page_of_working_set_comes(SavedRAM *saved)
     snap_prefetch_start(ahead.prefetch);
     next = next_piece(&ahead);
     g_assert_nonnull(next);
-    g_assert_cmpuint(first_page(&ahead, next), ==, page);
-    g_assert_cmpuint(next->piece.nb_pages, ==, 1);
-    g_assert_null(next->piece.data);
+    g_assert_cmpuint(next->pages.range.first, ==, page);
+    g_assert_cmpuint(next->pages.range.count, ==, 1);
+    g_assert_null(next->pages.data);
     take(&ahead, next);
     g_assert_null(next_piece(&ahead));
     end(&ahead);
@@ -180,7 +172,7 @@ static void coroutine_fn test_zero_page_of_working_set_comes(SavedRAM *saved)
 static void coroutine_fn test_piece_stays_until_all_of_it_is_taken(
     SavedRAM *saved)
 {
-    SnapPrefetched *next;
+    SnapPushItem *next;
     uint64_t first;
     unsigned nb_pages;
     Ahead ahead;
@@ -190,20 +182,20 @@ static void coroutine_fn test_piece_stays_until_all_of_it_is_taken(
     g_assert_cmpint(snap_prefetch_status(ahead.prefetch, &error_abort), ==, 1);
     snap_prefetch_start(ahead.prefetch);
     next = next_piece(&ahead);
-    first = first_page(&ahead, next);
-    nb_pages = next->piece.nb_pages;
+    first = next->pages.range.first;
+    nb_pages = next->pages.range.count;
     g_assert_cmpuint(nb_pages, >, 1);
     for (unsigned pos = 1; pos < nb_pages; pos++) {
         next->pos = pos;
         snap_prefetch_advance(ahead.prefetch);
         g_assert_true(snap_prefetch_peek(ahead.prefetch) == next);
         g_assert_cmpuint(next->pos, ==, pos);
-        g_assert_cmpuint(first_page(&ahead, next), ==, first);
+        g_assert_cmpuint(next->pages.range.first, ==, first);
     }
     g_assert_cmpuint(ahead.nb_ready, ==, 1);
     take(&ahead, next);
     next = next_piece(&ahead);
-    g_assert_cmpuint(first_page(&ahead, next), ==, first + nb_pages);
+    g_assert_cmpuint(next->pages.range.first, ==, first + nb_pages);
     end(&ahead);
 }
 

@@ -20,16 +20,18 @@
 
 /**
  * Walk: a plan that is followed
- * @log: runs as text, such as "w1+5:3 " for three pages at page 5 of block 1
- *       from the working set; runs of the linear part that meet are one
- * @last, @last_start: the run before, and where in the log it begins
- * @visits: how often each page was in a run
+ * @log: ranges as text, such as "w1+5:3 " for three pages at page 5 of block 1
+ *       from the working set; ranges of the linear part that meet are one
+ * @last, @last_reason, @last_start: the range before, and where in the log it
+ *                                   begins
+ * @visits: how often each page was in a range
  */
 typedef struct Walk {
     SavedRAM *saved;
     SnapPushPlan *plan;
     GString *log;
-    SnapRAMRun last;
+    SnapPageRange last;
+    SnapPushReason last_reason;
     size_t last_start;
     unsigned *visits;
 } Walk;
@@ -51,67 +53,77 @@ static void walk_end(Walk *walk)
     g_free(walk->visits);
 }
 
-/* A run is whole host pages within its block. */
-static void check_run(const Walk *walk, const SnapRAMRun *run)
+static int block_of(const Walk *walk, uint64_t page)
 {
-    const SomeRAM *ram = &walk->saved->ram;
-    uint64_t host_page, length;
+    const SnapRAMBlocks *ram = &walk->saved->ram.ram;
 
-    g_assert_cmpint(run->block, >=, 0);
-    g_assert_cmpint(run->block, <, NB_BLOCKS);
-    host_page = snap_host_pages_size(&ram->host_pages, run->block);
-    length = ram->ram.blocks[run->block].length;
-    g_assert_cmpuint(run->length, >, 0);
-    g_assert_cmpuint(run->offset, <, length);
-    g_assert_cmpuint(run->length, <=, length - run->offset);
-    g_assert_cmpuint((run->offset | run->length) % host_page, ==, 0);
+    return snap_ram_block_of(ram, page) - ram->blocks;
 }
 
-static void log_run(Walk *walk, const SnapRAMRun *run)
+/* A range is whole host pages within one block. */
+static void check_range(const Walk *walk, const SnapPageRange *range)
+{
+    const SomeRAM *ram = &walk->saved->ram;
+    const SnapRAMBlock *block;
+    uint64_t targets;
+
+    g_assert_cmpuint(range->first, <, NB_PAGES);
+    g_assert_cmpuint(range->count, >, 0);
+    block = snap_ram_block_of(&ram->ram, range->first);
+    targets = snap_host_pages_targets(&ram->host_pages,
+                                      block - ram->ram.blocks);
+    g_assert_cmpuint(range->count, <=,
+                     snap_ram_block_end(&ram->ram, block) - range->first);
+    g_assert_cmpuint((range->first - block->first_page) % targets, ==, 0);
+    g_assert_cmpuint(range->count % targets, ==, 0);
+}
+
+static void log_range(Walk *walk, const SnapPageRange *range,
+                      SnapPushReason reason)
 {
     static const char letters[] = {
         [SNAP_PUSH_WORKING_SET] = 'w',
         [SNAP_PUSH_ARRIVALS] = 'a',
         [SNAP_PUSH_LINEAR] = 'l',
     };
-    SnapRAMRun whole = *run;
+    int block = block_of(walk, range->first);
+    SnapPageRange whole = *range;
 
-    if (run->reason == SNAP_PUSH_LINEAR &&
-        walk->last.reason == run->reason && walk->last.block == run->block &&
-        walk->last.offset + walk->last.length == run->offset) {
-        whole.offset = walk->last.offset;
-        whole.length += walk->last.length;
+    if (reason == SNAP_PUSH_LINEAR && walk->last_reason == reason &&
+        block_of(walk, walk->last.first) == block &&
+        walk->last.first + walk->last.count == range->first) {
+        whole.first = walk->last.first;
+        whole.count += walk->last.count;
         g_string_truncate(walk->log, walk->last_start);
     }
     walk->last_start = walk->log->len;
     g_string_append_printf(walk->log, "%c%d+%" PRIu64 ":%" PRIu64 " ",
-                           letters[run->reason], run->block,
-                           whole.offset >> PAGE_BITS,
-                           whole.length >> PAGE_BITS);
+                           letters[reason], block, whole.first -
+                           walk->saved->ram.ram.blocks[block].first_page,
+                           whole.count);
     walk->last = whole;
+    walk->last_reason = reason;
 }
 
-/* Take the next run, as who sends it does. */
+/* Take the next range, as who sends it does. */
 static bool coroutine_fn walk_next(Walk *walk)
 {
     SomeRAM *ram = &walk->saved->ram;
-    SnapRAMRun run = { };
-    uint64_t first;
-    int ret = snap_push_plan_next(walk->plan, &run, &error_abort);
+    SnapPageRange range = { };
+    SnapPushReason reason = SNAP_PUSH__MAX;
+    int ret = snap_push_plan_next(walk->plan, &range, &reason, &error_abort);
 
     if (!ret) {
         return false;
     }
     g_assert_cmpint(ret, ==, 1);
-    check_run(walk, &run);
-    log_run(walk, &run);
-    first = snap_ram_page(&ram->ram, &ram->ram.blocks[run.block],
-                          run.offset);
-    for (uint64_t i = 0; i < run.length >> PAGE_BITS; i++) {
-        g_assert_false(snap_page_map_is_sent(&ram->map, first + i));
-        walk->visits[first + i]++;
+    check_range(walk, &range);
+    log_range(walk, &range, reason);
+    for (uint64_t i = 0; i < range.count; i++) {
+        g_assert_false(snap_page_map_is_sent(&ram->map, range.first + i));
+        walk->visits[range.first + i]++;
     }
-    snap_page_map_send(&ram->map, first, run.length >> PAGE_BITS);
+    snap_page_map_send(&ram->map, range);
     return true;
 }
 
@@ -223,7 +235,7 @@ static void coroutine_fn test_no_lists(SavedRAM *saved)
 static void coroutine_fn test_all_sent(SavedRAM *saved)
 {
     save(saved, some_arrivals, 3);
-    snap_page_map_send(&saved->ram.map, 0, NB_PAGES);
+    snap_page_map_send(&saved->ram.map, PAGES(0, NB_PAGES));
     check_working_set(saved, ALL, some_pages, 3, "");
 }
 
@@ -231,8 +243,9 @@ static void coroutine_fn test_all_sent(SavedRAM *saved)
 static void coroutine_fn test_sent_before(SavedRAM *saved)
 {
     save(saved, some_arrivals, 3);
-    snap_page_map_send(&saved->ram.map, RAM_FIRST + 100, 1);
-    snap_page_map_send(&saved->ram.map, RAM_FIRST + 200, RAM_PAGES - 200);
+    snap_page_map_send(&saved->ram.map, PAGES(RAM_FIRST + 100, 1));
+    snap_page_map_send(&saved->ram.map,
+                       PAGES(RAM_FIRST + 200, RAM_PAGES - 200));
     check_working_set(saved, ALL, some_pages, 3,
                       "w0+3:1 w1+50:1 a1+7:43 a2+0:3 l0+0:3 l0+4:73 l1+0:7 "
                       "l1+51:49 l1+101:99 ");
@@ -248,13 +261,13 @@ static void coroutine_fn test_sent_meanwhile(SavedRAM *saved)
     walk_begin(&walk, saved, ALL);
     snap_push_plan_set_working_set(walk.plan, some_pages, 3);
     g_assert_true(walk_next(&walk));
-    snap_page_map_send(map, VGA_FIRST + 3, 1);
+    snap_page_map_send(map, PAGES(VGA_FIRST + 3, 1));
     g_assert_true(walk_next(&walk));
-    snap_page_map_send(map, RAM_FIRST + 7, 1);
+    snap_page_map_send(map, PAGES(RAM_FIRST + 7, 1));
     g_assert_true(walk_next(&walk));
-    snap_page_map_send(map, VGA_FIRST, VGA_PAGES - 3);
+    snap_page_map_send(map, PAGES(VGA_FIRST, VGA_PAGES - 3));
     g_assert_true(walk_next(&walk));
-    snap_page_map_send(map, RAM_FIRST, RAM_PAGES);
+    snap_page_map_send(map, PAGES(RAM_FIRST, RAM_PAGES));
     walk_all(&walk);
     g_assert_cmpstr(walk.log->str, ==,
                     "w1+100:1 w1+50:1 a2+0:3 l0+74:3 ");
@@ -269,7 +282,7 @@ static void coroutine_fn test_neighbours(SavedRAM *saved)
 
     save(saved, pages, 4);
     check_working_set(saved, WORKING_SET, pages, 4, "w1+5:3 w1+9:1 ");
-    snap_page_map_forget(&saved->ram.map, 0, NB_PAGES);
+    snap_page_map_forget(&saved->ram.map, PAGES(0, NB_PAGES));
     check_plan(saved, ARRIVALS, "a1+5:256 ");
 }
 
@@ -301,7 +314,7 @@ static void coroutine_fn test_neighbour_was_sent(SavedRAM *saved)
     const uint64_t pages[] = { RAM_FIRST + 5, RAM_FIRST + 6, RAM_FIRST + 7 };
 
     save(saved, NULL, 0);
-    snap_page_map_send(&saved->ram.map, RAM_FIRST + 6, 1);
+    snap_page_map_send(&saved->ram.map, PAGES(RAM_FIRST + 6, 1));
     check_working_set(saved, WORKING_SET, pages, 3, "w1+5:1 w1+7:1 ");
 }
 
@@ -327,7 +340,7 @@ static void coroutine_fn test_many_neighbours(SavedRAM *saved)
     walk_begin(&walk, saved, WORKING_SET);
     snap_push_plan_set_working_set(walk.plan, pages, ARRAY_SIZE(pages));
     while (walk_next(&walk)) {
-        g_assert_cmpuint(walk.last.length, <=, 1 * MiB);
+        g_assert_cmpuint(walk.last.count * PAGE, <=, 1 * MiB);
         nb_runs++;
     }
     g_assert_cmpuint(nb_runs, <, ARRAY_SIZE(pages) / 8);
@@ -384,7 +397,7 @@ static void coroutine_fn test_wild_first_arrival(SavedRAM *saved)
 
     save(saved, arrivals, 2);
     check_damaged_arrivals(saved);
-    snap_page_map_forget(&saved->ram.map, 0, NB_PAGES);
+    snap_page_map_forget(&saved->ram.map, PAGES(0, NB_PAGES));
     check_plan(saved, ARRIVALS, "");
 }
 
@@ -449,7 +462,7 @@ static void coroutine_fn test_huge_sent_before(SavedRAM *saved)
     const uint64_t pages[] = { RAM_FIRST + 600, RAM_FIRST + 5 };
 
     save(saved, pages, 2);
-    snap_page_map_send(&saved->ram.map, RAM_FIRST, HUGE_PAGES);
+    snap_page_map_send(&saved->ram.map, PAGES(RAM_FIRST, HUGE_PAGES));
     check_plan(saved, ARRIVALS | LINEAR,
                "l0+0:77 l1+1536:512 l2+0:3 ");
 }
@@ -460,7 +473,7 @@ static void coroutine_fn test_huge_partly_sent(SavedRAM *saved)
     const uint64_t pages[] = { RAM_FIRST + 5, RAM_FIRST + 3 * HUGE_PAGES };
 
     save(saved, pages, 2);
-    snap_page_map_send(&saved->ram.map, RAM_FIRST + 77, 1);
+    snap_page_map_send(&saved->ram.map, PAGES(RAM_FIRST + 77, 1));
     check_working_set(saved, ALL, pages, 2,
                       "w1+1536:512 l0+0:77 l2+0:3 ");
 }
@@ -468,7 +481,8 @@ static void coroutine_fn test_huge_partly_sent(SavedRAM *saved)
 /* The linear part of large host pages needs the page table. */
 static void coroutine_fn test_huge_damaged_page_table(SavedRAM *saved)
 {
-    SnapRAMRun run;
+    SnapPageRange range;
+    SnapPushReason reason;
     Error *err = NULL;
     uint64_t offset;
     Walk walk;
@@ -479,7 +493,8 @@ static void coroutine_fn test_huge_damaged_page_table(SavedRAM *saved)
     walk_begin(&walk, saved, ALL);
     g_assert_true(walk_next(&walk));
     g_assert_cmpstr(walk.log->str, ==, "l0+0:77 ");
-    assert_failed(snap_push_plan_next(walk.plan, &run, &err), -EBADMSG, &err);
+    assert_failed(snap_push_plan_next(walk.plan, &range, &reason, &err),
+                  -EBADMSG, &err);
     walk_end(&walk);
 }
 
@@ -500,28 +515,26 @@ static void send_random(SavedRAM *saved, GRand *rand, unsigned *visits)
 {
     SnapPageMap *map = &saved->ram.map;
     uint64_t page = g_rand_int_range(rand, 0, NB_PAGES);
-    uint64_t nb_pages;
-    uint64_t first = snap_page_map_host_page(map, page, &nb_pages);
+    SnapPageRange host_page = snap_page_map_host_page(map, page);
 
-    if (!snap_page_map_is_sent(map, first)) {
-        snap_page_map_send(map, first, nb_pages);
-        for (uint64_t i = 0; i < nb_pages; i++) {
-            visits[first + i]++;
+    if (!snap_page_map_is_sent(map, host_page.first)) {
+        snap_page_map_send(map, host_page);
+        for (uint64_t i = 0; i < host_page.count; i++) {
+            visits[host_page.first + i]++;
         }
     }
 }
 
 static bool has_data(const SavedRAM *saved, uint64_t page)
 {
-    uint64_t nb_pages;
-    uint64_t first = snap_page_map_host_page(&saved->ram.map, page, &nb_pages);
+    SnapPageRange host_page = snap_page_map_host_page(&saved->ram.map, page);
 
-    for (uint64_t i = 0; i < nb_pages; i++) {
-        if (saved->snapshot.model[first + i] >= DATA) {
+    for (uint64_t i = 0; i < host_page.count; i++) {
+        if (saved->snapshot.model[host_page.first + i] >= DATA) {
             return true;
         }
     }
-    return nb_pages == 1;
+    return host_page.count == 1;
 }
 
 static void coroutine_fn check_random_walk(SavedRAM *saved, GRand *rand)
@@ -555,7 +568,7 @@ static void coroutine_fn test_random(SavedRAM *saved)
     fill_hints(rand, arrivals);
     save(saved, arrivals, NB_HINTS);
     for (unsigned round = 0; round < NB_ROUNDS; round++) {
-        snap_page_map_forget(&saved->ram.map, 0, NB_PAGES);
+        snap_page_map_forget(&saved->ram.map, PAGES(0, NB_PAGES));
         check_random_walk(saved, rand);
     }
     g_rand_free(rand);
@@ -577,7 +590,7 @@ static void coroutine_fn test_rest(SavedRAM *saved)
     assert_rest(&walk, true);
     walk_all(&walk);
     assert_rest(&walk, true);
-    snap_page_map_send(&saved->ram.map, 0, NB_PAGES);
+    snap_page_map_send(&saved->ram.map, PAGES(0, NB_PAGES));
     assert_rest(&walk, false);
     assert_rest(&walk, false);
     walk_end(&walk);
@@ -590,11 +603,11 @@ static void coroutine_fn check_rest_is(SavedRAM *saved, uint64_t page,
     SnapPageMap *map = &saved->ram.map;
     Walk walk;
 
-    snap_page_map_send(map, 0, NB_PAGES);
-    snap_page_map_forget(map, page, nb_pages);
+    snap_page_map_send(map, PAGES(0, NB_PAGES));
+    snap_page_map_forget(map, PAGES(page, nb_pages));
     walk_begin(&walk, saved, WORKING_SET);
     assert_rest(&walk, true);
-    snap_page_map_send(map, page, nb_pages);
+    snap_page_map_send(map, PAGES(page, nb_pages));
     assert_rest(&walk, false);
     walk_end(&walk);
 }
@@ -625,10 +638,10 @@ static void coroutine_fn test_rest_without_data(SavedRAM *saved)
     Walk walk;
 
     save(saved, NULL, 0);
-    snap_page_map_send(map, VGA_FIRST, VGA_PAGES);
-    snap_page_map_send(map, RAM_FIRST, HUGE_PAGES);
-    snap_page_map_send(map, ROM_FIRST - HUGE_PAGES, HUGE_PAGES);
-    snap_page_map_send(map, ROM_FIRST, ROM_PAGES);
+    snap_page_map_send(map, PAGES(VGA_FIRST, VGA_PAGES));
+    snap_page_map_send(map, PAGES(RAM_FIRST, HUGE_PAGES));
+    snap_page_map_send(map, PAGES(ROM_FIRST - HUGE_PAGES, HUGE_PAGES));
+    snap_page_map_send(map, PAGES(ROM_FIRST, ROM_PAGES));
     walk_begin(&walk, saved, 0);
     assert_rest(&walk, false);
     walk_end(&walk);
@@ -650,7 +663,7 @@ static void coroutine_fn test_rest_after_each(SavedRAM *saved)
     for (uint64_t i = 0; i < NB_PAGES; i++) {
         uint64_t page = i * 1031 % NB_PAGES;
 
-        snap_page_map_send(map, page, 1);
+        snap_page_map_send(map, PAGES(page, 1));
         nb_left -= saved->snapshot.model[page] >= DATA;
         assert_rest(&walk, nb_left > 0);
     }

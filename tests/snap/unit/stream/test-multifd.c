@@ -28,6 +28,9 @@ enum {
     AT_OFFSETS = 320,
 };
 
+/* Pages of block pc.ram, which block vga.vram follows */
+#define NB_RAM          1000
+
 static const unsigned page_bits[] = { 10, 12, 16 };
 
 static const QemuUUID uuid = {
@@ -83,7 +86,7 @@ static void set_up(Fixture *f, gconstpointer data)
     f->size = HEAD_SIZE + 8 * f->max;
     f->buf = g_malloc(f->size);
     snap_ram_blocks_init(&f->ram, bits);
-    snap_ram_blocks_add(&f->ram, "pc.ram", 1000 * f->page, 0, &error_abort);
+    snap_ram_blocks_add(&f->ram, "pc.ram", NB_RAM * f->page, 0, &error_abort);
     snap_ram_blocks_add(&f->ram, "vga.vram", 4 * f->page, 0, &error_abort);
     put_packet(f);
 }
@@ -208,12 +211,11 @@ static void test_decode(Fixture *f, gconstpointer data)
     decode(f);
     g_assert_false(f->packet.sync);
     g_assert_cmphex(f->packet.number, ==, 0x0102030405060708);
-    g_assert_cmpint(f->packet.block, ==, 1);
     g_assert_cmpuint(f->packet.nb_normal, ==, 2);
     g_assert_cmpuint(f->packet.nb_zero, ==, 1);
-    g_assert_cmpuint(f->packet.offsets[0], ==, 2 * f->page);
-    g_assert_cmpuint(f->packet.offsets[1], ==, 0);
-    g_assert_cmpuint(f->packet.offsets[2], ==, 3 * f->page);
+    g_assert_cmpuint(f->packet.pages[0], ==, NB_RAM + 2);
+    g_assert_cmpuint(f->packet.pages[1], ==, NB_RAM);
+    g_assert_cmpuint(f->packet.pages[2], ==, NB_RAM + 3);
 }
 
 static void test_encode(Fixture *f, gconstpointer data)
@@ -221,8 +223,8 @@ static void test_encode(Fixture *f, gconstpointer data)
     g_autofree uint8_t *buf = g_malloc(f->size);
 
     f->packet = (SnapMultifdPacket) {
-        .number = 0x0102030405060708, .block = 1, .nb_normal = 2, .nb_zero = 1,
-        .offsets = { 2 * f->page, 0, 3 * f->page, 0x1234 },
+        .number = 0x0102030405060708, .nb_normal = 2, .nb_zero = 1,
+        .pages = { NB_RAM + 2, NB_RAM, NB_RAM + 3, 0x1234 },
     };
     memset(buf, 0xff, f->size);
     snap_multifd_encode(buf, &f->packet, &f->ram);
@@ -238,7 +240,7 @@ static void test_encode_sync(Fixture *f, gconstpointer data)
 {
     g_autofree uint8_t *buf = g_malloc(f->size);
 
-    f->packet = (SnapMultifdPacket) { .sync = true, .block = -1 };
+    f->packet = (SnapMultifdPacket) { .sync = true };
     memset(f->buf, 0, f->size);
     put_be32(f, AT_MAGIC, 0x11223344);
     put_be32(f, AT_VERSION, 1);
@@ -252,12 +254,12 @@ static void test_encode_sync(Fixture *f, gconstpointer data)
 static void check_round_trip(Fixture *f, unsigned nb_normal, unsigned nb_zero)
 {
     SnapMultifdPacket in = {
-        .sync = nb_zero % 2, .number = nb_normal, .block = 0,
+        .sync = nb_zero % 2, .number = nb_normal,
         .nb_normal = nb_normal, .nb_zero = nb_zero,
     };
 
     for (unsigned i = 0; i < nb_normal + nb_zero; i++) {
-        in.offsets[i] = i * 331 % 1000 * f->page;
+        in.pages[i] = i * 331 % NB_RAM;
     }
     snap_multifd_encode(f->buf, &in, &f->ram);
     decode(f);
@@ -265,9 +267,8 @@ static void check_round_trip(Fixture *f, unsigned nb_normal, unsigned nb_zero)
     g_assert_cmpuint(f->packet.number, ==, in.number);
     g_assert_cmpuint(f->packet.nb_normal, ==, nb_normal);
     g_assert_cmpuint(f->packet.nb_zero, ==, nb_zero);
-    g_assert_cmpint(f->packet.block, ==, nb_normal + nb_zero ? 0 : -1);
-    g_assert_cmpmem(f->packet.offsets, 8 * (nb_normal + nb_zero),
-                    in.offsets, 8 * (nb_normal + nb_zero));
+    g_assert_cmpmem(f->packet.pages, 8 * (nb_normal + nb_zero),
+                    in.pages, 8 * (nb_normal + nb_zero));
 }
 
 static void test_round_trip(Fixture *f, gconstpointer data)
@@ -291,13 +292,13 @@ static void test_old_sync(Fixture *f, gconstpointer data)
     put_offset(f, 0, UINT64_MAX);
     decode(f);
     g_assert_true(f->packet.sync);
-    g_assert_cmpint(f->packet.block, ==, -1);
     g_assert_cmpuint(f->packet.nb_normal, ==, 0);
     g_assert_cmpuint(f->packet.nb_zero, ==, 0);
 
     memset(f->buf + AT_BLOCK, 'x', 256);
     decode(f);
-    g_assert_cmpint(f->packet.block, ==, -1);
+    g_assert_cmpuint(f->packet.nb_normal, ==, 0);
+    g_assert_cmpuint(f->packet.nb_zero, ==, 0);
 }
 
 static void test_sync_with_pages(Fixture *f, gconstpointer data)
@@ -305,8 +306,8 @@ static void test_sync_with_pages(Fixture *f, gconstpointer data)
     put_be32(f, AT_FLAGS, 1);
     decode(f);
     g_assert_true(f->packet.sync);
-    g_assert_cmpint(f->packet.block, ==, 1);
     g_assert_cmpuint(f->packet.nb_normal, ==, 2);
+    g_assert_cmpuint(f->packet.pages[0], ==, NB_RAM + 2);
 }
 
 /* What is not used, and what is behind the pages */
@@ -408,7 +409,7 @@ static void test_block(Fixture *f, gconstpointer data)
     check_block(f, longest, 256);
     memset(f->buf + AT_BLOCK, 'x', 255);
     decode(f);
-    g_assert_cmpint(f->packet.block, ==, 2);
+    g_assert_cmpuint(f->packet.pages[1], ==, NB_RAM + 4);
 }
 
 static void test_longest_name_round_trip(Fixture *f, gconstpointer data)
@@ -416,11 +417,13 @@ static void test_longest_name_round_trip(Fixture *f, gconstpointer data)
     g_autofree char *longest = g_strnfill(255, 'x');
 
     snap_ram_blocks_add(&f->ram, longest, f->page, 0, &error_abort);
-    f->packet = (SnapMultifdPacket) { .block = 2, .nb_zero = 1 };
+    f->packet = (SnapMultifdPacket) {
+        .nb_zero = 1, .pages = { NB_RAM + 4 },
+    };
     snap_multifd_encode(f->buf, &f->packet, &f->ram);
     g_assert_cmpmem(f->buf + AT_BLOCK, 256, longest, 256);
     decode(f);
-    g_assert_cmpint(f->packet.block, ==, 2);
+    g_assert_cmpuint(f->packet.pages[0], ==, NB_RAM + 4);
 }
 
 static void check_offset(Fixture *f, uint64_t offset)
@@ -452,11 +455,11 @@ static void test_offset_outside(Fixture *f, gconstpointer data)
 static void test_last_offset(Fixture *f, gconstpointer data)
 {
     f->packet = (SnapMultifdPacket) {
-        .nb_normal = 1, .offsets = { 999 * f->page },
+        .nb_normal = 1, .pages = { NB_RAM - 1 },
     };
     snap_multifd_encode(f->buf, &f->packet, &f->ram);
     decode(f);
-    g_assert_cmpuint(f->packet.offsets[0], ==, 999 * f->page);
+    g_assert_cmpuint(f->packet.pages[0], ==, NB_RAM - 1);
 }
 
 static void test_compression(Fixture *f, gconstpointer data)
@@ -502,13 +505,11 @@ static void test_random(Fixture *f, gconstpointer data)
         }
         g_assert_cmpuint(f->packet.nb_normal, <=, f->max);
         g_assert_cmpuint(f->packet.nb_zero, <=, f->max - f->packet.nb_normal);
-        g_assert_cmpint(f->packet.block, <, 2);
         for (unsigned j = 0; j < f->packet.nb_normal + f->packet.nb_zero;
              j++) {
-            g_assert_cmpint(f->packet.block, >=, 0);
-            g_assert_cmpuint(f->packet.offsets[j], <,
-                             f->ram.blocks[f->packet.block].length);
-            g_assert_cmpuint(f->packet.offsets[j] % f->page, ==, 0);
+            g_assert_cmpuint(f->packet.pages[j], <, f->ram.nb_pages);
+            g_assert_cmpint(f->packet.pages[j] < NB_RAM, ==,
+                            f->packet.pages[0] < NB_RAM);
         }
     }
     g_rand_free(rand);

@@ -86,19 +86,24 @@ static void note_bitmap(Fixture *f, const SnapReturnEvent *event)
 /* A request is within its block, and has whole host pages. */
 static void note_request(Fixture *f, const SnapReturnEvent *event)
 {
-    uint64_t length, host_page;
+    const SnapRAMBlocks *ram = &f->ram;
+    SnapPageRange pages = event->pages;
+    const SnapRAMBlock *block;
+    uint64_t targets;
+    int index;
 
-    g_assert_cmpint(event->block, >=, 0);
-    g_assert_cmpint(event->block, <, NB_BLOCKS);
-    length = f->ram.blocks[event->block].length;
-    host_page = snap_host_pages_size(&f->host_pages, event->block);
-    g_assert_cmpuint(event->offset, <, length);
-    g_assert_cmpuint(event->length, >, 0);
-    g_assert_cmpuint(event->length, <=, length - event->offset);
-    g_assert_cmpuint(event->offset % host_page, ==, 0);
-    g_assert_cmpuint(event->length % host_page, ==, 0);
+    g_assert_cmpuint(pages.first, <, NB_PAGES);
+    block = snap_ram_block_of(ram, pages.first);
+    index = block - ram->blocks;
+    targets = snap_host_pages_targets(&f->host_pages, index);
+    g_assert_cmpuint(pages.count, >, 0);
+    g_assert_cmpuint(pages.count, <=,
+                     snap_ram_block_end(ram, block) - pages.first);
+    g_assert_cmpuint((pages.first - block->first_page) % targets, ==, 0);
+    g_assert_cmpuint(pages.count % targets, ==, 0);
     g_string_append_printf(f->res->log, "pages %d+%" PRIx64 ":%" PRIx64 " ",
-                           event->block, event->offset, event->length);
+                           index, snap_ram_page_offset(ram, block, pages.first),
+                           pages.count << PAGE_BITS);
 }
 
 static void note_event(Fixture *f, SnapReturnEvent *event)

@@ -30,8 +30,8 @@ static void coroutine_fn write_many(WriteJob *job, SnapStreamWriter *writer)
     snap_stream_put_ram_start(writer, NULL);
     for (int i = 0; i < MANY; i++) {
         snap_stream_begin_ram(writer, i == MANY - 1);
-        snap_stream_put_page(writer, 0, i % 4 * PAGE, pages + i % 256 * PAGE);
-        snap_stream_put_zero_page(writer, 1, i % 2 * PAGE);
+        snap_stream_put_page(writer, i % 4, pages + i % 256 * PAGE);
+        snap_stream_put_zero_page(writer, VGA_FIRST + i % 2);
         snap_stream_end_ram(writer);
     }
     g_byte_array_set_size(b, 0);

@@ -66,14 +66,14 @@ static void coroutine_fn write_parts(WriteJob *job, SnapStreamWriter *writer)
     static const uint8_t page[PAGE];
 
     snap_stream_begin_ram(writer, false);
-    snap_stream_put_page(writer, 0, 0, page);
-    snap_stream_put_page(writer, 0, PAGE, page);
-    snap_stream_put_zero_page(writer, 0, 2 * PAGE);
-    snap_stream_put_zero_page(writer, 1, 0);
-    snap_stream_put_page(writer, 0, 3 * PAGE, page);
+    snap_stream_put_page(writer, 0, page);
+    snap_stream_put_page(writer, 1, page);
+    snap_stream_put_zero_page(writer, 2);
+    snap_stream_put_zero_page(writer, VGA_FIRST);
+    snap_stream_put_page(writer, 3, page);
     snap_stream_end_ram(writer);
     snap_stream_begin_ram(writer, true);
-    snap_stream_put_zero_page(writer, 0, 0);
+    snap_stream_put_zero_page(writer, 0);
     snap_stream_end_ram(writer);
 }
 
@@ -131,7 +131,7 @@ static void coroutine_fn write_late(WriteJob *job, SnapStreamWriter *writer)
     Error *err = NULL;
 
     snap_stream_begin_ram(writer, false);
-    snap_stream_put_page(writer, 0, 0, page);
+    snap_stream_put_page(writer, 0, page);
     memset(page, 0x55, sizeof(page));
     snap_stream_end_ram(writer);
     g_assert_cmpint(snap_stream_flush(writer, &err), ==, 0);
@@ -232,12 +232,11 @@ static void expect_advise(GByteArray *b)
 
 static void coroutine_fn write_discard(WriteJob *job, SnapStreamWriter *writer)
 {
-    static const SnapStreamRange ranges[] = {
-        { 0, PAGE }, { 2 * PAGE, 2 * PAGE },
-    };
+    static const SnapPageRange ram[] = { { 0, 1 }, { 2, 2 } };
+    static const SnapPageRange vga[] = { { VGA_FIRST, 1 } };
 
-    snap_stream_put_discard(writer, 0, ranges, 2);
-    snap_stream_put_discard(writer, 1, ranges, 1);
+    snap_stream_put_discard(writer, ram, 2);
+    snap_stream_put_discard(writer, vga, 1);
 }
 
 /* A version, the counted name and a zero after it, and the ranges */
@@ -267,14 +266,14 @@ static void expect_discard(GByteArray *b)
 static void coroutine_fn write_largest_discard(WriteJob *job,
                                                SnapStreamWriter *writer)
 {
-    g_autofree SnapStreamRange *ranges = g_new(SnapStreamRange,
-                                               SNAP_MAX_DISCARD_RANGES);
+    g_autofree SnapPageRange *ranges = g_new(SnapPageRange,
+                                             SNAP_MAX_DISCARD_RANGES);
 
     memset(job->ram.blocks[1].name, 'x', SNAP_BLOCK_NAME_MAX);
     for (uint64_t i = 0; i < SNAP_MAX_DISCARD_RANGES; i++) {
-        ranges[i] = (SnapStreamRange) { 2 * i * PAGE, PAGE };
+        ranges[i] = (SnapPageRange) { VGA_FIRST + 2 * i, 1 };
     }
-    snap_stream_put_discard(writer, 1, ranges, SNAP_MAX_DISCARD_RANGES);
+    snap_stream_put_discard(writer, ranges, SNAP_MAX_DISCARD_RANGES);
 }
 
 static void expect_largest_discard(GByteArray *b)
@@ -323,9 +322,9 @@ static void coroutine_fn write_records(WriteJob *job, SnapStreamWriter *writer)
 {
     static const uint8_t page[PAGE];
 
-    snap_stream_put_page(writer, 0, PAGE, page);
-    snap_stream_put_zero_page(writer, 0, 0);
-    snap_stream_put_page(writer, 1, 0, page);
+    snap_stream_put_page(writer, 1, page);
+    snap_stream_put_zero_page(writer, 0);
+    snap_stream_put_page(writer, VGA_FIRST, page);
     snap_stream_put_end_of_records(writer);
 }
 

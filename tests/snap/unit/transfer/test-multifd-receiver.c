@@ -116,12 +116,11 @@ static void put_packet(Fixture *f, int fd, bool sync, unsigned nb_normal,
     g_autofree uint8_t *page = g_malloc(PAGE);
     SnapMultifdPacket packet = {
         .sync = sync,
-        .block = RAM,
         .nb_normal = nb_normal,
         .nb_zero = nb_zero,
     };
 
-    packet.offsets[0] = f->nb_pages * PAGE;
+    packet.pages[0] = RAM_FIRST + f->nb_pages;
     snap_multifd_encode(head, &packet, blocks);
     put(fd, head, snap_multifd_head_size(blocks));
     memset(page, 1, PAGE);

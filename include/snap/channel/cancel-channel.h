@@ -23,9 +23,10 @@ QIOChannel *snap_cancel_channel_new(QIOChannel *master);
  * that wait
  * @ioc: of snap_cancel_channel_new()
  *
- * The peer does not notice.
+ * The peer does not notice.  Those that wait run at once; or, if this is called
+ * in a coroutine, as soon as that waits.
  *
- * Context: main loop, outside coroutines: those that wait run at once.
+ * Context: main loop; also in coroutines.
  */
 void snap_cancel_channel_cancel(QIOChannel *ioc);
 

@@ -159,7 +159,7 @@ GPtrArray *snap_transport_open_channels(SnapTransport *transport, unsigned nb,
  * Now and from now on, in both directions and on all channels.  The peer does
  * not notice until snap_transport_close().
  *
- * Context: main loop, outside coroutines.
+ * Context: main loop; also in coroutines.
  */
 void snap_transport_cancel(SnapTransport *transport);
 

@@ -91,6 +91,9 @@ bool snap_demand_is_idle(const SnapDemand *demand);
 bool snap_demand_is_queued(const SnapDemand *demand);
 bool snap_demand_is_reading(const SnapDemand *demand);
 
+/* Begin no more reads: what has not been read is not going to be ready. */
+void snap_demand_stop(SnapDemand *demand);
+
 /* Whether nothing is being read. */
 bool snap_demand_is_quiet(const SnapDemand *demand);
 

@@ -46,29 +46,35 @@ typedef struct SnapPostcopyOptions {
 } SnapPostcopyOptions;
 
 /**
- * snap_postcopy_new: prepare a load; connects the second channel, and sees
- * that a load that is resumed is the same one
+ * snap_postcopy_new: prepare a load
  * @sender, @transport, @options, @progress: not owned
  *
  * Returns: NULL with @errp set
  */
-SnapPostcopy *coroutine_fn
-snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
-                  const SnapPostcopyOptions *options, SnapProgress *progress,
-                  Error **errp);
-/* Only if snap_postcopy_is_idle(). */
+SnapPostcopy *snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
+                                const SnapPostcopyOptions *options,
+                                SnapProgress *progress, Error **errp);
 void snap_postcopy_free(SnapPostcopy *postcopy);
 
 /**
  * snap_postcopy_run: load, up to the destination's word that it has all
  *
- * Returns: 0; -errno with @errp set, and something may still be in flight
+ * Connects the preempt channel first, and verifies that a load that is resumed
+ * is the one that broke off.  Call once.  Nothing is in flight afterwards, and
+ * the transport is cancelled.
+ *
+ * Returns: 0 on success, -errno with @errp set
  */
 int coroutine_fn snap_postcopy_run(SnapPostcopy *postcopy, Error **errp);
 
+/**
+ * snap_postcopy_cancel: let snap_postcopy_run() fail soon
+ *
+ * The transport has to be cancelled, too.  Call outside coroutines.
+ */
+void snap_postcopy_cancel(SnapPostcopy *postcopy);
+
 /* Whether the destination's guest has begun to run, so that it must go on. */
 bool snap_postcopy_guest_runs(const SnapPostcopy *postcopy);
-
-bool snap_postcopy_is_idle(const SnapPostcopy *postcopy);
 
 #endif /* SNAP_POSTCOPY_POSTCOPY_H */

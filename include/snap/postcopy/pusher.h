@@ -57,7 +57,7 @@ typedef struct SnapPusherParts {
  */
 SnapPusher *snap_pusher_new(const SnapPusherParts *parts,
                             const SnapPusherOptions *options);
-/* Nothing may be in flight: see snap_pusher_is_idle(). */
+/* Only before snap_pusher_run(), or after snap_pusher_end(). */
 void snap_pusher_free(SnapPusher *pusher);
 
 /* A requested page is ready to be sent. */
@@ -76,7 +76,12 @@ int coroutine_fn snap_pusher_run(SnapPusher *pusher, Error **errp);
 /* Let snap_pusher_run() return -ECONNABORTED, and serve no more requests. */
 void snap_pusher_stop(SnapPusher *pusher);
 
-/* Whether no coroutine is at work. */
-bool snap_pusher_is_idle(const SnapPusher *pusher);
+/**
+ * snap_pusher_end: stop, and wait until nothing is in flight
+ *
+ * That includes what the demand reads.  Only after snap_pusher_run() has
+ * returned; the channels must not be stuck.
+ */
+void coroutine_fn snap_pusher_end(SnapPusher *pusher);
 
 #endif /* SNAP_POSTCOPY_PUSHER_H */

@@ -43,12 +43,14 @@ void snap_resumption_end(SnapResumption *resumption);
  * snap_resumption_check: whether the load that broke off was of our snapshot
  * @wanted: what the user says that it was of; null for nothing
  *
- * Nothing may have been sent yet.  Waits for a connection to be accepted.
+ * Nothing may have been sent yet.  Waits for a connection to be accepted, or
+ * for snap_resumption_cancel().
  *
  * Returns: true; false with @errp set
  */
 bool coroutine_fn snap_resumption_check(SnapResumption *resumption,
                                         const QemuUUID *wanted, Error **errp);
+void snap_resumption_cancel(SnapResumption *resumption);
 
 /**
  * snap_resumption_check_listener: the same before the transport is open

@@ -29,8 +29,10 @@ typedef struct SnapLoadOptions {
 } SnapLoadOptions;
 
 /**
- * snap_load_new: a load of the snapshot on @blk
- * @blk, @transport, @options: not owned
+ * snap_load_new: prepare a load
+ * @blk: the disk with the snapshot; the caller's reference is taken over
+ * @transport: where to, connected; taken over
+ * @options: copied
  */
 SnapLoad *snap_load_new(BlockBackend *blk, SnapTransport *transport,
                         const SnapLoadOptions *options);
@@ -54,22 +56,23 @@ bool snap_load_check_resumption(BlockBackend *blk,
  *
  * Runs the main loop until all is done.  Every page is compared with its hash
  * before it is sent, unless @no_verify, and the device state with its checksum
- * before anything is sent.
+ * before anything is sent.  Call once.
  *
  * Context: main loop, outside coroutines.
  *
- * Returns: 0 when the stream was delivered whole; -errno with @errp set
+ * Returns: 0 when the stream was delivered whole; -errno with @errp set;
+ * -ETIMEDOUT if requests are still in flight, see snap_load_interrupt()
  */
 int snap_load_run(SnapLoad *load, SnapStats *stats, Error **errp);
-void snap_load_free(SnapLoad *load);
 
 /**
- * snap_load_is_idle: whether nothing is in flight
+ * snap_load_free: free the load, and close disk and transport
  *
- * After a failure something may still wait for the channel.  Nothing that the
- * load uses can be freed then, and the process can do little but end.
+ * At any time outside snap_load_run().  What is in flight keeps what it refers
+ * to until it is complete.
  */
-bool snap_load_is_idle(const SnapLoad *load);
+void snap_load_free(SnapLoad *load);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapLoad, snap_load_free)
 
 /**
  * snap_load_refuse: tell the destination that nothing will come
@@ -88,8 +91,9 @@ bool snap_load_refuse_fd(int fd);
 /**
  * snap_load_interrupt: let snap_load_run() return as soon as possible
  *
- * From the main loop, while it runs.  Requests in flight may take a few
- * seconds.
+ * From the main loop, while it runs.  The first call gives requests in flight
+ * a few seconds, a second one does not; -ETIMEDOUT says that storage has not
+ * answered by then.
  */
 void snap_load_interrupt(SnapLoad *load);
 

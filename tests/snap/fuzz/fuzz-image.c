@@ -297,17 +297,18 @@ static void coroutine_fn read_image(void *opaque)
 static void load(Test *test)
 {
     const SnapLoadOptions options = { };
-    SnapTransport *transport = fuzz_transport_open(-1, -1);
-    SnapLoad *l = snap_load_new(test->blk, transport, &options);
     SnapStats stats;
     Error *err = NULL;
-    int ret = snap_load_run(l, &stats, &err);
+    SnapLoad *l;
+    int ret;
 
+    blk_ref(test->blk);
+    l = snap_load_new(test->blk, fuzz_transport_open(-1, -1), &options);
+    ret = snap_load_run(l, &stats, &err);
     fuzz_check(!ret == !err);
     fuzz_check_ok(!ret || !test->sound || test->disk.failed, err);
     error_free(err);
     snap_load_free(l);
-    snap_transport_close(transport);
 }
 
 static void fill(FuzzDisk *disk, FuzzBytes bytes)

@@ -189,12 +189,12 @@ static void coroutine_fn destination_entry(void *opaque)
     d->over = true;
 }
 
-/* Whoever is at work ends, now that there is nobody to talk to. */
-static void finish(Destination *d, SnapLoad *l)
+/* It ends, now that there is nobody to talk to. */
+static void finish(Destination *d)
 {
     d->script = (FuzzBytes) { };
     d->waited = MAX_WAIT;
-    while (!d->over || !snap_load_is_idle(l)) {
+    while (!d->over) {
         aio_poll(qemu_get_aio_context(), true);
     }
 }
@@ -217,10 +217,8 @@ static void load(const SnapLoadOptions *options, FuzzBytes script)
     ret = snap_load_run(l, &stats, &err);
     fuzz_check(!ret == !err);
     error_free(err);
-    finish(&d, l);
+    finish(&d);
     snap_load_free(l);
-    snap_transport_close(transport);
-    blk_unref(blk);
 }
 
 static void load_whole(FuzzBytes bytes, uint8_t flags)

@@ -136,8 +136,6 @@ static int load(FuzzDisk *disk)
 
     snap_load_run(l, &stats, &error_abort);
     snap_load_free(l);
-    snap_transport_close(transport);
-    blk_unref(blk);
     fuzz_check(lseek(out, 0, SEEK_SET) == 0);
     return out;
 }

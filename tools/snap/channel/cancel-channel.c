@@ -122,7 +122,6 @@ void snap_cancel_channel_cancel(QIOChannel *ioc)
     Coroutine *writer;
 
     GLOBAL_STATE_CODE();
-    assert(!qemu_in_coroutine());
     SNAP_CANCEL_CHANNEL(ioc)->cancelled = true;
     qio_channel_wake_read(ioc);
     /* qio_channel_yield() lets others than its handlers wake it, too. */

@@ -12,22 +12,24 @@
 #include "cmd.h"
 #include "report.h"
 
-static void on_interrupt(void *opaque)
+static void cmd_load_on_interrupt(void *opaque)
 {
     snap_load_interrupt(opaque);
 }
 
-static void refuse(void *opaque)
+static void cmd_load_refuse(void *opaque)
 {
     snap_load_refuse(opaque);
 }
 
 /*
- * Open the image to load, and connect.  A destination waits for a load, and has
- * to be told if there is none; one that is paused must not be: it hears of
- * nothing unless the load can be resumed.
+ * Connect, and open the image.  If the load resumes another one, connect only
+ * when it is clear that it can: otherwise, the destination stays paused, and
+ * can be resumed later.
+ *
+ * Returns: the opened image, NULL with @errp set
  */
-static BlockBackend *open_and_connect(const SnapCmdOptions *options,
+static BlockBackend *cmd_load_connect(const SnapCmdOptions *options,
                                       SnapTransport *transport, Error **errp)
 {
     SnapImageOptions image_options = snap_cmd_image_options(options);
@@ -49,19 +51,24 @@ static BlockBackend *open_and_connect(const SnapCmdOptions *options,
     return blk;
 }
 
-/* Everything that may fail or wait before anything is sent */
-static BlockBackend *prepare(const SnapCmdOptions *options,
-                             SnapTransport *transport, Error **errp)
+/*
+ * Do all that may fail or block before anything is sent.  After a failure, the
+ * destination is told, unless it is one that is to be resumed.
+ *
+ * Returns: the opened image, NULL with @errp set
+ */
+static BlockBackend *cmd_load_prepare(const SnapCmdOptions *options,
+                                      SnapTransport *transport, Error **errp)
 {
     bool resume = options->postcopy->resume;
     BlockBackend *blk;
     Error *err = NULL;
 
     if (!resume) {
-        snap_interrupt_add(options->interrupt, refuse, transport);
+        snap_interrupt_add(options->interrupt, cmd_load_refuse, transport);
     }
-    blk = open_and_connect(options, transport, errp);
-    snap_interrupt_remove(options->interrupt, refuse, transport);
+    blk = cmd_load_connect(options, transport, errp);
+    snap_interrupt_remove(options->interrupt, cmd_load_refuse, transport);
     if (blk && !snap_cmd_check_files(options, SNAP_CMD_READS, blk, &err)) {
         g_clear_pointer(&blk, blk_unref);
     }
@@ -74,8 +81,9 @@ static BlockBackend *prepare(const SnapCmdOptions *options,
     return blk;
 }
 
-/* Returns: false if something is still in flight */
-static bool load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
+/* Takes over @transport. Returns: a load that can run, NULL with @errp set */
+static SnapLoad *cmd_load_begin(const SnapCmdOptions *options,
+                                SnapTransport *transport, Error **errp)
 {
     g_autofree char *working_set = snap_cmd_working_set(options);
     SnapPostcopyOptions postcopy = *options->postcopy;
@@ -85,45 +93,54 @@ static bool load(const SnapCmdOptions *options, SnapStats *stats, Error **errp)
         .postcopy = options->by_postcopy ? &postcopy : NULL,
         .multifd = options->multifd->nb_channels ? options->multifd : NULL,
     };
-    SnapTransport *transport;
-    BlockBackend *blk;
-    SnapLoad *l;
+    BlockBackend *blk = cmd_load_prepare(options, transport, errp);
 
-    postcopy.working_set = working_set;
-    postcopy.host_pages = (char **)options->host_pages->pdata;
-    transport = snap_transport_open(options->uri, false, options->interrupt,
-                                    errp);
-    if (!transport) {
-        return true;
-    }
-    blk = prepare(options, transport, errp);
     if (!blk) {
         snap_transport_close(transport);
-        return true;
+        return NULL;
     }
-    l = snap_load_new(blk, transport, &load_options);
-    snap_interrupt_watch(options->interrupt, on_interrupt, l);
-    snap_load_run(l, stats, errp);
+    postcopy.working_set = working_set;
+    postcopy.host_pages = (char **)options->host_pages->pdata;
+    return snap_load_new(blk, transport, &load_options);
+}
+
+static int cmd_load_run(const SnapCmdOptions *options, SnapLoad *l,
+                        SnapStats *stats, Error **errp)
+{
+    int ret;
+
+    snap_interrupt_watch(options->interrupt, cmd_load_on_interrupt, l);
+    ret = snap_load_run(l, stats, errp);
     snap_interrupt_watch(options->interrupt, NULL, NULL);
-    if (!snap_load_is_idle(l)) {
-        snap_transport_abandon(transport);
-        return false;
-    }
-    snap_load_free(l);
-    snap_transport_close(transport);
-    blk_unref(blk);
-    return true;
+    return ret;
 }
 
 int snap_cmd_load(const SnapCmdOptions *options)
 {
+    SnapTransport *transport;
     SnapStats stats = { };
+    SnapLoad *l = NULL;
     Error *err = NULL;
-    bool idle = load(options, &stats, &err);
-    int status = snap_cmd_finish(options, &stats, err);
+    int ret = 0, status;
 
-    if (!idle) {
+    transport = snap_transport_open(options->uri, false, options->interrupt,
+                                    &err);
+    if (transport) {
+        l = cmd_load_begin(options, transport, &err);
+    }
+    if (l) {
+        ret = cmd_load_run(options, l, &stats, &err);
+    }
+    if (!ret) {
+        snap_load_free(l);
+        return snap_cmd_finish(options, &stats, err);
+    }
+    /* A destination that learns from its channel finds the report. */
+    snap_transport_abandon(transport);
+    status = snap_cmd_finish(options, &stats, err);
+    if (ret == -ETIMEDOUT) {
         snap_cmd_leave(status);
     }
+    snap_load_free(l);
     return status;
 }

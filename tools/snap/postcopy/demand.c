@@ -48,6 +48,7 @@ struct SnapDemand {
     Queue requested;
     Queue fault_around;
     unsigned nb_workers;
+    bool stopped;               /* by snap_demand_stop() */
     int64_t last_ns;
 };
 
@@ -203,14 +204,19 @@ typedef struct Worker {
     Queue *queue;
 } Worker;
 
+static bool demand_may_read(const SnapDemand *d, const Queue *queue)
+{
+    return !d->stopped && !QTAILQ_EMPTY(&queue->waiting) &&
+           queue->nb_reading < queue->max_reading;
+}
+
 static void coroutine_fn worker_entry(void *opaque)
 {
     Worker *worker = opaque;
     SnapDemand *d = worker->demand;
     Queue *queue = worker->queue;
 
-    while (!QTAILQ_EMPTY(&queue->waiting) &&
-           queue->nb_reading < queue->max_reading) {
+    while (demand_may_read(d, queue)) {
         SnapFetch *fetch = QTAILQ_FIRST(&queue->waiting);
 
         QTAILQ_REMOVE(&queue->waiting, fetch, next);
@@ -234,8 +240,7 @@ static void coroutine_fn worker_entry(void *opaque)
 /* Start to read what waits, up to the limit of the queue. */
 static void coroutine_fn start_reading(SnapDemand *d, Queue *queue)
 {
-    while (!QTAILQ_EMPTY(&queue->waiting) &&
-           queue->nb_reading < queue->max_reading) {
+    while (demand_may_read(d, queue)) {
         Worker *worker = g_new(Worker, 1);
 
         *worker = (Worker) { .demand = d, .queue = queue };
@@ -328,6 +333,11 @@ bool snap_demand_is_queued(const SnapDemand *d)
 bool snap_demand_is_reading(const SnapDemand *d)
 {
     return d->requested.nb_unread;
+}
+
+void snap_demand_stop(SnapDemand *d)
+{
+    d->stopped = true;
 }
 
 bool snap_demand_is_quiet(const SnapDemand *d)

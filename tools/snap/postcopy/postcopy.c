@@ -122,7 +122,7 @@ struct SnapPostcopy {
     SnapTransport *transport;
     const SnapPostcopyOptions *options;
     SnapProgress *progress;
-    SnapSender preempt;             /* without a writer: no such channel */
+    SnapSender preempt;             /* a writer only if there is a channel */
     SnapResumption *resumption;     /* NULL if nothing is remembered */
     QEMUTimer *confirm_timer;       /* likewise */
 
@@ -147,6 +147,7 @@ struct SnapPostcopy {
     /* both coroutines */
     SnapTaskGroup *tasks;
     bool disconnected;              /* one has found that */
+    bool cancelled;
 
     /* who waits for one of the above */
     QemuCoSleep sender_sleep;
@@ -171,23 +172,15 @@ static void postcopy_confirm_resumption(void *opaque)
     snap_resumption_confirm(opaque);
 }
 
-/* Whether a load that is resumed may be the one that broke off. */
-static bool coroutine_fn postcopy_open_resumption(SnapPostcopy *pc,
-                                                  Error **errp)
+static void postcopy_make_resumption(SnapPostcopy *pc)
 {
-    const SnapPostcopyOptions *options = pc->options;
-
-    if (!options->load_records) {
-        return true;
-    }
-    pc->resumption = snap_resumption_new(options->load_records, pc->transport,
+    pc->resumption = snap_resumption_new(pc->options->load_records,
+                                         pc->transport,
                                          &pc->sender->image->header.uuid);
     pc->confirm_timer = aio_timer_new(qemu_get_aio_context(),
                                       QEMU_CLOCK_REALTIME, SCALE_NS,
                                       postcopy_confirm_resumption,
                                       pc->resumption);
-    return !options->resume ||
-           snap_resumption_check(pc->resumption, &options->resumed, errp);
 }
 
 static SnapPostcopyStats *postcopy_stats(const SnapPostcopy *pc)
@@ -214,7 +207,7 @@ static void postcopy_make_pusher(SnapPostcopy *pc)
     pc->plan = snap_push_plan_new(image, &pc->map, options->reasons);
     parts = (SnapPusherParts) {
         .sender = pc->sender,
-        .preempt = pc->preempt.writer ? &pc->preempt : NULL,
+        .preempt = pc->options->preempt ? &pc->preempt : NULL,
         .transport = pc->transport,
         .map = &pc->map,
         .demand = pc->demand,
@@ -224,10 +217,9 @@ static void postcopy_make_pusher(SnapPostcopy *pc)
     pc->pusher = snap_pusher_new(&parts, options);
 }
 
-SnapPostcopy *coroutine_fn
-snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
-                  const SnapPostcopyOptions *options, SnapProgress *progress,
-                  Error **errp)
+SnapPostcopy *snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
+                                const SnapPostcopyOptions *options,
+                                SnapProgress *progress, Error **errp)
 {
     SnapPostcopy *pc = g_new(SnapPostcopy, 1);
     const SnapRAMBlocks *ram = &sender->image->ram;
@@ -249,9 +241,10 @@ snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
                    "read from the destination");
     } else if (snap_host_pages_init(&pc->host_pages, ram,
                                     options->host_pages, errp) &&
-               snap_page_map_init(&pc->map, ram, &pc->host_pages, errp) &&
-               (!options->preempt || postcopy_open_preempt(pc, errp)) &&
-               postcopy_open_resumption(pc, errp)) {
+               snap_page_map_init(&pc->map, ram, &pc->host_pages, errp)) {
+        if (options->load_records) {
+            postcopy_make_resumption(pc);
+        }
         pc->rp = snap_return_path_new(input, ram, &pc->host_pages);
         pc->recording = snap_recording_new(sender->image,
                                            options->working_set);
@@ -284,12 +277,6 @@ void snap_postcopy_free(SnapPostcopy *pc)
 bool snap_postcopy_guest_runs(const SnapPostcopy *pc)
 {
     return pc->resume_state == RESUME_DONE || pc->answered == PING_RUN;
-}
-
-bool snap_postcopy_is_idle(const SnapPostcopy *pc)
-{
-    return !snap_task_group_nb_running(pc->tasks) &&
-           snap_pusher_is_idle(pc->pusher) && snap_demand_is_quiet(pc->demand);
 }
 
 /* Whether @ret says only that the other end has gone. */
@@ -398,7 +385,7 @@ static int coroutine_fn postcopy_handle_event(SnapPostcopy *pc,
         postcopy_handle_pong(pc, event->value);
         return 0;
     case SNAP_RP_REQ_PAGES:
-        if (pc->sender_state < SENDER_ENDING || pc->preempt.writer) {
+        if (pc->sender_state < SENDER_ENDING || pc->options->preempt) {
             return snap_demand_request(pc->demand, event->pages, errp);
         }
         /* After the end, QEMU fills missing pages with zeroes. */
@@ -802,7 +789,7 @@ static int coroutine_fn postcopy_end_preempt(SnapPostcopy *pc, Error **errp)
 /* The destination has everything, and confirms it once it is processed. */
 static int coroutine_fn postcopy_wait_for_end(SnapPostcopy *pc, Error **errp)
 {
-    int ret = pc->preempt.writer ? postcopy_end_preempt(pc, errp) : 0;
+    int ret = pc->options->preempt ? postcopy_end_preempt(pc, errp) : 0;
 
     if (!ret) {
         ret = postcopy_wait_for(pc, postcopy_is_shut);
@@ -907,12 +894,15 @@ static int postcopy_collect_result(SnapPostcopy *pc, Error **errp)
     return 0;
 }
 
-/* Also of a load that was broken off: what was requested stays true. */
+/*
+ * Also of a load that was broken off, unless by the user: what was requested
+ * stays true.
+ */
 static int postcopy_store_record(SnapPostcopy *pc, int ret, Error **errp)
 {
     Error *err = NULL;
 
-    if (snap_recording_store(pc->recording, &err)) {
+    if (pc->cancelled || snap_recording_store(pc->recording, &err)) {
         return ret;
     }
     if (ret < 0) {
@@ -923,17 +913,24 @@ static int postcopy_store_record(SnapPostcopy *pc, int ret, Error **errp)
     return -EIO;
 }
 
-int coroutine_fn snap_postcopy_run(SnapPostcopy *pc, Error **errp)
+/* What may fail or wait before anything is sent */
+static bool coroutine_fn postcopy_connect(SnapPostcopy *pc, Error **errp)
 {
-    int ret;
+    const SnapPostcopyOptions *options = pc->options;
 
+    if (options->preempt && !postcopy_open_preempt(pc, errp)) {
+        return false;
+    }
+    return !options->resume || !pc->resumption ||
+           snap_resumption_check(pc->resumption, &options->resumed, errp);
+}
+
+/* Send, until all is over or nothing more can come of it. */
+static void coroutine_fn postcopy_send(SnapPostcopy *pc)
+{
     snap_task_group_start(pc->tasks, "return path", postcopy_return_path_entry,
                           pc);
     snap_task_group_start(pc->tasks, "sender", postcopy_sender_entry, pc);
-    /*
-     * The sender may be stuck in a channel that nobody reads: do not wait for
-     * it if the destination has gone.
-     */
     while (pc->sender_state != SENDER_OVER && !postcopy_peer_left(pc)) {
         qemu_co_sleep(&pc->run_sleep);
     }
@@ -945,10 +942,33 @@ int coroutine_fn snap_postcopy_run(SnapPostcopy *pc, Error **errp)
         snap_task_group_wait_until(pc->tasks, DRAIN_NS +
                                    qemu_clock_get_ns(QEMU_CLOCK_REALTIME));
     }
+}
+
+/*
+ * Wait until nothing is in flight.  The return path may wait for a destination
+ * that has nothing to say, and senders be stuck in a channel that nobody reads.
+ */
+static void coroutine_fn postcopy_end_tasks(SnapPostcopy *pc)
+{
+    snap_transport_cancel(pc->transport);
+    snap_pusher_stop(pc->pusher);
+    snap_task_group_wait(pc->tasks, NULL);
+    snap_pusher_end(pc->pusher);
+}
+
+int coroutine_fn snap_postcopy_run(SnapPostcopy *pc, Error **errp)
+{
+    int ret;
+
+    if (!postcopy_connect(pc, errp)) {
+        return -EINVAL;
+    }
+    postcopy_send(pc);
     trace_snap_postcopy_over(snap_task_group_nb_running(pc->tasks),
                              snap_task_group_status(pc->tasks, NULL),
                              pc->rp_state);
     ret = postcopy_collect_result(pc, errp);
+    postcopy_end_tasks(pc);
     if (!ret) {
         postcopy_stats(pc)->complete_ns =
             qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
@@ -957,4 +977,13 @@ int coroutine_fn snap_postcopy_run(SnapPostcopy *pc, Error **errp)
         }
     }
     return postcopy_store_record(pc, ret, errp);
+}
+
+void snap_postcopy_cancel(SnapPostcopy *pc)
+{
+    pc->cancelled = true;
+    if (pc->resumption) {
+        snap_resumption_cancel(pc->resumption);
+    }
+    snap_pusher_stop(pc->pusher);
 }

@@ -127,12 +127,17 @@ void snap_pusher_stop(SnapPusher *p)
     p->stopped = true;
     snap_pusher_wake(p);
     snap_prefetch_stop(p->prefetch);
+    snap_demand_stop(p->parts.demand);
 }
 
-bool snap_pusher_is_idle(const SnapPusher *p)
+void coroutine_fn snap_pusher_end(SnapPusher *p)
 {
-    return !snap_task_group_nb_running(p->preempt_task) &&
-           !snap_prefetch_is_running(p->prefetch);
+    snap_pusher_stop(p);
+    snap_task_group_wait(p->preempt_task, NULL);
+    while (snap_prefetch_is_running(p->prefetch) ||
+           !snap_demand_is_quiet(p->parts.demand)) {
+        qemu_co_sleep(&p->sleep);
+    }
 }
 
 /* --- records --- */

@@ -19,6 +19,10 @@ struct SnapResumption {
     SnapTransport *transport;
     QemuUUID uuid;
 
+    /* snap_resumption_check() */
+    bool cancelled;
+    QemuCoSleep sleep;
+
     /* the destination */
     SnapPeer peer;
     bool known;
@@ -120,8 +124,13 @@ bool coroutine_fn snap_resumption_check(SnapResumption *r,
     QemuUUID recorded;
     bool good;
 
-    while (snap_transport_peer_awaited(r->transport)) {
-        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, ACCEPT_POLL_NS);
+    while (!r->cancelled && snap_transport_peer_awaited(r->transport)) {
+        qemu_co_sleep_ns_wakeable(&r->sleep, QEMU_CLOCK_REALTIME,
+                                  ACCEPT_POLL_NS);
+    }
+    if (r->cancelled) {
+        error_setg(errp, "The load is cancelled");
+        return false;
     }
     r->known = snap_transport_find_peer(r->transport, true, &r->peer, &err);
     r->recorded = r->known && snap_load_record_read(r->dir, &r->peer,
@@ -130,6 +139,12 @@ bool coroutine_fn snap_resumption_check(SnapResumption *r,
                  err ? error_get_pretty(err) : NULL, errp);
     error_free(err);
     return good;
+}
+
+void snap_resumption_cancel(SnapResumption *r)
+{
+    r->cancelled = true;
+    qemu_co_sleep_wake(&r->sleep);
 }
 
 bool snap_resumption_check_listener(const char *dir, const char *path,

@@ -114,6 +114,20 @@ static int coroutine_fn precopy_send_main(const SnapPrecopy *p,
     return precopy_send_end_section(p, each_section, errp);
 }
 
+/* A channel that fails ends the main one, and knows better why. */
+static int precopy_multifd_error(const SnapMultifdSender *multifd, int ret,
+                                 Error *err, Error **errp)
+{
+    int channel_ret = snap_multifd_sender_status(multifd, errp);
+
+    if (channel_ret < 0) {
+        error_free(err);
+        return channel_ret;
+    }
+    error_propagate(errp, err);
+    return ret;
+}
+
 /* Setup and RAM. */
 static int coroutine_fn precopy_send_multifd(const SnapPrecopy *p, Error **errp)
 {
@@ -136,12 +150,7 @@ static int coroutine_fn precopy_send_multifd(const SnapPrecopy *p, Error **errp)
     snap_multifd_sender_start(multifd);
     ret = precopy_send_main(p, multifd, each_section, &err);
     if (ret < 0) {
-        /* A channel that fails ends the main one, and knows better why. */
-        if (snap_multifd_sender_status(multifd, errp) < 0) {
-            error_free(err);
-        } else {
-            error_propagate(errp, err);
-        }
+        ret = precopy_multifd_error(multifd, ret, err, errp);
         snap_multifd_sender_abort(multifd);
     }
     return ret;

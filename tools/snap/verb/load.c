@@ -27,8 +27,13 @@ struct SnapLoad {
     /* constant */
     BlockBackend *blk;
     SnapTransport *transport;
-    const SnapLoadOptions *options;
+    bool no_verify;
+    SnapPostcopyOptions *postcopy_options;      /* NULL for a precopy */
+    SnapMultifdOptions *multifd_options;        /* NULL for one channel */
     SnapTask *task;
+
+    /* set from the main loop */
+    bool interrupted;
 
     /* while it runs */
     SnapImage *image;
@@ -43,7 +48,36 @@ static void load_cancel(void *opaque)
 {
     SnapLoad *l = opaque;
 
+    if (l->postcopy) {
+        snap_postcopy_cancel(l->postcopy);
+    }
     snap_transport_cancel(l->transport);
+}
+
+/* A load that is left may use its options whenever storage answers. */
+static SnapPostcopyOptions *
+load_copy_postcopy_options(const SnapPostcopyOptions *options)
+{
+    SnapPostcopyOptions *copy;
+
+    if (!options) {
+        return NULL;
+    }
+    copy = g_memdup2(options, sizeof(*options));
+    copy->load_records = g_strdup(options->load_records);
+    copy->host_pages = g_strdupv((char **)options->host_pages);
+    copy->working_set = g_strdup(options->working_set);
+    return copy;
+}
+
+static void load_free_postcopy_options(SnapPostcopyOptions *options)
+{
+    if (options) {
+        g_free((char *)options->load_records);
+        g_strfreev((char **)options->host_pages);
+        g_free((char *)options->working_set);
+        g_free(options);
+    }
 }
 
 SnapLoad *snap_load_new(BlockBackend *blk, SnapTransport *transport,
@@ -53,7 +87,10 @@ SnapLoad *snap_load_new(BlockBackend *blk, SnapTransport *transport,
 
     l->blk = blk;
     l->transport = transport;
-    l->options = options;
+    l->no_verify = options->no_verify;
+    l->postcopy_options = load_copy_postcopy_options(options->postcopy);
+    l->multifd_options = g_memdup2(options->multifd,
+                                   sizeof(*options->multifd));
     l->task = snap_task_new(load_cancel, l);
     l->progress.enabled = options->progress;
     return l;
@@ -67,6 +104,10 @@ static void load_destroy(void *opaque)
     snap_postcopy_free(l->postcopy);
     snap_stream_writer_free(l->writer);
     snap_image_close(l->image);
+    snap_transport_close(l->transport);
+    blk_unref(l->blk);
+    load_free_postcopy_options(l->postcopy_options);
+    g_free(l->multifd_options);
     g_free(l);
 }
 
@@ -79,13 +120,8 @@ void snap_load_free(SnapLoad *l)
 
 void snap_load_interrupt(SnapLoad *l)
 {
-    snap_task_cancel(l->task, GRACE_NS);
-}
-
-bool snap_load_is_idle(const SnapLoad *l)
-{
-    return !snap_task_is_left(l->task) &&
-           (!l->postcopy || snap_postcopy_is_idle(l->postcopy));
+    snap_task_cancel(l->task, l->interrupted ? 0 : GRACE_NS);
+    l->interrupted = true;
 }
 
 static int coroutine_fn load_by_precopy(SnapLoad *l, Error **errp)
@@ -93,7 +129,7 @@ static int coroutine_fn load_by_precopy(SnapLoad *l, Error **errp)
     SnapPrecopy precopy = {
         .sender = &l->sender,
         .transport = l->transport,
-        .multifd = l->options->multifd,
+        .multifd = l->multifd_options,
         .progress = &l->progress,
     };
 
@@ -103,7 +139,7 @@ static int coroutine_fn load_by_precopy(SnapLoad *l, Error **errp)
 static int coroutine_fn load_by_postcopy(SnapLoad *l, Error **errp)
 {
     l->postcopy = snap_postcopy_new(&l->sender, l->transport,
-                                    l->options->postcopy, &l->progress, errp);
+                                    l->postcopy_options, &l->progress, errp);
     if (!l->postcopy) {
         return -EINVAL;
     }
@@ -116,7 +152,7 @@ static int coroutine_fn load_open(SnapLoad *l, Error **errp)
     if (!l->image) {
         return -EIO;
     }
-    l->image->verify_pages = !l->options->no_verify;
+    l->image->verify_pages = !l->no_verify;
     l->writer = snap_stream_writer_new(snap_transport_output(l->transport),
                                        &l->image->ram,
                                        &l->image->header.section);
@@ -141,11 +177,15 @@ static int coroutine_fn load_entry(void *opaque, Error **errp)
         ret = snap_image_copy_part(l->image, SNAP_PART_DEVICES, NULL, NULL,
                                    errp);
     }
+    if (!ret && l->interrupted) {
+        error_setg(errp, "The load is cancelled");
+        ret = -ECANCELED;
+    }
     if (ret < 0) {
         return ret;
     }
-    return l->options->postcopy ? load_by_postcopy(l, errp) :
-                                  load_by_precopy(l, errp);
+    return l->postcopy_options ? load_by_postcopy(l, errp) :
+                                 load_by_precopy(l, errp);
 }
 
 typedef struct ResumptionCheck {
@@ -198,9 +238,9 @@ bool snap_load_refuse_fd(int fd)
 }
 
 /* A byte 0 would end what is being resumed, as if it were complete. */
-static bool load_is_resumption(const SnapLoadOptions *options)
+static bool load_is_resumption(const SnapLoad *l)
 {
-    return options->postcopy && options->postcopy->resume;
+    return l->postcopy_options && l->postcopy_options->resume;
 }
 
 /* A guest that has begun to run must not be lost. */
@@ -232,7 +272,7 @@ int snap_load_run(SnapLoad *l, SnapStats *stats, Error **errp)
     ret = snap_task_run(load_entry, l, l->task, errp);
     snap_progress_end(&l->progress);
     /* It counts what is about to be written, too. */
-    if (ret < 0 && !load_is_resumption(l->options) &&
+    if (ret < 0 && !load_is_resumption(l) &&
         !qemu_file_transferred(snap_transport_output(l->transport))) {
         snap_load_refuse(l->transport);
     }

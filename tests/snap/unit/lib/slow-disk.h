@@ -30,6 +30,7 @@
  * @fail_nth: this letter of the log fails; -1 for none
  * @fail_reads: reads fail, wherever they are
  * @fail_ret: how requests fail, 0 for not at all
+ * @hangs: no request is complete
  */
 typedef struct SlowDisk {
     uint8_t *bytes;
@@ -43,6 +44,7 @@ typedef struct SlowDisk {
     int fail_nth;
     bool fail_reads;
     int fail_ret;
+    bool hangs;
 } SlowDisk;
 
 static void coroutine_fn slow_disk_delay(SlowDisk *d)
@@ -51,7 +53,9 @@ static void coroutine_fn slow_disk_delay(SlowDisk *d)
 
     d->in_flight++;
     d->max_in_flight = MAX(d->max_in_flight, d->in_flight);
-    qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, delay);
+    do {
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, delay);
+    } while (d->hangs);
     d->in_flight--;
 }
 

@@ -98,6 +98,9 @@ int coroutine_fn snap_ram_writer_add_zero(SnapRAMWriter *writer, uint64_t page,
  */
 int coroutine_fn snap_ram_writer_flush(SnapRAMWriter *writer, Error **errp);
 
+/* Whether no page has come since a flush that succeeded. */
+bool snap_ram_writer_is_flushed(const SnapRAMWriter *writer);
+
 /* Discard what was collected, wait for what is in flight. */
 void coroutine_fn snap_ram_writer_abort(SnapRAMWriter *writer);
 

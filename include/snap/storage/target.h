@@ -16,12 +16,16 @@
  * @may_be_read: whether those who read what is on @blk can go on with a file
  *               that was replaced, as loads of a snapshot can; NULL if nobody
  *               can
+ * @at_exit: the process ends when the target is closed, and whoever waits for
+ *           that shall not wait for more than is necessary: a disk that was
+ *           abandoned, and a new image that is complete, is left open
  */
 typedef struct SnapTargetOptions {
     SnapImageOptions image;
     const char *create_options;
     bool existing;
     bool (*may_be_read)(BlockBackend *blk);
+    bool at_exit;
 } SnapTargetOptions;
 
 typedef struct SnapTarget SnapTarget;
@@ -74,7 +78,7 @@ int coroutine_fn snap_target_sync(SnapTarget *target);
  * What was written must be on stable storage.  May be undone until
  * snap_target_confirm(); does nothing for an existing target.
  *
- * Returns: 0 or -errno with @errp set
+ * Returns: 0 or -errno with @errp set; -ECANCELED if it was abandoned meanwhile
  */
 int coroutine_fn snap_target_commit(SnapTarget *target, Error **errp);
 
@@ -95,14 +99,6 @@ void snap_target_confirm(SnapTarget *target);
  */
 void snap_target_close(SnapTarget *target);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapTarget, snap_target_close)
-
-/**
- * snap_target_close_at_exit: the same for a process that ends next
- *
- * Closing flushes.  A disk that nobody will use, and a new image that is
- * complete without that, is left open for the end of the process to close.
- */
-void snap_target_close_at_exit(SnapTarget *target);
 
 /**
  * snap_target_abandon: undo what was not confirmed, whatever is in flight

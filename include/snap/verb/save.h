@@ -19,15 +19,12 @@
  * @page_bits: log2 of the target page size for streams that do not say it
  * @progress: show progress on stderr
  * @quiet: do not warn of what may be no fault
- * @at_exit: the process ends after snap_save_free(), and whoever waits for that
- *           shall not wait for the disk to be closed if that adds nothing
  */
 typedef struct SnapSaveOptions {
     uint64_t max_ram;
     unsigned page_bits;
     bool progress;
     bool quiet;
-    bool at_exit;
 } SnapSaveOptions;
 
 typedef struct SnapSave SnapSave;

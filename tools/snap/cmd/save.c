@@ -25,13 +25,13 @@ static SnapSave *begin(const SnapCmdOptions *options,
         .create_options = options->create_options,
         .existing = options->existing,
         .may_be_read = snap_image_is_present,
+        .at_exit = true,
     };
     SnapSaveOptions save_options = {
         .max_ram = options->image_size,
         .page_bits = options->page_bits,
         .progress = options->progress && !options->quiet,
         .quiet = options->quiet,
-        .at_exit = true,
     };
     g_autoptr(SnapTarget) target = NULL;
     Error *err = NULL;

@@ -60,6 +60,7 @@ struct SnapRAMWriter {
     unsigned long *stored;
     uint64_t nb_seen;
     bool repeated;
+    bool flushed;               /* no page has come since */
 
     /* order of arrival */
     uint64_t expected;
@@ -370,6 +371,7 @@ static int coroutine_fn record_page(SnapRAMWriter *w, uint64_t page,
 {
     int ret = snap_table_set(w->page_table, page, entry, errp);
 
+    w->flushed = false;
     if (!ret) {
         ret = note_page(w, page, entry != SNAP_PAGE_ZERO, errp);
     }
@@ -452,13 +454,23 @@ int coroutine_fn snap_ram_writer_add_zero(SnapRAMWriter *w, uint64_t page,
 
 int coroutine_fn snap_ram_writer_flush(SnapRAMWriter *w, Error **errp)
 {
+    int ret;
+
+    w->flushed = true;
     for (unsigned i = 0; i < OPEN_BUFFERS; i++) {
         if (w->open[i].buffer) {
             submit(w, &w->open[i]);
         }
     }
     snap_io_window_drain(w->window);
-    return write_status(w, errp);
+    ret = write_status(w, errp);
+    w->flushed &= !ret;
+    return ret;
+}
+
+bool snap_ram_writer_is_flushed(const SnapRAMWriter *w)
+{
+    return w->flushed;
 }
 
 void coroutine_fn snap_ram_writer_abort(SnapRAMWriter *w)

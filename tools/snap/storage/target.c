@@ -26,6 +26,7 @@ struct SnapTarget {
     SnapReplace *replace;       /* NULL for an existing target */
     bool unflushed;             /* the block layer does not flush the file */
     bool confirmed;
+    bool abandoned;
 };
 
 /* What an encrypted image was created with is needed to open it, too. */
@@ -324,7 +325,14 @@ int coroutine_fn snap_target_commit(SnapTarget *target, Error **errp)
         return 0;
     }
     ret = drop_preallocation(target, errp);
-    return ret < 0 ? ret : snap_replace_commit(target->replace, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    if (target->abandoned) {
+        error_setg(errp, "The image was abandoned");
+        return -ECANCELED;
+    }
+    return snap_replace_commit(target->replace, errp);
 }
 
 int snap_target_rollback(SnapTarget *target, Error **errp)
@@ -342,6 +350,7 @@ void snap_target_confirm(SnapTarget *target)
 
 void snap_target_abandon(SnapTarget *target)
 {
+    target->abandoned = true;
     if (target->replace) {
         snap_interrupt_remove(target->options.image.interrupt,
                               remove_temporary, target->replace);
@@ -363,11 +372,15 @@ static bool complete_when_flushed(BlockBackend *blk)
            !info->u.qcow2.data->lazy_refcounts;
 }
 
-static void target_free(SnapTarget *target)
+/* Whether the end of the process may close it, which does not flush. */
+static bool may_stay_open(const SnapTarget *target)
 {
-    snap_target_abandon(target);
-    snap_replace_end(target->replace);
-    g_free(target);
+    if (!target->options.at_exit) {
+        return false;
+    }
+    return target->confirmed ? target->replace &&
+                               complete_when_flushed(target->blk) :
+                               target->abandoned;
 }
 
 void snap_target_close(SnapTarget *target)
@@ -377,19 +390,13 @@ void snap_target_close(SnapTarget *target)
     if (!target) {
         return;
     }
-    blk_unref(target->blk);
-    if (target->unflushed && target->confirmed) {
-        snap_replace_sync(target->replace);
+    if (!may_stay_open(target)) {
+        blk_unref(target->blk);
+        if (target->unflushed && target->confirmed) {
+            snap_replace_sync(target->replace);
+        }
     }
-    target_free(target);
-}
-
-void snap_target_close_at_exit(SnapTarget *target)
-{
-    if (target->confirmed && !(target->replace &&
-                               complete_when_flushed(target->blk))) {
-        snap_target_close(target);
-    } else {
-        target_free(target);
-    }
+    snap_target_abandon(target);
+    snap_replace_end(target->replace);
+    g_free(target);
 }

@@ -17,11 +17,10 @@
 #include "qemu/timer.h"
 #include "qemu-version.h"
 #include "qobject/qdict.h"
-#include "snap/image/writer.h"
+#include "snap/image/builder.h"
 #include "snap/transfer/multifd-receiver.h"
 #include "snap/channel/backpressure.h"
 #include "snap/util/progress.h"
-#include "snap/image/ram-writer.h"
 #include "snap/verb/save.h"
 #include "snap/stream/reader.h"
 #include "snap/stream/writer.h"
@@ -52,7 +51,7 @@
 struct SnapSave {
     /* constant */
     SnapSaveOptions options;
-    SnapTarget *target;
+    SnapImageBuilder *builder;
     SnapTransport *transport;
     SnapTask *task;
 
@@ -68,9 +67,7 @@ struct SnapSave {
     /* the way of the data; made when the stream has told the size of RAM */
     SnapStreamReader *reader;
     SnapBackpressure backpressure;
-    SnapLayout layout;
-    SnapImageWriter *image;
-    SnapRAMWriter *ram;
+    SnapRAMWriter *ram;             /* of @builder */
     SnapMultifdReceiver *multifd;   /* NULL where there is one channel */
 
     /* how far the stream is */
@@ -79,10 +76,7 @@ struct SnapSave {
     unsigned nb_resumed;    /* ends of the device state that were none */
     bool return_path;
     bool ram_end;           /* RAM ends with a section of its own */
-    bool ram_dirty;         /* pages have come since RAM was flushed */
     bool flushed_early;     /* RAM was flushed when every page was there */
-    bool committed;         /* the image may have a valid header */
-    bool in_place;          /* and its name */
     bool over;
     uint64_t device_bytes;
     SnapProgress progress;
@@ -101,7 +95,7 @@ SnapSave *snap_save_new(const SnapSaveOptions *options, SnapTarget *target,
     SnapSave *s = g_new0(SnapSave, 1);
 
     s->options = *options;
-    s->target = target;
+    s->builder = snap_image_builder_new(target);
     s->transport = transport;
     s->task = snap_task_new(save_cancel, s);
     s->progress.enabled = options->progress;
@@ -115,14 +109,7 @@ static void save_destroy(void *opaque)
 
     timer_free(s->timer);
     snap_multifd_receiver_free(s->multifd);
-    snap_ram_writer_free(s->ram);
-    snap_layout_destroy(&s->layout);
-    snap_image_writer_free(s->image);
-    if (s->options.at_exit) {
-        snap_target_close_at_exit(s->target);
-    } else {
-        snap_target_close(s->target);
-    }
+    snap_image_builder_free(s->builder);
     snap_stream_reader_free(s->reader);
     snap_transport_close(s->transport);
     g_free(s);
@@ -142,7 +129,7 @@ void snap_save_interrupt(SnapSave *s)
     s->interrupted = true;
     if (again) {
         snap_task_cancel(s->task, 0);
-    } else if (s->reading && !s->in_place) {
+    } else if (s->reading && !snap_image_builder_is_committed(s->builder)) {
         snap_task_cancel(s->task, GRACE_NS);
     } else if (s->reading) {
         /*
@@ -277,30 +264,10 @@ static int coroutine_fn save_pages(SnapSave *s, const SnapEvent *event,
         }
         ret = snap_ram_writer_commit(s->ram, page, nb_pages, errp);
     }
-    s->ram_dirty = true;
     if (!s->return_path) {
         apply_backpressure(s, snap_ram_writer_missing(s->ram));
     }
     show_progress(s);
-    return ret;
-}
-
-/* Bring RAM to stable storage, as far as it has come. */
-static int coroutine_fn flush_ram(SnapSave *s, Error **errp)
-{
-    bool truncated;
-    uint64_t nb_arrivals = snap_ram_writer_arrivals(s->ram, &truncated);
-    int ret;
-
-    if (!s->ram_dirty) {
-        return 0;
-    }
-    ret = snap_ram_writer_flush(s->ram, errp);
-    if (!ret) {
-        ret = snap_image_writer_flush_ram(s->image, nb_arrivals, errp);
-    }
-    trace_snap_save_flush_ram(snap_ram_writer_missing(s->ram), ret);
-    s->ram_dirty = false;
     return ret;
 }
 
@@ -345,20 +312,18 @@ static int coroutine_fn ram_section_over(SnapSave *s, Error **errp)
         return 0;
     }
     s->flushed_early = true;
-    return flush_ram(s, errp);
+    return snap_image_builder_flush_ram(s->builder, errp);
 }
 
 /* --- device state and the end --- */
 
 static int coroutine_fn commit(SnapSave *s, size_t vmdesc_length, Error **errp)
 {
-    g_autofree SnapPageCounts *counts = snap_ram_writer_counts(s->ram);
     g_autoptr(QDict) metadata = qdict_new();
-    bool truncated;
     SnapCommitInfo info = {
-        .counts = counts,
         .configuration = snap_stream_configuration(s->reader),
         .metadata = metadata,
+        .flags = s->ram_end ? SNAP_FLAG_RAM_END : 0,
         .vmdesc_length = vmdesc_length,
     };
     int ret = s->multifd ? snap_multifd_receiver_status(s->multifd, errp) : 0;
@@ -366,27 +331,9 @@ static int coroutine_fn commit(SnapSave *s, size_t vmdesc_length, Error **errp)
     if (ret < 0) {
         return ret;
     }
-    snap_ram_writer_arrivals(s->ram, &truncated);
     info.setup = snap_stream_setup(s->reader, &info.before_ram);
-    info.flags = (truncated ? SNAP_FLAG_ARRIVALS_TRUNCATED : 0) |
-                 (s->ram_end ? SNAP_FLAG_RAM_END : 0);
     qdict_put_str(metadata, "creator", "qemu-snap " QEMU_FULL_VERSION);
-
-    /* Also if it fails: at its last flush the header is there. */
-    s->committed = true;
-    ret = snap_image_writer_commit(s->image, &info, errp);
-    if (ret < 0) {
-        return ret;
-    }
-    if (snap_task_is_left(s->task)) {
-        error_setg(errp, "Interrupted");
-        return -ECANCELED;
-    }
-    if (!s->in_place) {
-        ret = snap_target_commit(s->target, errp);
-        s->in_place = !ret;
-    }
-    return ret;
+    return snap_image_builder_commit(s->builder, &info, errp);
 }
 
 /*
@@ -409,26 +356,18 @@ static int coroutine_fn hold(SnapSave *s, const SnapEvent *event, Error **errp)
     if (s->return_path || s->nb_resumed >= MAX_RESUMED) {
         return 0;
     }
-    return event->type == SNAP_EVENT_DEVICES ? flush_ram(s, errp) :
-                                               commit(s, event->length, errp);
+    return event->type == SNAP_EVENT_DEVICES ?
+           snap_image_builder_flush_ram(s->builder, errp) :
+           commit(s, event->length, errp);
 }
 
-/* What was committed does not count any more: the name, then the header. */
+/* What was committed does not count any more. */
 static int coroutine_fn uncommit(SnapSave *s, Error **errp)
 {
-    int ret;
+    int ret = snap_image_builder_rollback(s->builder, errp);
 
-    if (!s->committed) {
-        return 0;
-    }
-    ret = snap_target_rollback(s->target, errp);
-    if (ret < 0) {
-        return ret;
-    }
-    s->in_place = false;
-    s->committed = false;
     s->ending = false;
-    return snap_image_writer_invalidate(s->image, errp);
+    return ret;
 }
 
 static int coroutine_fn finish(SnapSave *s, const SnapEvent *event,
@@ -437,18 +376,15 @@ static int coroutine_fn finish(SnapSave *s, const SnapEvent *event,
     Error *err = NULL;
     int ret = 0;
 
-    if (!s->committed) {
-        ret = flush_ram(s, errp);
-        if (!ret) {
-            ret = commit(s, event->length, errp);
-        }
+    if (!snap_image_builder_is_committed(s->builder)) {
+        ret = commit(s, event->length, errp);
     }
     if (ret < 0) {
         return ret;
     }
     if (event->length &&
-        snap_image_writer_vmdesc(s->image, event->data, event->length,
-                                 &err) < 0) {
+        snap_image_builder_vmdesc(s->builder, event->data, event->length,
+                                  &err) < 0) {
         /* Only tools that analyse snapshots miss it, no load does. */
         warn_reportf_err(err, "The description of the devices is lost: ");
     }
@@ -484,8 +420,8 @@ static int coroutine_fn handle(SnapSave *s, const SnapEvent *event,
         return hold(s, event, errp);
     case SNAP_EVENT_DEVICE_DATA:
         s->device_bytes += event->length;
-        return snap_image_writer_devices(s->image, event->data, event->length,
-                                         errp);
+        return snap_image_builder_devices(s->builder, event->data,
+                                          event->length, errp);
     case SNAP_EVENT_DEVICE_RESUMED:
         s->nb_resumed++;
         return uncommit(s, errp);
@@ -560,11 +496,8 @@ static int coroutine_fn read_stream(SnapSave *s, Error **errp)
 static int coroutine_fn read_rest(void *opaque, Error **errp)
 {
     SnapSave *s = opaque;
-    int ret = 0;
+    int ret = snap_image_builder_start(s->builder, errp);
 
-    if (snap_target_is_existing(s->target)) {
-        ret = snap_image_writer_invalidate(s->image, errp);
-    }
     if (!ret) {
         ret = read_stream(s, errp);
     }
@@ -572,11 +505,7 @@ static int coroutine_fn read_rest(void *opaque, Error **errp)
         snap_multifd_receiver_end(s->multifd, 0);
     }
     if (ret < 0) {
-        snap_ram_writer_abort(s->ram);
-    }
-    if (snap_task_is_left(s->task) && snap_target_is_existing(s->target)) {
-        /* It was reported as failed. */
-        uncommit(s, NULL);
+        snap_image_builder_abort(s->builder);
     }
     return ret;
 }
@@ -599,30 +528,13 @@ static int coroutine_fn close_channels(void *opaque, Error **errp)
     return 0;
 }
 
-static int coroutine_fn undo(void *opaque, Error **errp)
-{
-    return uncommit(opaque, errp);
-}
-
 /* A save that failed leaves nothing that could be taken for a snapshot. */
 static void abandon(SnapSave *s, Error **errp)
 {
-    if (snap_target_is_existing(s->target)) {
-        int ret = !snap_task_is_left(s->task) ?
-                  snap_task_run(undo, s, NULL, NULL) :
-                  s->committed ? -EINPROGRESS : 0;
-
-        /* It may also be another save's by now. */
-        if (ret < 0 && ret != -EBUSY) {
-            error_prepend(errp, "The image must not be used: ");
-        }
+    if (snap_image_builder_abandon(s->builder,
+                                   snap_task_is_left(s->task)) < 0) {
+        error_prepend(errp, "The image must not be used: ");
     }
-    snap_target_abandon(s->target);
-}
-
-static int coroutine_fn sync_target(void *opaque)
-{
-    return snap_target_sync(opaque);
 }
 
 /* Make everything that needs the size of RAM. */
@@ -631,6 +543,7 @@ static int create_target(SnapSave *s, Error **errp)
     GPtrArray *channels = snap_transport_accept_channels(s->transport, errp);
     const SnapRAMBlocks *blocks = snap_stream_ram(s->reader);
     uint64_t ram = blocks->nb_pages << blocks->page_bits;
+    int ret;
 
     if (!channels) {
         return -EIO;
@@ -644,23 +557,13 @@ static int create_target(SnapSave *s, Error **errp)
                    s->options.max_ram);
         return -ENOSPC;
     }
-    if (!snap_layout_init(&s->layout, blocks, errp)) {
-        return -EINVAL;
+    ret = snap_image_builder_create(s->builder, blocks,
+                                    snap_stream_ram_section(s->reader),
+                                    !channels->len, errp);
+    if (ret < 0) {
+        return ret;
     }
-    if (!snap_target_create(s->target, snap_image_writer_size(&s->layout),
-                            errp)) {
-        return -EIO;
-    }
-    s->image = snap_image_writer_new(snap_target_blk(s->target), &s->layout,
-                                     snap_stream_ram_section(s->reader));
-    snap_image_writer_set_sync(s->image, sync_target, s->target);
-    s->ram = snap_ram_writer_new(snap_target_blk(s->target), &s->layout,
-                                 snap_image_writer_page_table(s->image),
-                                 channels->len ? NULL :
-                                 snap_image_writer_arrivals(s->image), errp);
-    if (!s->ram) {
-        return -ENOMEM;
-    }
+    s->ram = snap_image_builder_ram(s->builder);
     if (channels->len) {
         s->multifd = snap_multifd_receiver_new(s->transport, channels, blocks,
                                                s->ram);
@@ -674,7 +577,7 @@ static void fill_stats(SnapSave *s, SnapStats *stats)
     g_autofree SnapPageCounts *counts = snap_ram_writer_counts(s->ram);
 
     *stats = (SnapStats) {
-        .uuid = *snap_image_writer_uuid(s->image),
+        .uuid = *snap_image_builder_uuid(s->builder),
         .ram_bytes = ram->nb_pages << ram->page_bits,
         .device_bytes = s->device_bytes,
     };
@@ -717,7 +620,6 @@ static int run(SnapSave *s, Error **errp)
     }
 
     snap_backpressure_init(&s->backpressure, s->transport);
-    s->ram_dirty = true;
     s->reader = snap_stream_reader_new(input, s->options.page_bits);
     ret = snap_task_run(read_setup, s, s->task, errp);
     if (!ret) {
@@ -755,7 +657,7 @@ int snap_save_run(SnapSave *s, SnapStats *stats, Error **errp)
         snap_task_run(close_channels, s, NULL, NULL);
     }
     if (!ret) {
-        snap_target_confirm(s->target);
+        snap_image_builder_confirm(s->builder);
         fill_stats(s, stats);
     } else {
         abandon(s, errp);

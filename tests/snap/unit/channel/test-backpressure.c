@@ -10,6 +10,7 @@
 #include "qemu/units.h"
 #include "snap/channel/backpressure.h"
 #include "snap-coroutine.h"
+#include "test-table.h"
 
 #define WIDEST (1 * MiB)
 
@@ -259,20 +260,24 @@ static const struct {
     const char *path;
     void (*fn)(Fixture *f, gconstpointer data);
 } tests[] = {
-    { "wide-at-first", test_pipe_is_wide_at_first },
-    { "pages/stays-wide", test_pipe_stays_wide_while_much_is_to_come },
-    { "pages/less-than-is-to-come", test_pipe_holds_less_than_is_to_come },
-    { "pages/never-widened", test_pipe_is_never_widened_again },
-    { "pages/read-ahead-counts", test_bytes_read_ahead_count },
-    { "busy/tried-again-later", test_busy_pipe_is_tried_again_later },
-    { "busy/as-far-as-possible",
+    { "pipe-is-wide-at-first", test_pipe_is_wide_at_first },
+    { "pages/pipe-stays-wide-while-many-are-to-come",
+      test_pipe_stays_wide_while_much_is_to_come },
+    { "pages/pipe-holds-less-than-is-to-come",
+      test_pipe_holds_less_than_is_to_come },
+    { "pages/pipe-is-never-widened-again", test_pipe_is_never_widened_again },
+    { "pages/bytes-read-ahead-count", test_bytes_read_ahead_count },
+    { "busy/pipe-is-tried-again-later", test_busy_pipe_is_tried_again_later },
+    { "busy/pipe-is-narrowed-as-far-as-possible",
       test_pipe_is_narrowed_as_far_as_its_content_lets },
-    { "busy/new-limit-at-once", test_new_limit_is_tried_at_once },
-    { "blind/narrow", test_blind_source_has_a_narrow_pipe },
-    { "blind/tried-again", test_blind_source_is_tried_again_with_all_pages },
-    { "final/nothing-new-if-pages-tell",
+    { "busy/new-limit-is-tried-at-once", test_new_limit_is_tried_at_once },
+    { "blind/pipe-is-narrow", test_blind_source_has_a_narrow_pipe },
+    { "blind/pipe-is-tried-again-with-all-pages",
+      test_blind_source_is_tried_again_with_all_pages },
+    { "final/section-changes-nothing-if-pages-tell",
       test_final_section_is_nothing_new_if_pages_tell },
-    { "read/small-pieces", test_narrow_pipe_is_read_in_small_pieces },
+    { "read/narrow-pipe-is-read-in-small-pieces",
+      test_narrow_pipe_is_read_in_small_pieces },
 };
 
 static void test_no_wide_pipe(void)
@@ -293,27 +298,16 @@ static bool may_have_wide_pipe(void)
     return size == WIDEST;
 }
 
-static void add_pipe_tests(void)
-{
-    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
-        g_autofree char *path = g_strdup_printf("/snap/backpressure/%s",
-                                                tests[i].path);
-
-        g_test_add(path, Fixture, NULL, fixture_set_up, tests[i].fn,
-                   fixture_tear_down);
-    }
-}
-
 int main(int argc, char **argv)
 {
-    module_call_init(MODULE_INIT_QOM);
-    qemu_init_main_loop(&error_abort);
-    g_test_init(&argc, &argv, NULL);
+    main_loop_tests_init(&argc, &argv);
     if (may_have_wide_pipe()) {
-        add_pipe_tests();
+        ADD_FIXTURE_TESTS("/snap/backpressure/", tests, Fixture, fixture_set_up,
+                          fixture_tear_down);
     } else {
         g_test_add_func("/snap/backpressure/pipe", test_no_wide_pipe);
     }
-    g_test_add_func("/snap/backpressure/socket", test_socket_is_left_alone);
+    g_test_add_func("/snap/backpressure/socket-is-left-alone",
+                    test_socket_is_left_alone);
     return g_test_run();
 }

@@ -15,6 +15,7 @@
 #include "snap/channel/input.h"
 #include "snap-coroutine.h"
 #include "test-channel.h"
+#include "test-table.h"
 
 #define NB_BYTES    (600 * KiB)
 #define NB_RANDOM   3000
@@ -1035,45 +1036,49 @@ static void coroutine_fn test_no_coalescing(Pair *p)
 /* --- the tests --- */
 
 /**
- * Test: a test of an input from memory
+ * InputTest: a test of an input from memory
  * @each_chunk: for all sizes of what the channel gives at a time
  */
-typedef struct Test {
+typedef struct InputTest {
     const char *path;
     void coroutine_fn (*fn)(Fixture *f);
     bool each_chunk;
-} Test;
+} InputTest;
 
-static const Test tests[] = {
-    { "integers", test_integers, true },
-    { "integers/sign", test_integers_sign },
-    { "read", test_read, true },
-    { "read/whole", test_read_whole, true },
-    { "read/direct", test_read_direct },
-    { "peek", test_peek, true },
-    { "peek/end", test_peek_at_end, true },
-    { "skip", test_skip, true },
-    { "unread", test_unread, true },
-    { "unread/full", test_unread_full, true },
-    { "unread/again", test_unread_again, true },
-    { "unread/vector", test_unread_vector, true },
-    { "unread/end", test_unread_at_end, true },
-    { "read-ahead", test_read_ahead },
-    { "read-ahead/available", test_read_ahead_available },
-    { "read-ahead/rest", test_read_ahead_rest },
-    { "read-ahead/vector", test_read_ahead_vector, true },
-    { "read-ahead/end-in-first", test_read_ahead_end_in_first, true },
-    { "read-ahead/end-in-others", test_read_ahead_end_in_others },
-    { "read-ahead/fails", test_read_ahead_fails },
-    { "readahead", test_readahead, true },
-    { "readahead/reached", test_readahead_reached },
-    { "error", test_error, true },
-    { "error/stays", test_error_stays, true },
-    { "end", test_end, true },
-    { "end/at-once", test_nothing },
-    { "end/zeroes", test_zeroes, true },
-    { "reference", test_reference },
-    { "random", test_random },
+static const InputTest tests[] = {
+    { "integers/are-big-endian", test_integers, true },
+    { "integers/have-all-their-bits", test_integers_sign },
+    { "read/gives-the-bytes-in-order", test_read, true },
+    { "read/all-there-is-is-not-the-end", test_read_whole, true },
+    { "read/large-one-is-not-buffered", test_read_direct },
+    { "peek/takes-nothing", test_peek, true },
+    { "peek/finds-the-rest-at-the-end", test_peek_at_end, true },
+    { "skip/takes-what-was-peeked-at", test_skip, true },
+    { "unread/bytes-are-read-again", test_unread, true },
+    { "unread/most-bytes-while-most-are-buffered", test_unread_full, true },
+    { "unread/may-be-repeated", test_unread_again, true },
+    { "unread/takes-the-rest-of-a-vector", test_unread_vector, true },
+    { "unread/end-follows-what-was-handed-back", test_unread_at_end, true },
+    { "read-ahead/fills-the-first-element", test_read_ahead },
+    { "read-ahead/reads-for-the-first-element-only",
+      test_read_ahead_available },
+    { "read-ahead/buffers-what-has-no-room", test_read_ahead_rest },
+    { "read-ahead/takes-as-many-elements-as-a-run-has",
+      test_read_ahead_vector, true },
+    { "read-ahead/may-end-within-the-first-element",
+      test_read_ahead_end_in_first, true },
+    { "read-ahead/end-in-others-shows-at-the-next-read",
+      test_read_ahead_end_in_others },
+    { "read-ahead/failure-follows-what-came", test_read_ahead_fails },
+    { "readahead-size/is-never-exceeded", test_readahead, true },
+    { "readahead-size/may-come-at-once", test_readahead_reached },
+    { "error/follows-what-came", test_error, true },
+    { "error/stays-though-bytes-come", test_error_stays, true },
+    { "end/stays-though-bytes-come", test_end, true },
+    { "end/may-come-at-once", test_nothing },
+    { "end/missing-bytes-are-zero", test_zeroes, true },
+    { "channel-is-referenced", test_reference },
+    { "random-calls-give-each-byte-once", test_random },
 };
 
 typedef enum PairKind {
@@ -1090,28 +1095,29 @@ typedef struct PairTest {
 } PairTest;
 
 static const PairTest pair_tests[] = {
-    { "wait", test_wait, EITHER },
-    { "wait/much", test_wait_much, EITHER },
-    { "wait/not-ahead", test_wait_not_ahead, EITHER },
-    { "error/reset", test_reset, SOCKET },
-    { "timeout/silence", test_timeout_silence, EITHER },
-    { "timeout/zero", test_timeout_zero, EITHER },
-    { "timeout/buffered", test_timeout_buffered, PIPE },
-    { "timeout/in-time", test_timeout_in_time, EITHER },
-    { "timeout/none", test_no_timeout, PIPE },
+    { "wait/each-call-waits-for-its-bytes", test_wait, EITHER },
+    { "wait/for-more-than-the-channel-holds", test_wait_much, EITHER },
+    { "wait/for-the-first-element-only", test_wait_not_ahead, EITHER },
+    { "error/reset-is-not-the-end", test_reset, SOCKET },
+    { "timeout/silence-is-the-end", test_timeout_silence, EITHER },
+    { "timeout/of-zero-takes-what-is-there", test_timeout_zero, EITHER },
+    { "timeout/buffered-bytes-are-no-silence", test_timeout_buffered, PIPE },
+    { "timeout/begins-anew-with-each-byte", test_timeout_in_time, EITHER },
+    { "timeout/may-be-removed", test_no_timeout, PIPE },
     { "timeout/main-loop-runs", test_timeout_main_loop_runs, EITHER },
-    { "timeout/hurry", test_hurry, EITHER },
-    { "coalescing", test_coalescing, PIPE },
-    { "coalescing/wait", test_coalescing_and_wait, EITHER },
-    { "coalescing/none", test_no_coalescing, EITHER },
+    { "timeout/may-be-set-for-a-read-that-waits", test_hurry, EITHER },
+    { "coalescing/brings-several-writes-at-a-time", test_coalescing, PIPE },
+    { "coalescing/waits-for-late-bytes", test_coalescing_and_wait, EITHER },
+    { "coalescing/not-at-first-nor-with-a-timeout",
+      test_no_coalescing, EITHER },
 };
 
 typedef struct TestRun {
-    const Test *test;
+    const InputTest *test;
     Fixture fixture;
 } TestRun;
 
-static void coroutine_fn call_test(void *opaque)
+static void coroutine_fn call_input_test(void *opaque)
 {
     TestRun *run = opaque;
 
@@ -1125,7 +1131,7 @@ static void run_test(gconstpointer data)
 
     for (size_t i = 0; i < nb_chunks; i++) {
         fixture_init(&run.fixture, chunks[i]);
-        run_in_coroutine(call_test, &run);
+        run_in_coroutine(call_input_test, &run);
         fixture_destroy(&run.fixture);
     }
 }
@@ -1159,23 +1165,8 @@ static void run_pair_test(gconstpointer data)
 
 int main(int argc, char **argv)
 {
-    signal(SIGPIPE, SIG_IGN);
-    module_call_init(MODULE_INIT_QOM);
-    qemu_init_main_loop(&error_abort);
-    g_test_init(&argc, &argv, NULL);
-    g_test_set_nonfatal_assertions();
-
-    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
-        g_autofree char *path = g_strdup_printf("/snap/input/%s",
-                                                tests[i].path);
-
-        g_test_add_data_func(path, &tests[i], run_test);
-    }
-    for (size_t i = 0; i < ARRAY_SIZE(pair_tests); i++) {
-        g_autofree char *path = g_strdup_printf("/snap/input/%s",
-                                                pair_tests[i].path);
-
-        g_test_add_data_func(path, &pair_tests[i], run_pair_test);
-    }
+    main_loop_tests_init(&argc, &argv);
+    ADD_TESTS("/snap/input/", tests, run_test);
+    ADD_TESTS("/snap/input/", pair_tests, run_pair_test);
     return g_test_run();
 }

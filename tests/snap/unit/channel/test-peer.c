@@ -332,18 +332,22 @@ static void test_name(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    g_test_add_data_func("/snap/peer/pipe/reader", GINT_TO_POINTER(0),
+    g_test_add_data_func("/snap/peer/pipe/reader-is-found", GINT_TO_POINTER(0),
                          test_pipe);
-    g_test_add_data_func("/snap/peer/pipe/writer", GINT_TO_POINTER(1),
+    g_test_add_data_func("/snap/peer/pipe/writer-is-found", GINT_TO_POINTER(1),
                          test_pipe);
-    g_test_add_func("/snap/peer/pipe/own", test_own_pipe);
-    g_test_add_func("/snap/peer/in-postcopy", test_in_postcopy);
-    g_test_add_func("/snap/peer/in-another-postcopy",
+    g_test_add_func("/snap/peer/pipe/own-process-is-no-peer", test_own_pipe);
+    g_test_add_func("/snap/peer/postcopy/process-with-a-userfaultfd-is-found",
+                    test_in_postcopy);
+    g_test_add_func("/snap/peer/postcopy/userfaultfd-alone-makes-no-peer",
                     test_in_another_postcopy);
-    g_test_add_func("/snap/peer/no-channel", test_no_channel);
-    g_test_add_func("/snap/peer/socketpair", test_socketpair);
-    g_test_add_func("/snap/peer/listener", test_listener);
-    g_test_add_func("/snap/peer/stat", test_stat);
-    g_test_add_func("/snap/peer/name", test_name);
+    g_test_add_func("/snap/peer/other-files-have-no-peer", test_no_channel);
+    g_test_add_func("/snap/peer/socket/holder-of-the-other-end-is-found",
+                    test_socketpair);
+    g_test_add_func("/snap/peer/socket/listener-is-found-by-its-path",
+                    test_listener);
+    g_test_add_func("/snap/peer/text/stat-is-parsed-whatever-the-name",
+                    test_stat);
+    g_test_add_func("/snap/peer/text/name-is-printable", test_name);
     return g_test_run();
 }

@@ -7,6 +7,7 @@
 #include "qemu/main-loop.h"
 #include "snap/image/table.h"
 #include "snap-coroutine.h"
+#include "test-table.h"
 
 #define BASE        UINT64_C(0x10000)
 #define SEED        UINT64_C(0x0123456789abcdef)
@@ -676,51 +677,56 @@ static void coroutine_fn test_concurrent_flush(Storage *s)
     check_concurrent_sets(s, set_or_flush);
 }
 
-typedef struct Test {
+typedef struct TableTest {
     const char *path;
     void coroutine_fn (*fn)(Storage *s);
-} Test;
+} TableTest;
 
-static const Test tests[] = {
-    { "sizes", test_sizes },
-    { "page-entry", test_page_entry },
-    { "fresh-is-zero", test_fresh_is_zero },
-    { "set-and-get", test_set_and_get },
+static const TableTest tests[] = {
+    { "size/is-a-number-of-whole-chunks", test_sizes },
+    { "page-entry/is-no-reserved-value", test_page_entry },
+    { "new-table-is-zero", test_fresh_is_zero },
+    { "entry-is-what-was-set", test_set_and_get },
     { "entries-are-big-endian", test_entries_are_big_endian },
-    { "round-trip", test_round_trip },
+    { "stored-table-is-read-back", test_round_trip },
     { "cache/each-chunk-is-read-once", test_each_chunk_is_read_once },
-    { "cache/not-read-again", test_cached_chunks_are_not_read_again },
+    { "cache/cached-chunks-are-not-read-again",
+      test_cached_chunks_are_not_read_again },
     { "cache/eviction-keeps-what-was-set", test_eviction_keeps_what_was_set },
-    { "read-only", test_read_only },
-    { "flush/untouched", test_flush_of_untouched },
-    { "flush/prefix", test_flush_of_prefix },
-    { "flush/nothing", test_flush_of_nothing },
-    { "flush/writes-once", test_flush_writes_once },
-    { "change-of-stored", test_change_of_stored },
-    { "corrupt/flipped-bits", test_flipped_bits },
+    { "table-may-be-read-only", test_read_only },
+    { "flush/writes-untouched-chunks", test_flush_of_untouched },
+    { "flush/writes-a-prefix", test_flush_of_prefix },
+    { "flush/of-nothing-writes-nothing", test_flush_of_nothing },
+    { "flush/writes-unchanged-chunks-once", test_flush_writes_once },
+    { "stored-entry-may-change", test_change_of_stored },
+    { "corrupt/any-flipped-bit-is-found", test_flipped_bits },
     { "corrupt/spares-other-chunks", test_corruption_spares_other_chunks },
-    { "corrupt/set", test_set_in_corrupt_chunk },
-    { "corrupt/swapped-chunks", test_swapped_chunks },
-    { "corrupt/zeroes", test_chunk_of_zeroes },
-    { "corrupt/other-seed", test_other_seed },
-    { "error/read", test_read_error },
-    { "error/write-at-flush", test_write_error_at_flush },
-    { "error/write-at-eviction", test_write_error_at_eviction },
-    { "random", test_random },
-    { "concurrent/gets", test_concurrent_gets },
-    { "concurrent/gets/one-chunk", test_concurrent_gets_of_one_chunk },
-    { "concurrent/gets/same-chunk", test_concurrent_gets_of_same_chunk },
-    { "concurrent/gets/corrupt", test_concurrent_gets_of_corrupt },
-    { "concurrent/sets", test_concurrent_sets },
-    { "concurrent/flush", test_concurrent_flush },
+    { "corrupt/no-entry-can-be-set", test_set_in_corrupt_chunk },
+    { "corrupt/swapped-chunks-are-found", test_swapped_chunks },
+    { "corrupt/chunk-of-zeroes-is-found", test_chunk_of_zeroes },
+    { "corrupt/chunk-with-another-seed-is-found", test_other_seed },
+    { "error/of-a-read-does-not-stay", test_read_error },
+    { "error/of-a-write-fails-the-flush", test_write_error_at_flush },
+    { "error/of-a-write-at-eviction-is-reported",
+      test_write_error_at_eviction },
+    { "random-calls-agree-with-a-model", test_random },
+    { "concurrent/gets-are-right", test_concurrent_gets },
+    { "concurrent/gets-are-right-if-one-chunk-is-cached",
+      test_concurrent_gets_of_one_chunk },
+    { "concurrent/gets-of-a-chunk-share-a-read",
+      test_concurrent_gets_of_same_chunk },
+    { "concurrent/corrupt-chunk-harms-no-other",
+      test_concurrent_gets_of_corrupt },
+    { "concurrent/sets-are-kept", test_concurrent_sets },
+    { "concurrent/sets-may-go-on-during-a-flush", test_concurrent_flush },
 };
 
 typedef struct TestRun {
-    const Test *test;
+    const TableTest *test;
     Storage storage;
 } TestRun;
 
-static void coroutine_fn call_test(void *opaque)
+static void coroutine_fn call_table_test(void *opaque)
 {
     TestRun *run = opaque;
 
@@ -734,21 +740,13 @@ static void run_test(gconstpointer data)
         .storage.bytes = g_malloc0(NB_CHUNKS * SNAP_CHUNK_SIZE),
     };
 
-    run_in_coroutine(call_test, &run);
+    run_in_coroutine(call_table_test, &run);
     g_free(run.storage.bytes);
 }
 
 int main(int argc, char **argv)
 {
-    qemu_init_main_loop(&error_abort);
-    g_test_init(&argc, &argv, NULL);
-    g_test_set_nonfatal_assertions();
-
-    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
-        g_autofree char *path = g_strdup_printf("/snap/table/%s",
-                                                tests[i].path);
-
-        g_test_add_data_func(path, &tests[i], run_test);
-    }
+    block_tests_init(&argc, &argv);
+    ADD_TESTS("/snap/table/", tests, run_test);
     return g_test_run();
 }

@@ -8,6 +8,7 @@
 #include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "snap/image/working-set.h"
+#include "test-table.h"
 
 #define RAM_PAGES 1000
 
@@ -507,66 +508,55 @@ static void test_file_is_replaced_by_shorter(Fixture *f, gconstpointer data)
     assert_loads(f, 2);
 }
 
-/* Tests of the bytes, and of files: one of the two functions is there. */
-typedef struct Test {
-    const char *path;
-    GTestFunc fn;
-    void (*file_fn)(Fixture *f, gconstpointer data);
-} Test;
-
 static const Test tests[] = {
-    { "round-trip", test_round_trip },
-    { "round-trip/empty", test_empty_set },
-    { "round-trip/repeated-page", test_repeated_page },
-    { "round-trip/largest", test_largest_set },
-    { "round-trip/last-page", test_last_page },
-    { "bytes", test_bytes },
-    { "length", test_length },
-    { "refused/flipped-bits", test_flipped_bits },
-    { "refused/foreign", test_foreign },
-    { "refused/out-of-ram", test_page_out_of_ram },
-    { "refused/out-of-ram/last", test_last_page_out_of_ram },
-    { "refused/truncated", test_truncated },
-    { "refused/truncated/sealed", test_truncated_sealed },
-    { "refused/bytes-behind", test_bytes_behind },
-    { "refused/wild-number", test_wild_number },
+    { "round-trip/keeps-the-order", test_round_trip },
+    { "round-trip/set-may-be-empty", test_empty_set },
+    { "round-trip/keeps-repeated-pages", test_repeated_page },
+    { "round-trip/keeps-the-largest-set", test_largest_set },
+    { "round-trip/keeps-the-last-page-of-ram", test_last_page },
+    { "bytes/are-as-documented", test_bytes },
+    { "bytes/length-is-of-head-pages-and-checksum", test_length },
+    { "refused/any-flipped-bit", test_flipped_bits },
+    { "refused/set-of-another-snapshot", test_foreign },
+    { "refused/page-out-of-ram", test_page_out_of_ram },
+    { "refused/last-page-out-of-ram", test_last_page_out_of_ram },
+    { "refused/truncated-set", test_truncated },
+    { "refused/truncated-set-with-a-right-checksum", test_truncated_sealed },
+    { "refused/bytes-after-the-end", test_bytes_behind },
+    { "refused/number-of-pages-against-the-length", test_wild_number },
     { "refused/too-many-pages", test_too_many_pages },
-    { "refused/version", test_other_version },
-    { "refused/magic", test_other_magic },
+    { "refused/other-version", test_other_version },
+    { "refused/other-magic", test_other_magic },
     { "refused/no-bytes", test_no_bytes },
-    { "file", NULL, test_file },
-    { "file/without-pages", NULL, test_file_without_pages },
-    { "file/bytes", NULL, test_file_bytes },
-    { "file/missing", NULL, test_file_missing },
-    { "file/no-directory", NULL, test_file_in_no_directory },
-    { "file/empty", NULL, test_file_empty },
-    { "file/fifo", NULL, test_file_is_fifo },
-    { "file/directory", NULL, test_file_is_directory },
-    { "file/damaged", NULL, test_file_is_damaged },
-    { "file/truncated", NULL, test_file_is_truncated },
-    { "file/giant", NULL, test_file_is_giant },
-    { "file/other-snapshot", NULL, test_file_of_other_snapshot },
-    { "file/mode", NULL, test_file_mode },
-    { "file/mode/replaced", NULL, test_file_mode_of_replaced },
-    { "file/replaced", NULL, test_file_is_replaced },
-    { "file/replaced/shorter", NULL, test_file_is_replaced_by_shorter },
+};
+
+static const struct {
+    const char *path;
+    void (*fn)(Fixture *f, gconstpointer data);
+} file_tests[] = {
+    { "has-what-was-stored", test_file },
+    { "may-have-no-pages", test_file_without_pages },
+    { "has-the-bytes-of-an-images-part", test_file_bytes },
+    { "may-be-missing", test_file_missing },
+    { "needs-its-directory", test_file_in_no_directory },
+    { "empty-one-is-refused", test_file_empty },
+    { "fifo-is-refused-without-waiting", test_file_is_fifo },
+    { "directory-is-refused", test_file_is_directory },
+    { "damaged-one-is-refused", test_file_is_damaged },
+    { "truncated-one-is-refused", test_file_is_truncated },
+    { "giant-one-is-refused-unread", test_file_is_giant },
+    { "of-another-snapshot-is-refused", test_file_of_other_snapshot },
+    { "is-private", test_file_mode },
+    { "is-private-though-the-old-one-was-not", test_file_mode_of_replaced },
+    { "open-one-keeps-its-content-when-replaced", test_file_is_replaced },
+    { "may-be-replaced-by-a-shorter-one", test_file_is_replaced_by_shorter },
 };
 
 int main(int argc, char **argv)
 {
-    g_test_init(&argc, &argv, NULL);
-    g_test_set_nonfatal_assertions();
-
-    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
-        g_autofree char *path = g_strdup_printf("/snap/working-set/%s",
-                                                tests[i].path);
-
-        if (tests[i].fn) {
-            g_test_add_func(path, tests[i].fn);
-        } else {
-            g_test_add(path, Fixture, NULL, set_up, tests[i].file_fn,
-                       tear_down);
-        }
-    }
+    tests_init(&argc, &argv);
+    ADD_TESTS("/snap/working-set/", tests, call_test);
+    ADD_FIXTURE_TESTS("/snap/working-set/file/", file_tests, Fixture, set_up,
+                      tear_down);
     return g_test_run();
 }

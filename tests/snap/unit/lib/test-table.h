@@ -28,6 +28,25 @@
         }                                                               \
     } while (0)
 
+/**
+ * ADD_FIXTURE_TESTS: the same for tests with a fixture
+ * @table: array of structs with the members "path" and "fn", called with a
+ *         fixture and NULL
+ * @type: of the fixture
+ * @set_up, @tear_down: before and after each test
+ */
+#define ADD_FIXTURE_TESTS(prefix, table, type, set_up, tear_down)       \
+    do {                                                                \
+        for (size_t i_ = 0; i_ < ARRAY_SIZE(table); i_++) {             \
+            g_autofree char *path_ = g_strconcat(prefix,                \
+                                                 (table)[i_].path,      \
+                                                 NULL);                 \
+                                                                        \
+            g_test_add(path_, type, NULL, set_up, (table)[i_].fn,       \
+                       tear_down);                                      \
+        }                                                               \
+    } while (0)
+
 /* A row of the plainest table; call_test() runs it. */
 typedef struct Test {
     const char *path;

@@ -6,6 +6,7 @@
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
 #include "snap/storage/coalesce.h"
+#include "test-table.h"
 
 #define MAX_PAGES 1024
 
@@ -20,79 +21,64 @@ static void parse_map(unsigned long *map, const char *text)
     }
 }
 
-static void assert_written(const char *present, const char *stored,
-                           unsigned fill, const char *expected)
+/**
+ * CoalesceCase: which pages of a buffer are written
+ * @present: pages that came, a '#' each
+ * @stored: pages that the image has
+ * @fill: pages of a unit that is filled if any of it is written
+ * @written: pages that are written
+ */
+typedef struct CoalesceCase {
+    const char *path;
+    const char *present;
+    const char *stored;
+    unsigned fill;
+    const char *written;
+} CoalesceCase;
+
+static const CoalesceCase coalesce_cases[] = {
+    { "nothing",
+      "........", "........", 4, "........" },
+    { "nothing-if-all-is-stored",
+      "........", "####....", 4, "........" },
+    { "all-pages",
+      "########", "........", 4, "########" },
+    { "pages-alone-without-units",
+      "#.##..#.", "........", 1, "#.##..#." },
+    { "touched-unit-is-filled",
+      ".#..........", "............", 4, "####........" },
+    { "each-touched-unit-is-filled",
+      ".#.........#", "............", 4, "####....####" },
+    { "stored-pages-are-not-filled",
+      "#.......", ".#......", 4, "#.##...." },
+    { "stored-pages-are-written-if-they-come-again",
+      "##......", ".#......", 4, "####...." },
+    { "last-unit-may-be-short",
+      ".....#", "......", 4, "....##" },
+    { "unit-may-be-larger-than-the-buffer",
+      "..#...", "......", 16, "######" },
+    { "one-page",
+      "#", ".", 1, "#" },
+};
+
+static void test_written(gconstpointer data)
 {
-    DECLARE_BITMAP(present_map, MAX_PAGES);
-    DECLARE_BITMAP(stored_map, MAX_PAGES);
-    unsigned nb_pages = strlen(present);
+    const CoalesceCase *c = data;
+    unsigned nb_pages = strlen(c->present);
+    DECLARE_BITMAP(present, MAX_PAGES);
+    DECLARE_BITMAP(stored, MAX_PAGES);
     g_autofree char *written = g_strnfill(nb_pages, '.');
     g_autofree SnapExtent *extents = g_new0(SnapExtent, nb_pages);
     unsigned nb;
 
-    g_assert_cmpuint(strlen(stored), ==, nb_pages);
-    parse_map(present_map, present);
-    parse_map(stored_map, stored);
-    nb = snap_coalesce(present_map, stored_map, nb_pages, fill, extents);
+    g_assert_cmpuint(strlen(c->stored), ==, nb_pages);
+    parse_map(present, c->present);
+    parse_map(stored, c->stored);
+    nb = snap_coalesce(present, stored, nb_pages, c->fill, extents);
     for (unsigned i = 0; i < nb; i++) {
         memset(written + extents[i].first, '#', extents[i].count);
     }
-    g_assert_cmpstr(written, ==, expected);
-}
-
-static void test_nothing(void)
-{
-    assert_written("........", "........", 4, "........");
-}
-
-static void test_nothing_but_stored(void)
-{
-    assert_written("........", "####....", 4, "........");
-}
-
-static void test_all(void)
-{
-    assert_written("########", "........", 4, "########");
-}
-
-static void test_no_filling(void)
-{
-    assert_written("#.##..#.", "........", 1, "#.##..#.");
-}
-
-static void test_unit_is_filled(void)
-{
-    assert_written(".#..........", "............", 4, "####........");
-}
-
-static void test_each_touched_unit_is_filled(void)
-{
-    assert_written(".#.........#", "............", 4, "####....####");
-}
-
-static void test_stored_is_not_filled(void)
-{
-    assert_written("#.......", ".#......", 4, "#.##....");
-}
-
-static void test_stored_and_present(void)
-{
-    assert_written("##......", ".#......", 4, "####....");
-}
-
-static void test_last_unit_is_short(void)
-{
-    assert_written(".....#", "......", 4, "....##");
-}
-
-static void test_unit_larger_than_buffer(void)
-{
-    assert_written("..#...", "......", 16, "######");
-}
-
-static void test_one_page(void)
-{
-    assert_written("#", ".", 1, "#");
+    g_assert_cmpstr(written, ==, c->written);
 }
 
 static void test_neighbours_are_one_range(void)
@@ -184,35 +170,13 @@ static void test_random(void)
     g_rand_free(rand);
 }
 
-static const struct {
-    const char *path;
-    void (*fn)(void);
-} tests[] = {
-    { "nothing", test_nothing },
-    { "nothing-but-stored", test_nothing_but_stored },
-    { "all", test_all },
-    { "no-filling", test_no_filling },
-    { "unit-is-filled", test_unit_is_filled },
-    { "each-touched-unit-is-filled", test_each_touched_unit_is_filled },
-    { "stored-is-not-filled", test_stored_is_not_filled },
-    { "stored-and-present", test_stored_and_present },
-    { "last-unit-is-short", test_last_unit_is_short },
-    { "unit-larger-than-buffer", test_unit_larger_than_buffer },
-    { "one-page", test_one_page },
-    { "neighbours-are-one-range", test_neighbours_are_one_range },
-    { "random", test_random },
-};
-
 int main(int argc, char **argv)
 {
-    g_test_init(&argc, &argv, NULL);
-    g_test_set_nonfatal_assertions();
-
-    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
-        g_autofree char *path = g_strdup_printf("/snap/coalesce/%s",
-                                                tests[i].path);
-
-        g_test_add_func(path, tests[i].fn);
-    }
+    tests_init(&argc, &argv);
+    ADD_TESTS("/snap/coalesce/written/", coalesce_cases, test_written);
+    g_test_add_func("/snap/coalesce/neighbours-are-one-extent",
+                    test_neighbours_are_one_range);
+    g_test_add_func("/snap/coalesce/random-pages-agree-with-a-model",
+                    test_random);
     return g_test_run();
 }

@@ -260,15 +260,16 @@ int main(int argc, char **argv)
     bdrv_init();
     qemu_init_main_loop(&error_abort);
     g_test_init(&argc, &argv, NULL);
-    add("same-with-options", test_image_is_the_same_with_and_without_options);
+    add("image-is-the-same-with-and-without-options",
+        test_image_is_the_same_with_and_without_options);
     add("options-are-heeded", test_options_are_heeded);
-    add("raw-is-sparse", test_raw_image_is_sparse);
-    add("in-the-file-that-is-there",
+    add("raw-image-is-sparse", test_raw_image_is_sparse);
+    add("image-is-made-in-the-file-that-is-there",
         test_image_is_made_in_the_file_that_is_there);
     add("file-size-limit-is-an-error", test_file_size_limit_is_an_error);
-    add("failure-says-so", test_failure_is_an_error_that_says_so);
+    add("failure-says-why", test_failure_is_an_error_that_says_so);
     add("missing-file-is-not-made", test_missing_file_is_not_made);
-    add("nothing-is-left", test_nothing_is_left_behind);
+    add("nothing-is-left-after-a-failure", test_nothing_is_left_behind);
     g_test_add_func("/snap/create/second-file-is-refused",
                     test_options_for_a_second_file_are_refused);
     return g_test_run();

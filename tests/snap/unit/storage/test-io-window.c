@@ -10,6 +10,7 @@
 #include "snap/storage/io-window.h"
 #include "slow-disk.h"
 #include "snap-coroutine.h"
+#include "test-table.h"
 
 #define NB_BUFFERS  4
 #define PAGE_BITS   12
@@ -373,47 +374,48 @@ static void coroutine_fn test_buffers_return_behind_an_error(Fixture *f)
     test_buffers_are_distinct(f);
 }
 
-typedef struct Test {
+typedef struct WindowTest {
     const char *path;
     void coroutine_fn (*fn)(Fixture *f);
-} Test;
+} WindowTest;
 
-static const Test tests[] = {
-    { "buffers/aligned", test_buffers_are_aligned },
-    { "buffers/distinct", test_buffers_are_distinct },
-    { "buffers/put-gives-back", test_put_gives_back },
-    { "write", test_write },
-    { "write/only-extents", test_only_extents_are_written },
+static const WindowTest tests[] = {
+    { "buffers/are-aligned", test_buffers_are_aligned },
+    { "buffers/are-distinct", test_buffers_are_distinct },
+    { "buffers/come-back-without-a-write", test_put_gives_back },
+    { "write/is-on-the-disk-after-a-drain", test_write },
+    { "write/only-extents-are-written", test_only_extents_are_written },
     { "write/extents-are-copied", test_extents_are_copied },
-    { "write/no-extents", test_no_extents },
-    { "write/run-together", test_requests_run_together },
-    { "write/bounded", test_window_is_bounded },
-    { "order/last-wins", test_last_write_wins },
-    { "order/last-wins-where-shifted", test_last_write_wins_where_shifted },
-    { "order/random", test_random_writes },
-    { "drain/waits", test_drain_waits },
-    { "drain/nothing", test_drain_of_nothing },
-    { "read", test_read },
-    { "read/short", test_short_read },
-    { "read/ahead", test_reads_ahead },
-    { "error/read", test_read_error },
+    { "write/nothing-without-extents", test_no_extents },
+    { "write/requests-run-together", test_requests_run_together },
+    { "write/requests-in-flight-are-bounded", test_window_is_bounded },
+    { "order/last-write-wins", test_last_write_wins },
+    { "order/last-write-wins-if-they-overlap",
+      test_last_write_wins_where_shifted },
+    { "order/random-writes-take-effect-in-order", test_random_writes },
+    { "drain/waits-for-all-writes", test_drain_waits },
+    { "drain/may-have-nothing-to-wait-for", test_drain_of_nothing },
+    { "read/gives-what-is-on-the-disk", test_read },
+    { "read/may-be-shorter-than-a-buffer", test_short_read },
+    { "read/several-run-together", test_reads_ahead },
+    { "error/of-a-read-is-reported", test_read_error },
     { "error/read-is-no-write-error", test_read_error_is_no_write_error },
-    { "error/write", test_write_error },
-    { "error/later-extent", test_error_of_later_extent },
-    { "error/first-sticks", test_first_error_sticks },
-    { "error/first-of-two-sticks", test_first_of_two_errors_sticks },
-    { "error/nothing-behind", test_nothing_behind_an_error },
-    { "error/nothing-behind/overlapping",
+    { "error/of-a-write-is-reported", test_write_error },
+    { "error/of-a-later-extent-is-reported", test_error_of_later_extent },
+    { "error/first-one-stays", test_first_error_sticks },
+    { "error/first-of-two-in-flight-stays", test_first_of_two_errors_sticks },
+    { "error/nothing-is-written-after-it", test_nothing_behind_an_error },
+    { "error/no-write-that-waits-is-started-after-it",
       test_nothing_behind_an_overlapping_error },
-    { "error/buffers-return", test_buffers_return_behind_an_error },
+    { "error/buffers-come-back", test_buffers_return_behind_an_error },
 };
 
 typedef struct TestRun {
-    const Test *test;
+    const WindowTest *test;
     Fixture fixture;
 } TestRun;
 
-static void coroutine_fn call_test(void *opaque)
+static void coroutine_fn call_window_test(void *opaque)
 {
     TestRun *run = opaque;
 
@@ -427,23 +429,14 @@ static void run_test(gconstpointer data)
 
     f->blk = slow_disk_open(&f->disk);
     f->window = snap_io_window_new(f->blk, NB_BUFFERS, BUFFER_SIZE);
-    run_in_coroutine(call_test, &run);
+    run_in_coroutine(call_window_test, &run);
     snap_io_window_free(f->window);
     blk_unref(f->blk);
 }
 
 int main(int argc, char **argv)
 {
-    bdrv_init();
-    qemu_init_main_loop(&error_abort);
-    g_test_init(&argc, &argv, NULL);
-    g_test_set_nonfatal_assertions();
-
-    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
-        g_autofree char *path = g_strdup_printf("/snap/io-window/%s",
-                                                tests[i].path);
-
-        g_test_add_data_func(path, &tests[i], run_test);
-    }
+    block_tests_init(&argc, &argv);
+    ADD_TESTS("/snap/io-window/", tests, run_test);
     return g_test_run();
 }

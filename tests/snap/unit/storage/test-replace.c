@@ -830,54 +830,61 @@ static void add(const char *name, void (*test)(Fixture *, gconstpointer))
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    add("new-file", test_new_file);
-    add("old-file", test_old_file);
-    add("abandon", test_abandon);
-    add("undo", test_undo);
-    add("undo/new-file", test_undo_new_file);
-    add("undo/foreign-file", test_undo_leaves_foreign_file);
-    add("undo/fails", test_undo_fails);
-    add("undo/fails-no-unlink", test_undo_fails_no_unlink);
-    add("undo/fails-for-good", test_undo_fails_for_good);
-    add("rollback", test_rollback);
-    add("rollback/new-file", test_rollback_new_file);
-    add("rollback/no-flags", test_rollback_no_flags);
-    add("rollback/no-flags-new-file", test_rollback_no_flags_new_file);
-    add("rollback/no-links", test_rollback_no_links);
-    add("rollback/owner", test_rollback_owner);
-    add("rollback/then-end", test_rollback_then_end);
-    add("rollback/not-committed", test_rollback_not_committed);
-    add("rollback/foreign-file", test_rollback_foreign_file);
-    add("rollback/fails", test_rollback_fails);
-    add("rollback/no-flags-fails", test_rollback_no_flags_fails);
-    add("created-in-between", test_created_in_between);
-    add("created-in-between/no-flags", test_created_in_between_no_flags);
-    add("new-file/no-links", test_new_file_no_links);
-    add("second/refused", test_second_refused);
-    add("second/refused-after-commit", test_second_refused_after_commit);
-    add("second/refused-new-file", test_second_refused_new_file);
-    add("second/after-end", test_second_after_end);
-    add("leftover/removed", test_leftover_removed);
-    add("leftover/not-written", test_leftover_not_written);
-    add("leftover/link", test_leftover_link_refused);
-    add("leftover/fifo", test_leftover_fifo_refused);
-    add("mode", test_mode_kept);
-    add("owner", test_owner_kept);
-    add("symlink/kept", test_symlink_kept);
-    add("symlink/dangling", test_dangling_symlink_refused);
-    add("reader", test_reader_goes_on);
-    add("in-use/written", test_written_refused);
-    add("in-use/read", test_readers_refused_or_not);
-    add("in-use/locked", test_locked_refused);
-    add("in-use/at-commit", test_written_at_commit_refused);
-    add("in-use/held", test_old_file_is_held);
-    add("in-use/new-file", test_new_file_is_locked);
-    add("lost-temporary", test_lost_temporary);
-    add("file-becomes-directory", test_file_becomes_directory);
-    add("directory", test_directory_refused);
-    add("missing-directory", test_missing_directory);
-    add("empty-name", test_empty_name);
-    add("long-name", test_long_name);
-    add("permission-denied", test_permission_denied);
+    add("commit/makes-the-file", test_new_file);
+    add("commit/replaces-the-file", test_old_file);
+    add("abandon/keeps-the-old-file", test_abandon);
+    add("undo/commit-without-confirmation-keeps-the-old-file", test_undo);
+    add("undo/commit-without-confirmation-leaves-no-file", test_undo_new_file);
+    add("undo/foreign-file-is-left-alone", test_undo_leaves_foreign_file);
+    add("undo/unconfirmed-file-is-removed-if-the-old-one-cannot-return",
+        test_undo_fails);
+    add("undo/unconfirmed-file-is-emptied-if-it-cannot-be-removed",
+        test_undo_fails_no_unlink);
+    add("undo/unconfirmed-file-is-named-if-it-cannot-be-emptied",
+        test_undo_fails_for_good);
+    add("rollback/commit-may-follow", test_rollback);
+    add("rollback/commit-may-follow/new-file", test_rollback_new_file);
+    add("rollback/commit-may-follow/no-flags", test_rollback_no_flags);
+    add("rollback/commit-may-follow/no-flags-new-file",
+        test_rollback_no_flags_new_file);
+    add("rollback/commit-may-follow/no-links", test_rollback_no_links);
+    add("rollback/old-file-keeps-its-owner", test_rollback_owner);
+    add("rollback/end-keeps-the-old-file", test_rollback_then_end);
+    add("rollback/before-a-commit-does-nothing", test_rollback_not_committed);
+    add("rollback/foreign-file-is-left-alone", test_rollback_foreign_file);
+    add("rollback/end-may-still-work-after-a-failure", test_rollback_fails);
+    add("rollback/may-be-tried-again", test_rollback_no_flags_fails);
+    add("created-in-between/returns-if-not-confirmed", test_created_in_between);
+    add("created-in-between/returns-if-not-confirmed/no-flags",
+        test_created_in_between_no_flags);
+    add("commit/makes-the-file/no-links", test_new_file_no_links);
+    add("second/is-refused", test_second_refused);
+    add("second/is-refused-after-a-commit", test_second_refused_after_commit);
+    add("second/is-refused-for-a-new-file", test_second_refused_new_file);
+    add("second/is-allowed-after-the-end", test_second_after_end);
+    add("leftover/is-removed", test_leftover_removed);
+    add("leftover/is-not-written-to", test_leftover_not_written);
+    add("leftover/symbolic-link-is-refused", test_leftover_link_refused);
+    add("leftover/fifo-is-refused", test_leftover_fifo_refused);
+    add("file/keeps-its-mode", test_mode_kept);
+    add("file/keeps-its-owner", test_owner_kept);
+    add("symlink/stays", test_symlink_kept);
+    add("symlink/dangling-one-is-refused", test_dangling_symlink_refused);
+    add("file/open-one-keeps-its-content", test_reader_goes_on);
+    add("in-use/written-file-is-refused", test_written_refused);
+    add("in-use/lock-of-a-reader-may-be-ignored",
+        test_readers_refused_or_not);
+    add("in-use/locked-file-is-refused", test_locked_refused);
+    add("in-use/written-file-is-refused-at-the-commit",
+        test_written_at_commit_refused);
+    add("in-use/old-file-is-locked", test_old_file_is_held);
+    add("in-use/new-file-is-locked", test_new_file_is_locked);
+    add("lost-temporary-keeps-the-old-file", test_lost_temporary);
+    add("refused/file-that-becomes-a-directory", test_file_becomes_directory);
+    add("refused/directory", test_directory_refused);
+    add("refused/file-in-a-missing-directory", test_missing_directory);
+    add("refused/empty-name", test_empty_name);
+    add("refused/long-name", test_long_name);
+    add("refused/directory-without-permission", test_permission_denied);
     return g_test_run();
 }

@@ -8,6 +8,7 @@
 #include "migration/savevm.h"
 #include "snap/stream/device-end.h"
 #include "snap/stream/stream.h"
+#include "test-table.h"
 
 static void feed(SnapDeviceEnd *end, const void *data, size_t length)
 {
@@ -183,26 +184,23 @@ static void test_description_is_one_object_to_its_last_byte(void)
     }
 }
 
+static const Test tests[] = {
+    { "description/last-head-byte",
+      test_description_is_found_at_its_last_head_byte },
+    { "description/needs-footer", test_description_needs_a_footer_before_it },
+    { "description/section-id", test_footer_has_a_section_id_that_can_be },
+    { "description/length", test_description_has_a_length_that_can_be },
+    { "description/begins-as-object", test_description_begins_as_an_object },
+    { "eof/follows-footer", test_eof_follows_a_footer },
+    { "eof/any-zero-without-footers",
+      test_any_zero_can_be_eof_without_footers },
+    { "nothing-is-no-end", test_nothing_is_no_end_of_a_stream_with_footers },
+    { "valid/one-object", test_description_is_one_object_to_its_last_byte },
+};
+
 int main(int argc, char **argv)
 {
-    g_test_init(&argc, &argv, NULL);
-    g_test_add_func("/snap/device-end/description/last-head-byte",
-                    test_description_is_found_at_its_last_head_byte);
-    g_test_add_func("/snap/device-end/description/needs-footer",
-                    test_description_needs_a_footer_before_it);
-    g_test_add_func("/snap/device-end/description/section-id",
-                    test_footer_has_a_section_id_that_can_be);
-    g_test_add_func("/snap/device-end/description/length",
-                    test_description_has_a_length_that_can_be);
-    g_test_add_func("/snap/device-end/description/begins-as-object",
-                    test_description_begins_as_an_object);
-    g_test_add_func("/snap/device-end/eof/follows-footer",
-                    test_eof_follows_a_footer);
-    g_test_add_func("/snap/device-end/eof/any-zero-without-footers",
-                    test_any_zero_can_be_eof_without_footers);
-    g_test_add_func("/snap/device-end/nothing-is-no-end",
-                    test_nothing_is_no_end_of_a_stream_with_footers);
-    g_test_add_func("/snap/device-end/valid/one-object",
-                    test_description_is_one_object_to_its_last_byte);
+    tests_init(&argc, &argv);
+    ADD_TESTS("/snap/device-end/", tests, call_test);
     return g_test_run();
 }

@@ -521,27 +521,27 @@ typedef struct Test {
 } Test;
 
 static const Test tests[] = {
-    { "size", test_size },
-    { "decode", test_decode },
-    { "encode", test_encode },
-    { "encode/sync", test_encode_sync },
-    { "round-trip", test_round_trip },
-    { "round-trip/longest-name", test_longest_name_round_trip },
-    { "sync/old", test_old_sync },
-    { "sync/pages", test_sync_with_pages },
-    { "unused", test_unused },
-    { "last-offset", test_last_offset },
-    { "refused/magic", test_magic },
-    { "refused/version", test_version },
-    { "refused/counts", test_counts },
-    { "refused/data-size", test_data_size },
-    { "refused/block", test_block },
-    { "refused/offset-unaligned", test_offset_unaligned },
-    { "refused/offset-outside", test_offset_outside },
+    { "packet-has-room-for-its-pages", test_size },
+    { "decode/gives-block-offsets-and-flags", test_decode },
+    { "encode/bytes-are-those-of-qemu", test_encode },
+    { "encode/sync-has-no-pages", test_encode_sync },
+    { "round-trip/keeps-a-packet", test_round_trip },
+    { "round-trip/keeps-the-longest-name", test_longest_name_round_trip },
+    { "sync/of-qemu-7.2-has-no-pages", test_old_sync },
+    { "sync/may-have-pages", test_sync_with_pages },
+    { "decode/unused-bytes-do-not-matter", test_unused },
+    { "decode/last-page-of-a-block-is-within-it", test_last_offset },
+    { "refused/other-magic", test_magic },
+    { "refused/other-version", test_version },
+    { "refused/too-many-pages", test_counts },
+    { "refused/data-of-another-size", test_data_size },
+    { "refused/unknown-block", test_block },
+    { "refused/unaligned-offset", test_offset_unaligned },
+    { "refused/offset-outside-the-block", test_offset_outside },
     { "refused/compression", test_compression },
     { "refused/device-state", test_device_state },
     { "refused/unknown-flags", test_unknown_flags },
-    { "random", test_random },
+    { "random-bytes-stay-within-bounds", test_random },
 };
 
 int main(int argc, char **argv)
@@ -549,10 +549,12 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_set_nonfatal_assertions();
 
-    g_test_add_func("/snap/multifd/init/encode", test_encode_init);
-    g_test_add_func("/snap/multifd/init/round-trip", test_init_round_trip);
-    g_test_add_func("/snap/multifd/init/refused", test_bad_init);
-    g_test_add_func("/snap/multifd/init/unused", test_init_unused);
+    g_test_add_func("/snap/multifd/init/bytes-are-those-of-qemu",
+                    test_encode_init);
+    g_test_add_func("/snap/multifd/init/is-read-back", test_init_round_trip);
+    g_test_add_func("/snap/multifd/init/bad-one-is-refused", test_bad_init);
+    g_test_add_func("/snap/multifd/init/unused-bytes-do-not-matter",
+                    test_init_unused);
     for (size_t i = 0; i < ARRAY_SIZE(page_bits); i++) {
         for (size_t j = 0; j < ARRAY_SIZE(tests); j++) {
             g_autofree char *path =

@@ -8,6 +8,7 @@
 #include "migration/savevm.h"
 #include "snap/stream/device-sections.h"
 #include "stream-bytes.h"
+#include "test-table.h"
 
 #define ID  5
 
@@ -358,40 +359,37 @@ static void test_run_state_truncated(void)
     }
 }
 
+static const Test tests[] = {
+    { "full/has-all-of-its-head", test_full },
+    { "end/has-no-name", test_end_has_no_name },
+    { "payload/may-be-empty", test_empty_payload },
+    { "name/may-have-255-bytes", test_longest_name },
+    { "footer/next-section-follows", test_ends_before_next },
+    { "footer/command-follows", test_ends_before_command },
+    { "footer/of-another-section-is-payload", test_footer_of_another },
+    { "false-footer/no-type-follows", test_false_footer_no_type },
+    { "false-footer/no-name-follows", test_false_footer_name },
+    { "false-footer/no-command-follows", test_false_footer_command },
+    { "false-footer/eof-follows", test_false_footer_eof },
+    { "footer/within-a-footer-is-payload", test_footer_in_footer },
+    { "refused/bytes-that-are-no-section", test_not_a_section },
+    { "refused/truncated-section", test_truncated },
+    { "refused/truncated-next-section", test_next_truncated },
+    { "head/with-a-name-is-plausible", test_head_named },
+    { "head/without-a-name-is-plausible", test_head_short },
+    { "head/of-a-command-is-plausible", test_head_command },
+    { "head/of-eof-needs-a-description", test_head_eof },
+    { "head/with-an-unprintable-name-is-not-plausible", test_head_unprintable },
+    { "run-state/is-found", test_run_state },
+    { "run-state/is-found-after-a-command", test_run_state_behind_command },
+    { "run-state/may-be-missing", test_run_state_none },
+    { "run-state/malformed-one-is-ignored", test_run_state_malformed },
+    { "run-state/truncated-one-is-ignored", test_run_state_truncated },
+};
+
 int main(int argc, char **argv)
 {
-    g_test_init(&argc, &argv, NULL);
-
-    g_test_add_func("/snap/sections/full", test_full);
-    g_test_add_func("/snap/sections/end-has-no-name", test_end_has_no_name);
-    g_test_add_func("/snap/sections/empty-payload", test_empty_payload);
-    g_test_add_func("/snap/sections/longest-name", test_longest_name);
-    g_test_add_func("/snap/sections/ends-before-next", test_ends_before_next);
-    g_test_add_func("/snap/sections/ends-before-command",
-                    test_ends_before_command);
-    g_test_add_func("/snap/sections/footer-of-another", test_footer_of_another);
-    g_test_add_func("/snap/sections/false-footer/no-type",
-                    test_false_footer_no_type);
-    g_test_add_func("/snap/sections/false-footer/name", test_false_footer_name);
-    g_test_add_func("/snap/sections/false-footer/command",
-                    test_false_footer_command);
-    g_test_add_func("/snap/sections/false-footer/eof", test_false_footer_eof);
-    g_test_add_func("/snap/sections/footer-in-footer", test_footer_in_footer);
-    g_test_add_func("/snap/sections/not-a-section", test_not_a_section);
-    g_test_add_func("/snap/sections/truncated", test_truncated);
-    g_test_add_func("/snap/sections/next-truncated", test_next_truncated);
-    g_test_add_func("/snap/sections/head/named", test_head_named);
-    g_test_add_func("/snap/sections/head/short", test_head_short);
-    g_test_add_func("/snap/sections/head/command", test_head_command);
-    g_test_add_func("/snap/sections/head/eof", test_head_eof);
-    g_test_add_func("/snap/sections/head/unprintable", test_head_unprintable);
-    g_test_add_func("/snap/sections/run-state", test_run_state);
-    g_test_add_func("/snap/sections/run-state/behind-command",
-                    test_run_state_behind_command);
-    g_test_add_func("/snap/sections/run-state/none", test_run_state_none);
-    g_test_add_func("/snap/sections/run-state/malformed",
-                    test_run_state_malformed);
-    g_test_add_func("/snap/sections/run-state/truncated",
-                    test_run_state_truncated);
+    tests_init(&argc, &argv);
+    ADD_TESTS("/snap/sections/", tests, call_test);
     return g_test_run();
 }

@@ -5,6 +5,7 @@
 
 #include "qemu/osdep.h"
 #include "snap/util/histogram.h"
+#include "test-table.h"
 
 #define NB_VALUES 5000
 
@@ -252,26 +253,27 @@ static void test_octave_of_huge_values(void)
     g_assert_cmpuint(snap_histogram_octave(&h, 64), ==, 2);
 }
 
+static const Test tests[] = {
+    { "empty-one-has-zeroes", test_empty },
+    { "number-and-maximum-are-exact", test_counts },
+    { "zero-is-a-value", test_only_zero },
+    { "values-below-16-are-exact", test_small_values_are_exact },
+    { "buckets-are-an-eighth-of-a-power-of-two-wide", test_bucket_borders },
+    { "percentile-is-at-most-an-eighth-too-large", test_each_power_of_two },
+    { "percentile-is-not-above-the-maximum", test_not_above_max },
+    { "each-of-a-hundred-values-is-a-percent", test_each_percent },
+    { "few-values-are-not-below-their-percentile", test_few_values },
+    { "random-values-agree-with-a-sorted-array", test_random },
+    { "random-huge-values-agree-with-a-sorted-array", test_random_huge },
+    { "octave/ends-below-a-power-of-two", test_octave_borders },
+    { "octave/has-its-first-and-last-value", test_each_octave },
+    { "octave/last-one-has-huge-values", test_octave_of_huge_values },
+    { "huge-values-do-not-overflow", test_huge_values },
+};
+
 int main(int argc, char **argv)
 {
-    g_test_init(&argc, &argv, NULL);
-    g_test_set_nonfatal_assertions();
-
-    g_test_add_func("/snap/histogram/empty", test_empty);
-    g_test_add_func("/snap/histogram/counts", test_counts);
-    g_test_add_func("/snap/histogram/only-zero", test_only_zero);
-    g_test_add_func("/snap/histogram/small-values",
-                    test_small_values_are_exact);
-    g_test_add_func("/snap/histogram/bucket-borders", test_bucket_borders);
-    g_test_add_func("/snap/histogram/powers-of-two", test_each_power_of_two);
-    g_test_add_func("/snap/histogram/not-above-max", test_not_above_max);
-    g_test_add_func("/snap/histogram/each-percent", test_each_percent);
-    g_test_add_func("/snap/histogram/few-values", test_few_values);
-    g_test_add_func("/snap/histogram/random", test_random);
-    g_test_add_func("/snap/histogram/random/huge", test_random_huge);
-    g_test_add_func("/snap/histogram/octave/borders", test_octave_borders);
-    g_test_add_func("/snap/histogram/octave/each", test_each_octave);
-    g_test_add_func("/snap/histogram/octave/huge", test_octave_of_huge_values);
-    g_test_add_func("/snap/histogram/huge-values", test_huge_values);
+    tests_init(&argc, &argv);
+    ADD_TESTS("/snap/histogram/", tests, call_test);
     return g_test_run();
 }

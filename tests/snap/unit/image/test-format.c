@@ -8,6 +8,7 @@
 #include "snap/image/format.h"
 #include "snap/image/table.h"
 #include "stream-bytes.h"
+#include "test-table.h"
 
 #define PAGE_BITS   12
 #define PAGE        (UINT64_C(1) << PAGE_BITS)
@@ -562,65 +563,59 @@ static void test_table_appends(void)
     snap_ram_blocks_destroy(&ram);
 }
 
-static void test_table_truncated(void)
+/* Returns: a table that is right, and its header */
+static GByteArray *make_table(SnapHeader *header)
 {
-    g_autoptr(GByteArray) table = g_byte_array_new();
+    GByteArray *table = g_byte_array_new();
     SnapRAMBlocks ram;
-    SnapHeader header;
 
     fill_blocks(&ram);
-    header = header_for(&ram);
+    *header = header_for(&ram);
     snap_block_table_encode(&ram, some_counts, table);
+    snap_ram_blocks_destroy(&ram);
+    return table;
+}
+
+static void test_table_truncated(void)
+{
+    SnapHeader header;
+    g_autoptr(GByteArray) table = make_table(&header);
+
     for (size_t length = 0; length < table->len; length++) {
         assert_table_refused(&header, table->data, length);
     }
-    snap_ram_blocks_destroy(&ram);
 }
 
-static void test_table_too_long(void)
+/**
+ * MismatchCase: a table that is not what the header announces
+ * @bytes: added to the table
+ * @blocks, @pages: added to what the header announces
+ */
+typedef struct MismatchCase {
+    const char *path;
+    unsigned bytes;
+    int blocks;
+    int pages;
+} MismatchCase;
+
+static const MismatchCase mismatch_cases[] = {
+    { "bytes-after-the-last-block", .bytes = 1 },
+    { "fewer-blocks-than-announced", .blocks = 1 },
+    { "more-blocks-than-announced", .blocks = -1 },
+    { "fewer-pages-than-announced", .pages = 1 },
+    { "more-pages-than-announced", .pages = -1 },
+};
+
+static void test_table_mismatch(gconstpointer data)
 {
-    g_autoptr(GByteArray) table = g_byte_array_new();
-    SnapRAMBlocks ram;
+    const MismatchCase *c = data;
     SnapHeader header;
+    g_autoptr(GByteArray) table = make_table(&header);
 
-    fill_blocks(&ram);
-    header = header_for(&ram);
-    snap_block_table_encode(&ram, some_counts, table);
-    put_u8(table, 0);
+    put_zeroes(table, c->bytes);
+    header.nb_blocks += c->blocks;
+    header.nb_pages += c->pages;
     assert_table_refused(&header, table->data, table->len);
-    snap_ram_blocks_destroy(&ram);
-}
-
-static void test_table_other_count(void)
-{
-    g_autoptr(GByteArray) table = g_byte_array_new();
-    SnapRAMBlocks ram;
-    SnapHeader header;
-
-    fill_blocks(&ram);
-    header = header_for(&ram);
-    snap_block_table_encode(&ram, some_counts, table);
-    header.nb_blocks++;
-    assert_table_refused(&header, table->data, table->len);
-    header.nb_blocks -= 2;
-    assert_table_refused(&header, table->data, table->len);
-    snap_ram_blocks_destroy(&ram);
-}
-
-static void test_table_other_sum(void)
-{
-    g_autoptr(GByteArray) table = g_byte_array_new();
-    SnapRAMBlocks ram;
-    SnapHeader header;
-
-    fill_blocks(&ram);
-    header = header_for(&ram);
-    snap_block_table_encode(&ram, some_counts, table);
-    header.nb_pages++;
-    assert_table_refused(&header, table->data, table->len);
-    header.nb_pages -= 2;
-    assert_table_refused(&header, table->data, table->len);
-    snap_ram_blocks_destroy(&ram);
 }
 
 /* An entry of the block table, the name given with its length */
@@ -655,120 +650,89 @@ static void test_table_by_hand(void)
     snap_ram_blocks_destroy(&ram);
 }
 
-static void test_table_duplicate(void)
-{
-    g_autoptr(GByteArray) table = g_byte_array_new();
-
-    put_entry(table, "a", 1, PAGE, 0, 0);
-    put_entry(table, "a", 1, PAGE, 0, 0);
-    assert_table_refused(&two_pages, table->data, table->len);
-}
-
-static void test_table_empty_name(void)
-{
-    g_autoptr(GByteArray) table = g_byte_array_new();
-
-    put_entry(table, "a", 1, PAGE, 0, 0);
-    put_entry(table, "", 0, PAGE, 0, 0);
-    assert_table_refused(&two_pages, table->data, table->len);
-}
-
-static void test_table_name_with_nul(void)
-{
-    g_autoptr(GByteArray) table = g_byte_array_new();
-
-    put_entry(table, "a", 1, PAGE, 0, 0);
-    put_entry(table, "b\0c", 3, PAGE, 0, 0);
-    assert_table_refused(&two_pages, table->data, table->len);
-}
-
-static void test_table_bad_length(void)
-{
-    static const uint64_t lengths[] = {
-        PAGE + 1, PAGE - 1, UINT64_MAX, -PAGE, SNAP_MAX_RAM + PAGE,
-    };
-
-    for (unsigned i = 0; i < ARRAY_SIZE(lengths); i++) {
-        g_autoptr(GByteArray) table = g_byte_array_new();
-
-        put_entry(table, "a", 1, PAGE, 0, 0);
-        put_entry(table, "b", 1, lengths[i], 0, 0);
-        assert_table_refused(&two_pages, table->data, table->len);
-    }
-}
-
-/* More pages are stored or zero than the block has. */
-static void test_table_too_many_pages(void)
-{
-    static const uint64_t counts[][2] = {
-        { 2, 0 }, { 0, 2 }, { 1, 1 }, { UINT64_MAX, 1 }, { UINT64_MAX, 2 },
-    };
-
-    for (unsigned i = 0; i < ARRAY_SIZE(counts); i++) {
-        g_autoptr(GByteArray) table = g_byte_array_new();
-
-        put_entry(table, "a", 1, PAGE, 0, 0);
-        put_entry(table, "b", 1, PAGE, counts[i][0], counts[i][1]);
-        assert_table_refused(&two_pages, table->data, table->len);
-    }
-}
-
-static const struct {
+/* An entry that is refused after a good one; as for put_entry() */
+typedef struct EntryCase {
     const char *path;
-    void (*fn)(void);
-} tests[] = {
-    { "part-names", test_part_names },
-    { "checksum", test_checksum },
-    { "seed/uuid", test_seed_is_of_uuid },
-    { "seed/each-table", test_seed_of_each_table },
-    { "header/round-trip", test_header_round_trip },
-    { "header/claim", test_claim_is_no_header },
-    { "header/round-trip/parts", test_header_parts_round_trip },
-    { "header/without-footers", test_header_without_footers },
-    { "header/without-optional-parts", test_header_without_optional_parts },
-    { "header/every-flipped-bit", test_every_flipped_bit },
-    { "header/no-snapshot", test_no_snapshot },
-    { "header/damaged", test_damaged },
-    { "header/unknown-incompatible", test_unknown_incompatible },
-    { "header/unknown-compatible", test_unknown_compatible },
-    { "header/page-bits", test_page_bits },
-    { "header/nb-blocks", test_nb_blocks },
-    { "header/nb-pages", test_nb_pages },
-    { "header/nb-pages/beyond-image", test_nb_pages_beyond_image },
-    { "header/nb-arrivals", test_nb_arrivals },
-    { "header/table-lengths", test_table_lengths },
-    { "header/before-ram", test_before_ram },
-    { "header/part/outside", test_part_outside },
-    { "header/part/ends-outside", test_part_ends_outside },
-    { "header/part/unaligned", test_part_unaligned },
-    { "header/part/in-header", test_part_in_header },
-    { "header/part/giant", test_giant_parts },
-    { "header/part/bounds", test_part_bounds },
-    { "header/part/overlap", test_parts_do_not_overlap },
-    { "block-table/round-trip", test_table_round_trip },
-    { "block-table/appends", test_table_appends },
-    { "block-table/truncated", test_table_truncated },
-    { "block-table/too-long", test_table_too_long },
-    { "block-table/other-count", test_table_other_count },
-    { "block-table/other-sum", test_table_other_sum },
-    { "block-table/by-hand", test_table_by_hand },
-    { "block-table/duplicate", test_table_duplicate },
-    { "block-table/empty-name", test_table_empty_name },
-    { "block-table/name-with-nul", test_table_name_with_nul },
-    { "block-table/bad-length", test_table_bad_length },
-    { "block-table/too-many-pages", test_table_too_many_pages },
+    const char *name;
+    uint8_t name_length;
+    uint64_t length;
+    uint64_t stored;
+    uint64_t zero;
+} EntryCase;
+
+static const EntryCase entry_cases[] = {
+    { "name-of-another-block", "a", 1, PAGE },
+    { "empty-name", "", 0, PAGE },
+    { "name-with-nul", "b\0c", 3, PAGE },
+    { "length/some-bytes-more-than-pages", "b", 1, PAGE + 1 },
+    { "length/some-bytes-less-than-pages", "b", 1, PAGE - 1 },
+    { "length/most", "b", 1, UINT64_MAX },
+    { "length/negative", "b", 1, -PAGE },
+    { "length/more-than-any-ram", "b", 1, SNAP_MAX_RAM + PAGE },
+    { "pages/too-many-stored", "b", 1, PAGE, 2, 0 },
+    { "pages/too-many-zero", "b", 1, PAGE, 0, 2 },
+    { "pages/too-many-together", "b", 1, PAGE, 1, 1 },
+    { "pages/sum-overflows-to-zero", "b", 1, PAGE, UINT64_MAX, 1 },
+    { "pages/sum-overflows-to-one", "b", 1, PAGE, UINT64_MAX, 2 },
+};
+
+static void test_table_entry(gconstpointer data)
+{
+    const EntryCase *c = data;
+    g_autoptr(GByteArray) table = g_byte_array_new();
+
+    put_entry(table, "a", 1, PAGE, 0, 0);
+    put_entry(table, c->name, c->name_length, c->length, c->stored, c->zero);
+    assert_table_refused(&two_pages, table->data, table->len);
+}
+
+static const Test tests[] = {
+    { "part-names-differ", test_part_names },
+    { "checksum-is-xxh3", test_checksum },
+    { "seed/depends-on-the-uuid", test_seed_is_of_uuid },
+    { "seed/differs-between-tables", test_seed_of_each_table },
+    { "header/is-read-back", test_header_round_trip },
+    { "header/claim-is-no-header", test_claim_is_no_header },
+    { "header/parts-are-read-back", test_header_parts_round_trip },
+    { "header/may-be-without-footers", test_header_without_footers },
+    { "header/may-be-without-optional-parts",
+      test_header_without_optional_parts },
+    { "header/any-flipped-bit-is-found", test_every_flipped_bit },
+    { "header/bytes-that-are-none-are-refused", test_no_snapshot },
+    { "header/damaged-one-is-refused", test_damaged },
+    { "header/unknown-incompatible-feature-is-refused",
+      test_unknown_incompatible },
+    { "header/unknown-compatible-feature-is-accepted",
+      test_unknown_compatible },
+    { "header/refused/page-size-out-of-bounds", test_page_bits },
+    { "header/refused/number-of-blocks-out-of-bounds", test_nb_blocks },
+    { "header/refused/number-of-pages-out-of-bounds", test_nb_pages },
+    { "header/refused/more-pages-than-the-image-holds",
+      test_nb_pages_beyond_image },
+    { "header/refused/too-many-arrivals", test_nb_arrivals },
+    { "header/refused/tables-of-another-length", test_table_lengths },
+    { "header/refused/more-setup-before-ram-than-setup", test_before_ram },
+    { "header/refused/part-outside-the-image", test_part_outside },
+    { "header/refused/part-that-ends-outside-the-image",
+      test_part_ends_outside },
+    { "header/refused/part-that-is-not-aligned", test_part_unaligned },
+    { "header/refused/part-within-the-header", test_part_in_header },
+    { "header/refused/giant-part", test_giant_parts },
+    { "header/refused/part-above-its-bound", test_part_bounds },
+    { "header/refused/parts-that-overlap", test_parts_do_not_overlap },
+    { "block-table/is-read-back", test_table_round_trip },
+    { "block-table/is-appended", test_table_appends },
+    { "block-table/refused/truncated-table", test_table_truncated },
+    { "block-table/is-as-documented", test_table_by_hand },
 };
 
 int main(int argc, char **argv)
 {
-    g_test_init(&argc, &argv, NULL);
-    g_test_set_nonfatal_assertions();
-
-    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
-        g_autofree char *path = g_strdup_printf("/snap/format/%s",
-                                                tests[i].path);
-
-        g_test_add_func(path, tests[i].fn);
-    }
+    tests_init(&argc, &argv);
+    ADD_TESTS("/snap/format/", tests, call_test);
+    ADD_TESTS("/snap/format/block-table/refused/", mismatch_cases,
+              test_table_mismatch);
+    ADD_TESTS("/snap/format/block-table/refused/", entry_cases,
+              test_table_entry);
     return g_test_run();
 }

@@ -104,9 +104,10 @@ static const struct {
 } tests[] = {
     { "first-block-follows-header", test_first_block_follows_header },
     { "blocks-are-aligned", test_blocks_are_aligned },
-    { "page-offset", test_page_offset },
-    { "largest-ram", test_largest_ram },
-    { "refused/no-room-after-alignment", test_no_room_after_alignment },
+    { "page-has-its-offset-in-the-block", test_page_offset },
+    { "largest-ram-has-a-place", test_largest_ram },
+    { "refused/ram-without-room-after-alignment",
+      test_no_room_after_alignment },
 };
 
 int main(int argc, char **argv)

@@ -44,6 +44,6 @@ static void test_store_and_read(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    g_test_add_func("/snap/load-record/store-and-read", test_store_and_read);
+    g_test_add_func("/snap/load-record/is-read-back", test_store_and_read);
     return g_test_run();
 }

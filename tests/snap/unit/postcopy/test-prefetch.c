@@ -256,15 +256,21 @@ typedef struct Test {
 } Test;
 
 static const Test tests[] = {
-    { "each-page-once", test_each_page_with_data_comes_once },
-    { "each-page-once/huge", test_each_page_with_data_comes_once, HUGE_BITS },
-    { "without-data-left-out", test_pieces_without_data_are_left_out },
-    { "large-host-page-whole", test_large_host_page_comes_whole, HUGE_BITS },
-    { "zero-of-working-set", test_zero_page_of_working_set_comes },
-    { "stays-until-taken", test_piece_stays_until_all_of_it_is_taken },
-    { "failure-told-once", test_failed_read_is_told_once },
-    { "stopped/ready", test_stopped_while_a_piece_is_ready },
-    { "stopped/reading", test_stopped_while_reading },
+    { "each-page-with-data-comes-once", test_each_page_with_data_comes_once },
+    { "each-page-with-data-comes-once/huge",
+      test_each_page_with_data_comes_once, HUGE_BITS },
+    { "pieces-without-data-are-left-out",
+      test_pieces_without_data_are_left_out },
+    { "large-host-page-comes-whole",
+      test_large_host_page_comes_whole, HUGE_BITS },
+    { "zero-page-of-the-working-set-comes",
+      test_zero_page_of_working_set_comes },
+    { "piece-stays-until-all-of-it-is-taken",
+      test_piece_stays_until_all_of_it_is_taken },
+    { "failed-read-is-reported-once", test_failed_read_is_told_once },
+    { "may-be-stopped-while-a-piece-is-ready",
+      test_stopped_while_a_piece_is_ready },
+    { "may-be-stopped-while-reading", test_stopped_while_reading },
 };
 
 typedef struct TestRun {

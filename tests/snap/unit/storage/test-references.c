@@ -103,8 +103,8 @@ int main(int argc, char **argv)
     bdrv_init();
     qemu_init_main_loop(&error_abort);
     g_test_init(&argc, &argv, NULL);
-    add("one-file", test_one_file);
-    add("data-file", test_data_file);
-    add("backing-file", test_backing_file);
+    add("image-of-one-file-has-no-other", test_one_file);
+    add("data-file-is-another", test_data_file);
+    add("backing-file-is-another", test_backing_file);
     return g_test_run();
 }

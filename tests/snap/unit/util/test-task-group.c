@@ -192,10 +192,10 @@ int main(int argc, char **argv)
 
     add("empty-group-has-ended", empty_entry);
     add("wait-is-for-all", success_entry);
-    add("task-that-does-not-wait", at_once_entry);
+    add("task-may-end-at-once", at_once_entry);
     add("first-error-is-kept", first_error_entry);
-    add("error-while-others-run", still_running_entry);
-    add("deadline", deadline_entry);
-    add("group-is-used-again", again_entry);
+    add("error-is-known-while-others-run", still_running_entry);
+    add("wait-ends-at-its-deadline", deadline_entry);
+    add("group-may-be-used-again", again_entry);
     return g_test_run();
 }

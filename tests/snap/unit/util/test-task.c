@@ -236,15 +236,16 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_set_nonfatal_assertions();
     qemu_init_main_loop(&error_abort);
-    g_test_add_func("/snap/task/result", test_result_is_returned);
-    g_test_add_func("/snap/task/free-before-run", test_free_before_run);
-    g_test_add_func("/snap/task/cancel/failure",
+    g_test_add_func("/snap/task/result-is-returned", test_result_is_returned);
+    g_test_add_func("/snap/task/may-be-freed-before-it-runs",
+                    test_free_before_run);
+    g_test_add_func("/snap/task/cancel/failure-is-an-interruption",
                     test_cancelled_failure_is_interruption);
-    g_test_add_func("/snap/task/cancel/success",
+    g_test_add_func("/snap/task/cancel/success-stays-one",
                     test_cancelled_too_late_succeeds);
-    g_test_add_func("/snap/task/cancel/twice",
+    g_test_add_func("/snap/task/cancel/second-one-does-not-wait",
                     test_second_cancel_does_not_wait);
-    g_test_add_func("/snap/task/left/freed", test_left_and_freed);
-    g_test_add_func("/snap/task/left/returned", test_left_and_returned);
+    g_test_add_func("/snap/task/left/may-be-freed", test_left_and_freed);
+    g_test_add_func("/snap/task/left/may-return", test_left_and_returned);
     return g_test_run();
 }

@@ -14,6 +14,7 @@
 #include "qemu/module.h"
 #include "qemu/units.h"
 #include "snap/channel/transport.h"
+#include "test-table.h"
 
 static char *fd_uri(int fd)
 {
@@ -676,29 +677,29 @@ static void test_unix_nobody_listens(UnixFixture *f, gconstpointer data)
 }
 
 /* A second connection, whose peer is the second to be accepted. */
-typedef struct Urgent {
+typedef struct Preempt {
     int listener;
     SnapTransport *transport;
     QEMUFile *file;
     int main_fd;
-    int urgent_fd;
-} Urgent;
+    int preempt_fd;
+} Preempt;
 
-static void urgent_begin(Urgent *u, UnixFixture *f)
+static void preempt_begin(Preempt *u, UnixFixture *f)
 {
     u->listener = unix_listen(f);
     u->transport = open_connected(f->uri, false);
     u->file = snap_transport_open_preempt(u->transport, &error_abort);
     g_assert_nonnull(u->file);
     u->main_fd = accept(u->listener, NULL, NULL);
-    u->urgent_fd = accept(u->listener, NULL, NULL);
+    u->preempt_fd = accept(u->listener, NULL, NULL);
 }
 
-static void urgent_end(Urgent *u)
+static void preempt_end(Preempt *u)
 {
     snap_transport_close(u->transport);
     close(u->main_fd);
-    close(u->urgent_fd);
+    close(u->preempt_fd);
     close(u->listener);
 }
 
@@ -710,21 +711,21 @@ static void assert_nothing_to_read(int fd)
     g_assert_cmpint(errno, ==, EAGAIN);
 }
 
-static void test_urgent(UnixFixture *f, gconstpointer data)
+static void test_preempt(UnixFixture *f, gconstpointer data)
 {
     Exchange x = { .value = 0x11223344 };
-    Urgent u;
+    Preempt u;
 
-    urgent_begin(&u, f);
+    preempt_begin(&u, f);
     x.output = u.file;
     start(&x, co_write);
     finish(&x);
-    g_assert_cmphex(read_be32(u.urgent_fd), ==, 0x11223344);
+    g_assert_cmphex(read_be32(u.preempt_fd), ==, 0x11223344);
     assert_nothing_to_read(u.main_fd);
     assert_writes(u.transport, u.main_fd);
     assert_reads(u.transport, u.main_fd);
-    assert_nothing_to_read(u.urgent_fd);
-    urgent_end(&u);
+    assert_nothing_to_read(u.preempt_fd);
+    preempt_end(&u);
 }
 
 static void coroutine_fn co_write_much(void *opaque)
@@ -738,45 +739,45 @@ static void coroutine_fn co_write_much(void *opaque)
 }
 
 /* A peer that does not read is waited for in the coroutine only. */
-static void test_urgent_waits_in_coroutine(UnixFixture *f, gconstpointer data)
+static void test_preempt_waits_in_coroutine(UnixFixture *f, gconstpointer data)
 {
     g_autofree char *buf = g_malloc(64 * KiB);
     Exchange x = { };
     size_t left = 4 * MiB;
-    Urgent u;
+    Preempt u;
 
-    urgent_begin(&u, f);
+    preempt_begin(&u, f);
     x.output = u.file;
     start(&x, co_write_much);
     g_assert_false(x.done);
     assert_writes(u.transport, u.main_fd);
     g_assert_false(x.done);
     while (left) {
-        ssize_t ret = recv(u.urgent_fd, buf, 64 * KiB, MSG_DONTWAIT);
+        ssize_t ret = recv(u.preempt_fd, buf, 64 * KiB, MSG_DONTWAIT);
 
         left -= MAX(ret, 0);
         aio_poll(qemu_get_aio_context(), false);
     }
     finish(&x);
-    urgent_end(&u);
+    preempt_end(&u);
 }
 
 /* The peer sees the end of both connections, and nothing before it. */
-static void test_urgent_close(UnixFixture *f, gconstpointer data)
+static void test_preempt_close(UnixFixture *f, gconstpointer data)
 {
-    Urgent u;
+    Preempt u;
     char c;
 
-    urgent_begin(&u, f);
+    preempt_begin(&u, f);
     qemu_put_be32(u.file, 1);
     snap_transport_close(u.transport);
     u.transport = NULL;
-    g_assert_cmpint(read(u.urgent_fd, &c, 1), ==, 0);
+    g_assert_cmpint(read(u.preempt_fd, &c, 1), ==, 0);
     g_assert_cmpint(read(u.main_fd, &c, 1), ==, 0);
-    urgent_end(&u);
+    preempt_end(&u);
 }
 
-static void assert_no_urgent(SnapTransport *transport)
+static void assert_no_preempt(SnapTransport *transport)
 {
     Error *err = NULL;
 
@@ -785,61 +786,61 @@ static void assert_no_urgent(SnapTransport *transport)
     error_free(err);
 }
 
-static void test_urgent_nobody_listens(UnixFixture *f, gconstpointer data)
+static void test_preempt_nobody_listens(UnixFixture *f, gconstpointer data)
 {
     int listener = unix_listen(f);
     SnapTransport *transport = open_connected(f->uri, false);
     int fd = accept(listener, NULL, NULL);
 
     close(listener);
-    assert_no_urgent(transport);
+    assert_no_preempt(transport);
     assert_writes(transport, fd);
     snap_transport_close(transport);
     close(fd);
 }
 
 /* Who listened has no address to connect to. */
-static void test_urgent_of_listener(UnixFixture *f, gconstpointer data)
+static void test_preempt_of_listener(UnixFixture *f, gconstpointer data)
 {
     int fd;
     SnapTransport *transport = open_listener(f, f->uri, true, &fd);
 
-    assert_no_urgent(transport);
+    assert_no_preempt(transport);
     assert_writes(transport, fd);
     snap_transport_close(transport);
     close(fd);
 }
 
-static void test_urgent_of_descriptor(void)
+static void test_preempt_of_descriptor(void)
 {
     SnapTransport *transport;
     int fds[2];
 
     make_socket_pair(fds);
     transport = open_fd(fds[0]);
-    assert_no_urgent(transport);
+    assert_no_preempt(transport);
     assert_writes(transport, fds[1]);
     snap_transport_close(transport);
     close_both(fds);
 
     make_pipe(fds);
     transport = open_fd(fds[1]);
-    assert_no_urgent(transport);
+    assert_no_preempt(transport);
     snap_transport_close(transport);
     close_both(fds);
 }
 
-static void check_no_urgent(SnapTransport *transport, int peer)
+static void check_no_preempt(SnapTransport *transport, int peer)
 {
-    assert_no_urgent(transport);
+    assert_no_preempt(transport);
 }
 
-static void test_urgent_of_stdio(void)
+static void test_preempt_of_stdio(void)
 {
     int fds[2];
 
     make_socket_pair(fds);
-    with_stdio(fds[0], fds[0], check_no_urgent, fds[1]);
+    with_stdio(fds[0], fds[0], check_no_preempt, fds[1]);
     close_both(fds);
 }
 
@@ -1185,78 +1186,6 @@ static void test_descriptor_directory(void)
     close(fd);
 }
 
-static void add_unix(const char *name,
-                     void (*test)(UnixFixture *, gconstpointer))
-{
-    g_autofree char *path = g_strdup_printf("/snap/transport/unix/%s", name);
-
-    g_test_add(path, UnixFixture, NULL, unix_set_up, test, unix_tear_down);
-}
-
-static void add_unix_tests(void)
-{
-    add_unix("listen", test_unix_listen);
-    add_unix("listen/option", test_unix_listen_option);
-    add_unix("listen/stale", test_unix_stale_socket);
-    add_unix("listen/file", test_unix_listen_keeps_file);
-    add_unix("connect", test_unix_connect);
-    add_unix("connect/option", test_unix_connect_option);
-    add_unix("connect/nobody", test_unix_nobody_listens);
-    add_unix("urgent", test_urgent);
-    add_unix("urgent/wait", test_urgent_waits_in_coroutine);
-    add_unix("urgent/close", test_urgent_close);
-    add_unix("urgent/nobody", test_urgent_nobody_listens);
-    add_unix("urgent/listener", test_urgent_of_listener);
-    add_unix("channels", test_channels);
-    add_unix("channels/none", test_no_channels);
-    add_unix("channels/silent", test_channels_silent);
-    add_unix("channels/closed", test_channels_closed);
-    add_unix("channels/not-accepted", test_channels_not_accepted);
-    add_unix("channels/close", test_channels_close);
-    add_unix("channels/connection", test_channels_of_connection);
-    add_unix("channels/listener", test_channels_of_listener);
-    add_unix("channels/open", test_open_channels);
-    add_unix("channels/open/none", test_open_no_channels);
-    add_unix("channels/open/nobody", test_open_channels_nobody);
-}
-
-static void add_fd_tests(void)
-{
-    g_test_add_func("/snap/transport/pipe/input", test_pipe_input);
-    g_test_add_func("/snap/transport/pipe/output", test_pipe_output);
-    g_test_add_func("/snap/transport/pipe/wait", test_wait_in_coroutine);
-    g_test_add_func("/snap/transport/pipe/size", test_pipe_size);
-    g_test_add_func("/snap/transport/pipe/size/output", test_pipe_size_output);
-    g_test_add_func("/snap/transport/pipe/size/busy", test_pipe_size_busy);
-    g_test_add_func("/snap/transport/pipe/size/socket", test_pipe_size_socket);
-    g_test_add_func("/snap/transport/socket/size", test_socket_size_output);
-    g_test_add_func("/snap/transport/socket/size/giant",
-                    test_socket_size_giant);
-    g_test_add_func("/snap/transport/socket/urgent",
-                    test_urgent_of_descriptor);
-    g_test_add_func("/snap/transport/socket/channels",
-                    test_channels_of_descriptor);
-    g_test_add_func("/snap/transport/file/size", test_file_size_output);
-    g_test_add_func("/snap/transport/timeout", test_timeout);
-    g_test_add_func("/snap/transport/socket/both", test_socket_both_ways);
-    g_test_add_func("/snap/transport/socket/parallel",
-                    test_socket_write_while_reading);
-    g_test_add_func("/snap/transport/socket/same", test_same_file_each_time);
-    g_test_add_func("/snap/transport/nonblock/restored",
-                    test_nonblock_restored);
-    g_test_add_func("/snap/transport/nonblock/kept", test_nonblock_kept);
-    g_test_add_func("/snap/transport/nonblock/late",
-                    test_nonblock_not_before_use);
-    g_test_add_func("/snap/transport/close/unflushed",
-                    test_close_drops_unflushed);
-    g_test_add_func("/snap/transport/close/descriptor",
-                    test_descriptor_stays_open);
-    g_test_add_func("/snap/transport/stdio/same", test_stdio_same_socket);
-    g_test_add_func("/snap/transport/stdio/input-only",
-                    test_stdio_output_not_writable);
-    g_test_add_func("/snap/transport/stdio/urgent", test_urgent_of_stdio);
-}
-
 /* --- cancelled --- */
 
 /* A coroutine that reads, or writes until it cannot any more */
@@ -1362,35 +1291,79 @@ static void test_cancel_channels(UnixFixture *f, gconstpointer data)
     listener_end(&l);
 }
 
-static void add_cancel_tests(void)
-{
-    g_test_add_func("/snap/transport/cancel/pipe", test_cancel_pipe);
-    g_test_add_func("/snap/transport/cancel/socket", test_cancel_socket);
-    g_test_add("/snap/transport/cancel/channels", UnixFixture, NULL,
-               unix_set_up, test_cancel_channels, unix_tear_down);
-}
+static const Test tests[] = {
+    { "pipe/input-is-read", test_pipe_input },
+    { "pipe/output-is-written", test_pipe_output },
+    { "pipe/is-waited-for-in-a-coroutine", test_wait_in_coroutine },
+    { "size/of-a-pipe-can-be-set-by-its-reader", test_pipe_size },
+    { "size/of-a-pipe-can-be-set-by-its-writer", test_pipe_size_output },
+    { "size/of-a-busy-pipe-stays", test_pipe_size_busy },
+    { "size/of-a-socket-cannot-be-set-for-input", test_pipe_size_socket },
+    { "size/of-a-socket-limits-what-is-in-flight", test_socket_size_output },
+    { "size/of-a-socket-is-what-the-system-allows", test_socket_size_giant },
+    { "size/a-file-has-none", test_file_size_output },
+    { "socket/descriptor-has-no-preempt-channel", test_preempt_of_descriptor },
+    { "socket/descriptor-has-no-multifd-channels",
+      test_channels_of_descriptor },
+    { "socket/is-read-and-written", test_socket_both_ways },
+    { "socket/is-written-while-a-reader-waits",
+      test_socket_write_while_reading },
+    { "socket/has-one-input-and-one-output", test_same_file_each_time },
+    { "timeout/silence-is-the-end", test_timeout },
+    { "nonblock/flag-is-restored", test_nonblock_restored },
+    { "nonblock/flag-that-was-set-stays", test_nonblock_kept },
+    { "nonblock/flag-is-not-set-before-use", test_nonblock_not_before_use },
+    { "close/drops-what-was-not-flushed", test_close_drops_unflushed },
+    { "close/leaves-a-descriptor-open", test_descriptor_stays_open },
+    { "stdio/may-be-one-socket", test_stdio_same_socket },
+    { "stdio/output-that-is-not-writable-is-none",
+      test_stdio_output_not_writable },
+    { "stdio/has-no-preempt-channel", test_preempt_of_stdio },
+    { "cancel/ends-waits-for-a-pipe", test_cancel_pipe },
+    { "cancel/ends-waits-for-a-socket", test_cancel_socket },
+    { "refused/unknown-uri", test_bad_uri },
+    { "refused/bad-descriptor-number", test_bad_descriptor },
+    { "refused/descriptor-that-listens", test_descriptor_listens },
+    { "refused/descriptor-of-a-datagram-socket", test_descriptor_datagram },
+    { "refused/descriptor-of-a-directory", test_descriptor_directory },
+};
 
-static void add_error_tests(void)
-{
-    g_test_add_func("/snap/transport/error/uri", test_bad_uri);
-    g_test_add_func("/snap/transport/error/number", test_bad_descriptor);
-    g_test_add_func("/snap/transport/error/listens", test_descriptor_listens);
-    g_test_add_func("/snap/transport/error/datagram",
-                    test_descriptor_datagram);
-    g_test_add_func("/snap/transport/error/directory",
-                    test_descriptor_directory);
-}
+static const struct {
+    const char *path;
+    void (*fn)(UnixFixture *f, gconstpointer data);
+} unix_tests[] = {
+    { "listen/peer-is-accepted-at-a-private-path", test_unix_listen },
+    { "listen/option-wins", test_unix_listen_option },
+    { "listen/stale-socket-is-replaced", test_unix_stale_socket },
+    { "listen/other-file-is-refused", test_unix_listen_keeps_file },
+    { "connect/to-who-listens", test_unix_connect },
+    { "connect/option-wins", test_unix_connect_option },
+    { "connect/to-nobody-is-refused", test_unix_nobody_listens },
+    { "preempt/is-a-second-connection", test_preempt },
+    { "preempt/is-waited-for-in-a-coroutine", test_preempt_waits_in_coroutine },
+    { "preempt/ends-with-the-transport", test_preempt_close },
+    { "preempt/fails-if-nobody-listens", test_preempt_nobody_listens },
+    { "preempt/fails-for-a-listener", test_preempt_of_listener },
+    { "channels/come-in-the-order-of-connections", test_channels },
+    { "channels/there-may-be-none", test_no_channels },
+    { "channels/silent-ones-are-sent-away", test_channels_silent },
+    { "channels/closed-ones-are-left-out", test_channels_closed },
+    { "channels/go-with-the-transport-if-not-accepted",
+      test_channels_not_accepted },
+    { "channels/end-with-the-transport", test_channels_close },
+    { "channels/connection-accepts-none", test_channels_of_connection },
+    { "channels/listener-opens-none", test_channels_of_listener },
+    { "channels/connection-opens-them", test_open_channels },
+    { "channels/connection-may-open-none", test_open_no_channels },
+    { "channels/opening-fails-if-nobody-listens", test_open_channels_nobody },
+    { "cancel/ends-reads-of-channels", test_cancel_channels },
+};
 
 int main(int argc, char **argv)
 {
-    g_test_init(&argc, &argv, NULL);
-    g_test_set_nonfatal_assertions();
-    module_call_init(MODULE_INIT_QOM);
-    qemu_init_main_loop(&error_abort);
-    signal(SIGPIPE, SIG_IGN);
-    add_fd_tests();
-    add_unix_tests();
-    add_cancel_tests();
-    add_error_tests();
+    main_loop_tests_init(&argc, &argv);
+    ADD_TESTS("/snap/transport/", tests, call_test);
+    ADD_FIXTURE_TESTS("/snap/transport/unix/", unix_tests, UnixFixture,
+                      unix_set_up, unix_tear_down);
     return g_test_run();
 }

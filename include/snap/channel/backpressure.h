@@ -15,18 +15,17 @@
 
 /**
  * SnapBackpressure: state of the pipe
- * @transport: not owned
  * @size: capacity of the pipe in bytes, 0 for no pipe
- * @most: capacity to shrink it to, in bytes
  * @unpredictable: missing pages do not tell when RAM ends
- * @retry_calls: calls left before resizing a busy pipe is tried again
  */
 typedef struct SnapBackpressure {
-    SnapTransport *transport;
     int size;
-    int most;
     bool unpredictable;
-    unsigned retry_calls;
+
+    /*< private >*/
+    SnapTransport *transport;
+    int most;                   /* capacity to shrink it to, in bytes */
+    unsigned retry_calls;       /* until a busy pipe is resized again */
 } SnapBackpressure;
 
 /* Start with a large pipe, which makes a precopy faster. */

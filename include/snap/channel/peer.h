@@ -2,8 +2,8 @@
 /*
  * The process at the other end of a pipe or local socket
  *
- * All that is known of it comes from /proc, which may hide processes of other
- * users and namespaces.  Nothing is guessed: what cannot be seen is an error.
+ * Everything is read from /proc, which may hide processes of other users and
+ * namespaces.  Nothing is guessed: what cannot be seen is an error.
  */
 
 #ifndef SNAP_CHANNEL_PEER_H
@@ -12,10 +12,10 @@
 /**
  * SnapPeer: a process
  * @pid: its number
- * @start_time: clock ticks from boot to its start; with @pid, what no other
- *              process has until the next boot
- * @uid: whom it belongs to
- * @ancestor: it has started this process, or one that has, and so on
+ * @start_time: clock ticks from boot to its start; unique together with @pid
+ *              until the next boot
+ * @uid: its owner
+ * @ancestor: it is an ancestor of this process
  */
 typedef struct SnapPeer {
     pid_t pid;
@@ -32,8 +32,8 @@ typedef struct SnapPeer {
  *               hold the same end, such as a manager, do not
  * @peer: filled in on success
  *
- * Looks at the process that has made a socket first, then at our ancestors,
- * then at all others.
+ * Tries the process that has made a socket first, then our ancestors, then all
+ * others.
  *
  * Returns: true; false with @errp set, to be read after "because"
  */
@@ -60,8 +60,8 @@ bool snap_peer_find_listener(const char *path, bool in_postcopy,
  * do nothing until we close it
  * @fd: the pipe, open for writing
  *
- * That is so if its main thread waits for the end of another one that reads
- * from the pipe.  If this cannot be seen, it is taken for not so.
+ * True if its main thread waits for the end of another one that reads from the
+ * pipe; false if this cannot be seen.
  */
 bool snap_peer_waits_for_end(int fd);
 

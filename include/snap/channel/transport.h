@@ -43,7 +43,7 @@ SnapTransport *snap_transport_open(const char *uri, bool listen,
  * snap_transport_connect: connect or accept, if the channel is a unix socket
  *
  * A listening socket is reachable by its owner only.  Its path appears when
- * connections are accepted, so that whoever waits for it can connect; it is
+ * connections are accepted, so that a peer that waits for it can connect; it is
  * removed by snap_transport_accept_channels(), or at the end.  Waits for the
  * connection.  Call once, before all that follows.
  *
@@ -100,7 +100,7 @@ void snap_transport_put_last_bytes(SnapTransport *transport, const void *data,
  * snap_transport_find_peer: find the process at the other end
  * @in_postcopy, @peer: see snap_peer_find()
  *
- * If the two directions lead to different processes, then the one that input
+ * If the two directions lead to different processes, it is the one that input
  * comes from.
  *
  * Returns: true; false with @errp set, to be read after "because"
@@ -129,7 +129,7 @@ QEMUFile *snap_transport_open_preempt(SnapTransport *transport, Error **errp);
 /**
  * snap_transport_accept_channels: accept further connections to a listener
  *
- * Takes those that were made so far and have sent something; others are closed.
+ * Takes those that have sent something so far; others are closed.
  * A source with multifd makes all of them, and begins to send on each, before
  * RAM's START section is over (migration/ram.c:ram_save_setup).  Call once;
  * does not wait.
@@ -172,12 +172,12 @@ void snap_transport_shutdown_input(SnapTransport *transport);
 void snap_transport_shutdown_output(SnapTransport *transport);
 
 /**
- * snap_transport_resize_input, snap_transport_resize_output: ask for another
- * capacity of a pipe; of an output that is a socket, what may be in flight
+ * snap_transport_resize_input, snap_transport_resize_output: request another
+ * capacity of a pipe; for an output that is a socket, of what may be in flight
  * @bytes: capacity
  *
  * Returns: the new capacity in bytes, which may be more; -EBUSY if the pipe
- * holds more than @bytes at the moment; -EPERM if the user may not have
+ * holds more than @bytes at the moment; -EPERM if the user is not allowed
  * that much; -ENOTSUP if that direction is neither
  */
 int snap_transport_resize_input(SnapTransport *transport, int bytes);

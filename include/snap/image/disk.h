@@ -13,7 +13,7 @@
 /**
  * snap_disk_grow: let the disk grow, if it is too small
  * @size: bytes that it must have
- * @reserve: bytes that it gets besides, if it has to grow; the sum is rounded up
+ * @reserve: bytes to add if it has to grow; the sum is rounded up
  */
 int coroutine_fn snap_disk_grow(BlockBackend *blk, uint64_t size,
                                 uint64_t reserve, Error **errp);

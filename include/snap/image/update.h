@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Changes to a snapshot that is complete
+ * Changes to a complete snapshot
  */
 
 #ifndef SNAP_IMAGE_UPDATE_H
@@ -28,12 +28,12 @@ int coroutine_fn snap_image_set_working_set(SnapImage *image,
                                             Error **errp);
 
 /**
- * snap_image_drop_parts: forget parts that are damaged, durably
+ * snap_image_drop_parts: drop damaged parts, durably
  * @image: whose disk is open for writing; its header is brought up to date
  * @parts: some of SNAP_IMAGE_HINTS
  *
- * Of the arrival list, what is before the damage stays.  A part that cannot be
- * read stays, because that may change.
+ * The arrival list keeps what comes before the damage.  A part that cannot be
+ * read stays: an I/O error may be transient.
  *
  * Returns: 0 or -errno with @errp set
  */

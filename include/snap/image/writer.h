@@ -107,7 +107,7 @@ typedef struct SnapCommitInfo {
 } SnapCommitInfo;
 
 /**
- * snap_image_writer_commit: write what is missing, and the header last
+ * snap_image_writer_commit: write everything else, and the header last
  *
  * On success the snapshot is complete and on stable storage.  Device state
  * may still be appended afterwards (after snap_image_writer_invalidate()),

@@ -3,8 +3,9 @@
  * The host pages of a destination
  *
  * Postcopy places whole host pages, which are larger than target pages if
- * RAM is backed by hugetlbfs.  The snapshot does not know what a destination
- * has; QEMU compares what it is told with what it has, and refuses a mismatch
+ * RAM is backed by hugetlbfs.  The snapshot does not know those of a
+ * destination; QEMU compares what is announced with its own, and refuses a
+ * mismatch
  * (migration/savevm.c:loadvm_postcopy_handle_advise,
  * migration/ram.c:parse_ramblock).
  */
@@ -19,18 +20,16 @@
 
 /**
  * SnapHostPages: size of the host pages of each RAM block
- * @ram: the RAM blocks, not owned
- * @bits: log2 of the size for each block
- * @default_bits: log2 of the default size
  */
 typedef struct SnapHostPages {
-    const SnapRAMBlocks *ram;
-    unsigned *bits;
-    unsigned default_bits;
+    /*< private >*/
+    const SnapRAMBlocks *ram;   /* not owned */
+    unsigned *bits;             /* log2 of the size for each block */
+    unsigned default_bits;      /* log2 of the default size */
 } SnapHostPages;
 
 /**
- * snap_host_pages_init: the host pages that a destination is said to have
+ * snap_host_pages_init: set the host pages to announce to a destination
  * @ram: must outlive @pages
  * @options: NULL-terminated list of "[BLOCK=]SIZE"; NULL for none.  Without a
  *           name, the size is for the largest block

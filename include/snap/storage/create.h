@@ -9,11 +9,10 @@
 #include "qobject/qdict.h"
 
 /**
- * snap_create_check_options: see that an image will be one file
+ * snap_create_check_options: check that an image will be one file
  * @options: of its creation, flattened
  *
- * What is to be replaced as a whole, and to be there or not after a failure,
- * must not have a second file.
+ * A second file could not be replaced together with the first one.
  *
  * Returns: false with @errp set if an option names or makes another one
  */
@@ -26,9 +25,9 @@ bool snap_create_check_options(const QDict *options, Error **errp);
  * @options: creation options, as qemu-img -o; NULL for the defaults
  * @size: of the virtual disk, in bytes
  *
- * Without options, nothing waits for storage: block drivers flush a new image
- * several times, while the source of a save, and under a background snapshot
- * its guest, waits to be read from.  Nothing of the image is durable then.
+ * Without options, nothing waits for storage, and nothing of the image is
+ * durable: block drivers flush a new image several times, while the source of a
+ * save, and during a background snapshot its guest, waits to be read from.
  *
  * Context: main loop, outside coroutines.
  *

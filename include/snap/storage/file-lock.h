@@ -15,7 +15,7 @@
  * @SNAP_FILE_FREE: nothing, or they do not mind if it changes
  * @SNAP_FILE_READ: they read it, and nobody may write to it meanwhile
  * @SNAP_FILE_WRITTEN: they write to it, or may do so at any moment
- * @SNAP_FILE_LOCKED: they have locked it, and are not of QEMU
+ * @SNAP_FILE_LOCKED: they have locked it, and are not part of QEMU
  */
 typedef enum SnapFileUse {
     SNAP_FILE_FREE,
@@ -29,7 +29,7 @@ typedef enum SnapFileUse {
  * @fd: open for reading; the lock lasts as long as it is open
  *
  * The block layer refuses to open the file for writing then.  It still opens it
- * for reading.  To be followed by snap_file_use(), which tells who was faster.
+ * for reading.  Call snap_file_use() afterwards: somebody may have been faster.
  */
 void snap_file_lock_content(int fd);
 

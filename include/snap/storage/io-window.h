@@ -21,7 +21,7 @@ typedef struct SnapIOWindow SnapIOWindow;
 /**
  * SnapIOBuffer: one buffer of the window
  * @data: the bytes, aligned for direct I/O
- * @offset: where in the image they belong, in bytes; set by the holder
+ * @offset: their place in the image, in bytes; set by the holder
  */
 typedef struct SnapIOBuffer {
     uint8_t *data;
@@ -57,7 +57,7 @@ void snap_io_window_put(SnapIOWindow *window, SnapIOBuffer *buffer);
  * @extents: ranges, copied
  *
  * The window gives the buffer back to the pool when it is written.
- * See snap_io_window_status() for errors; behind one, nothing is written.
+ * See snap_io_window_status() for errors; after one, nothing is written.
  */
 void coroutine_fn snap_io_window_write(SnapIOWindow *window,
                                       SnapIOBuffer *buffer, unsigned page_bits,
@@ -66,7 +66,7 @@ void coroutine_fn snap_io_window_write(SnapIOWindow *window,
 
 /**
  * snap_io_window_read: start to fill a buffer that is held
- * @bytes: how many, from the buffer's offset on
+ * @bytes: how many to read, starting at the buffer's offset
  *
  * The buffer stays held; do not touch it before snap_io_window_wait().
  */

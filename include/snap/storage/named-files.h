@@ -38,14 +38,14 @@ void snap_named_files_add(SnapNamedFiles *files, SnapNamedUse use,
                           const char *path, const char *name);
 
 /**
- * snap_named_files_check: see that no file is written for one purpose, and has
- * another one as well
+ * snap_named_files_check: check that no file is written for one purpose, and
+ * has another one as well
  *
  * Files are compared by identity: links of both kinds lead to the same one.  A
- * file that does not exist is told by its directory and its name in it.  Pipes,
- * character devices and standard streams may be named more than once.
+ * file that does not exist is known by its directory and its name there.
+ * Pipes, character devices and standard streams may be named more than once.
  *
- * Returns: false with @errp set if one is
+ * Returns: false with @errp set if there is one
  */
 bool snap_named_files_check(const SnapNamedFiles *files, Error **errp);
 

@@ -8,7 +8,7 @@
 
 #include "system/block-backend.h"
 
-/* Whether options to open an image with, flattened, say what it refers to. */
+/* Whether @options to open an image, flattened, say what it refers to. */
 bool snap_references_given(const QDict *options);
 
 /**
@@ -19,7 +19,7 @@ bool snap_references_given(const QDict *options);
  * Context: main loop, outside coroutines.
  *
  * A backing file or an external data file can be anything that QEMU could open
- * for its user: who made the image decides what, and that may be somebody else.
+ * for its user: the author of the image decides, who may be somebody else.
  *
  * Returns: false with @errp set if there is a reference
  */
@@ -41,8 +41,8 @@ bool snap_references_only(BlockBackend *blk, const char *path, Error **errp);
  *
  * Context: main loop, outside coroutines.
  *
- * Returns: newly allocated array of their names, with NULL at its end; what is
- * no file has some other name
+ * Returns: newly allocated, NULL-terminated array of their names; whatever is
+ * not a file has some other name
  */
 char **snap_references_files(BlockBackend *blk);
 

@@ -101,8 +101,8 @@ void snap_replace_confirm(SnapReplace *replace);
  * snap_replace_abandon: undo what was not confirmed
  *
  * The old file is back in place, the temporary is gone.  A file that could not
- * be kept does not come back, but the unconfirmed one is still removed.  If that
- * fails, it is emptied if possible, and an error is reported.  Only
+ * be kept does not come back, but the unconfirmed one is still removed.  If
+ * that fails, it is emptied if possible, and an error is reported.  Only
  * snap_replace_sync() may still be called, or be running.
  */
 void snap_replace_abandon(SnapReplace *replace);

@@ -9,13 +9,12 @@
 #include "snap/storage/open.h"
 
 /**
- * SnapTargetOptions: where a save goes to
+ * SnapTargetOptions: what a save writes to
  * @image: how to open it; @image.format is what to create
  * @create_options: creation options, as qemu-img -o; NULL for the defaults
- * @existing: use what is there instead of replacing a local file
- * @may_be_read: whether those who read what is on @blk can go on with a file
- *               that was replaced, as loads of a snapshot can; NULL if nobody
- *               can
+ * @existing: write to an existing image instead of replacing a local file
+ * @may_be_read: whether readers of the image @blk can go on if it is replaced,
+ *               as loads of a snapshot can; NULL if none can
  * @at_exit: the process ends when the target is closed, and whoever waits for
  *           that shall not wait for more than is necessary: a disk that was
  *           abandoned, and a new image that is complete, is left open
@@ -31,13 +30,13 @@ typedef struct SnapTargetOptions {
 typedef struct SnapTarget SnapTarget;
 
 /**
- * snap_target_begin: see that what a save writes to is nobody else's
+ * snap_target_begin: check that nobody else uses what a save writes to
  * @options: what it points to must outlive the target
  *
  * An existing target is opened, and locked.  A local file that is to be
  * replaced must not be open for writing elsewhere, nor in use as something else
- * than a snapshot; it is not touched before snap_target_commit().  To be called
- * before anything is read from the source.
+ * than a snapshot; it is not touched before snap_target_commit().  Call before
+ * reading from the source.
  *
  * Context: main loop, outside coroutines.
  *
@@ -46,8 +45,8 @@ typedef struct SnapTarget SnapTarget;
 SnapTarget *snap_target_begin(const SnapTargetOptions *options, Error **errp);
 
 /**
- * snap_target_create: create a new image, see that an existing one is large
- * enough
+ * snap_target_create: create a new image, or check that an existing one is
+ * large enough
  * @size: size of the virtual disk in bytes; an existing target must have it
  *
  * Context: main loop, outside coroutines.
@@ -56,7 +55,7 @@ SnapTarget *snap_target_begin(const SnapTargetOptions *options, Error **errp);
  */
 bool snap_target_create(SnapTarget *target, uint64_t size, Error **errp);
 
-/* Whether it is written in place. */
+/* Whether an existing image is written in place */
 bool snap_target_is_existing(const SnapTarget *target);
 
 /* The disk to write to, owned by the target; after snap_target_create() */
@@ -65,8 +64,8 @@ BlockBackend *snap_target_blk(SnapTarget *target);
 /**
  * snap_target_sync: bring a new file to stable storage
  *
- * To follow each flush of the disk that counts: the block layer does not flush
- * a file that nobody can use yet.  Does nothing for an existing target.
+ * Call after each flush of the disk that matters: the block layer does not
+ * flush a file that nobody can use yet.  Does nothing for an existing target.
  *
  * Returns: 0 or -errno
  */
@@ -89,7 +88,7 @@ int coroutine_fn snap_target_commit(SnapTarget *target, Error **errp);
  */
 int snap_target_rollback(SnapTarget *target, Error **errp);
 
-/* What was committed stays. */
+/* Keep what was committed. */
 void snap_target_confirm(SnapTarget *target);
 
 /**

@@ -14,21 +14,22 @@
  * SnapHistogram: zero at first
  * @count: values that were added
  * @max: the largest one
- * @buckets: private
  */
 typedef struct SnapHistogram {
     uint64_t count;
     uint64_t max;
+
+    /*< private >*/
     uint64_t buckets[SNAP_HISTOGRAM_BUCKETS];
 } SnapHistogram;
 
 void snap_histogram_add(SnapHistogram *histogram, uint64_t value);
 
 /**
- * snap_histogram_percentile: the value that so many percent are not above
+ * snap_histogram_percentile: the value that a percentage do not exceed
  * @percent: 1 to 100
  *
- * Returns: an upper bound, not above @max; 0 where there are no values
+ * Returns: an upper bound, not above @max; 0 if there are no values
  */
 uint64_t snap_histogram_percentile(const SnapHistogram *histogram,
                                    unsigned percent);

@@ -16,7 +16,7 @@ typedef struct SnapInterrupt SnapInterrupt;
  * From now on they wait until somebody takes them: for the whole process, also
  * if other threads do not block them.  One that the process was started to
  * ignore, such as SIGHUP under nohup, is still ignored.  For the rest of the
- * process: one that comes when all is decided must not change what is reported.
+ * process: a signal after the end is decided must not change what is reported.
  */
 SnapInterrupt *snap_interrupt_new(void (*end)(void *opaque), void *opaque);
 

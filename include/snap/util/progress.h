@@ -9,14 +9,15 @@
 /**
  * SnapProgress: what was shown
  * @enabled: whether to show anything
- * @shown: the last percentage
  */
 typedef struct SnapProgress {
     bool enabled;
-    unsigned shown;
+
+    /*< private >*/
+    unsigned shown;             /* the last percentage */
 } SnapProgress;
 
-/* Show that @done of @total is done, where that differs from before. */
+/* Show that @done of @total is done, if that differs from before. */
 void snap_progress_show(SnapProgress *progress, uint64_t done, uint64_t total);
 
 /* End the line. */

@@ -38,7 +38,7 @@
 /* A zero page, the smallest record: be64 and a byte. */
 #define SMALLEST_RECORD 9
 
-static int resize(SnapBackpressure *bp, int size)
+static int backpressure_resize(SnapBackpressure *bp, int size)
 {
     int ret = snap_transport_resize_input(bp->transport, size);
 
@@ -66,18 +66,18 @@ void snap_backpressure_init(SnapBackpressure *bp, SnapTransport *transport)
     };
     if (bp->size) {
         /* Best effort: unprivileged users may be limited to less. */
-        resize(bp, WIDEST);
+        backpressure_resize(bp, WIDEST);
     }
 }
 
 /* Shrink the pipe by one step. Returns: whether it is narrower now */
-static bool halve(SnapBackpressure *bp)
+static bool backpressure_halve(SnapBackpressure *bp)
 {
     /* The smallest pipe there is holds one page of the host. */
     if (bp->size <= qemu_real_host_page_size()) {
         return false;
     }
-    if (resize(bp, bp->size / 2) < 0) {
+    if (backpressure_resize(bp, bp->size / 2) < 0) {
         bp->retry_calls = RESIZE_RETRY_CALLS;
         return false;
     }
@@ -90,7 +90,7 @@ static bool halve(SnapBackpressure *bp)
  * @pending: bytes that can come before the device state; the pipe and what was
  *           read from it together need not hold less
  */
-static void narrow(SnapBackpressure *bp, uint64_t pending)
+static void backpressure_narrow(SnapBackpressure *bp, uint64_t pending)
 {
     size_t ahead = snap_input_buffered(snap_transport_input(bp->transport));
 
@@ -98,37 +98,39 @@ static void narrow(SnapBackpressure *bp, uint64_t pending)
         bp->retry_calls--;
         return;
     }
-    while ((pending <= bp->size || bp->size > bp->most) && halve(bp)) {
+    while ((pending <= bp->size || bp->size > bp->most) &&
+           backpressure_halve(bp)) {
         /* as far as it goes */
     }
     if (pending > bp->size && pending <= bp->size + ahead) {
         /* A narrower pipe is read less far ahead. */
-        halve(bp);
+        backpressure_halve(bp);
     }
 }
 
 /* From now on, let the pipe hold @most bytes. */
-static void limit(SnapBackpressure *bp, int most)
+static void backpressure_limit(SnapBackpressure *bp, int most)
 {
     bp->most = most;
     bp->retry_calls = 0;
-    narrow(bp, UINT64_MAX);
+    backpressure_narrow(bp, UINT64_MAX);
 }
 
 void snap_backpressure_end_unpredictable(SnapBackpressure *bp)
 {
     bp->unpredictable = true;
-    limit(bp, UNPREDICTABLE_SIZE);
+    backpressure_limit(bp, UNPREDICTABLE_SIZE);
 }
 
 void snap_backpressure_ram_end(SnapBackpressure *bp)
 {
     if (bp->unpredictable) {
-        limit(bp, UNPREDICTABLE_END_SIZE);
+        backpressure_limit(bp, UNPREDICTABLE_END_SIZE);
     }
 }
 
 void snap_backpressure_update(SnapBackpressure *bp, uint64_t missing)
 {
-    narrow(bp, bp->unpredictable ? UINT64_MAX : missing * SMALLEST_RECORD);
+    backpressure_narrow(bp, bp->unpredictable ? UINT64_MAX :
+                            missing * SMALLEST_RECORD);
 }

@@ -135,7 +135,7 @@ static void make_room(SnapInput *in, size_t length)
 }
 
 /* Have @length bytes in the buffer, as far as they can be had. */
-static void coroutine_fn fill(SnapInput *in, size_t length)
+static void coroutine_fn input_fill(SnapInput *in, size_t length)
 {
     assert(length <= SNAP_INPUT_MAX_BACK);
     while (in->end - in->pos < length) {
@@ -153,7 +153,7 @@ static void coroutine_fn fill(SnapInput *in, size_t length)
     }
 }
 
-static size_t take(SnapInput *in, const struct iovec *iov, unsigned niov)
+static size_t input_take(SnapInput *in, const struct iovec *iov, unsigned niov)
 {
     size_t n = iov_from_buf(iov, niov, 0, in->buffer + in->pos,
                             in->end - in->pos);
@@ -168,7 +168,7 @@ size_t coroutine_fn snap_input_read_ahead(SnapInput *in,
 {
     struct iovec offer[MAX_IOV + 1];
     size_t wanted = iov[0].iov_len;
-    size_t done = take(in, iov, niov);
+    size_t done = input_take(in, iov, niov);
 
     assert(niov <= MAX_IOV);
     while (done < wanted) {
@@ -221,7 +221,7 @@ void snap_input_unread(SnapInput *in, const struct iovec *iov, unsigned niov,
 size_t coroutine_fn snap_input_peek(SnapInput *in, const uint8_t **data,
                                     size_t length)
 {
-    fill(in, length);
+    input_fill(in, length);
     *data = in->buffer + in->pos;
     return MIN(length, in->end - in->pos);
 }

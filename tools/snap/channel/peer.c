@@ -24,10 +24,10 @@
 #define MAX_ANCESTORS   64
 #define MAX_DESCRIPTORS (256 * 1024)
 
-/* Files of /proc that are read are smaller. */
+/* Larger than any file of /proc that is read */
 #define MAX_FILE 4096
 
-/* The kernel's answers about sockets come in pieces of up to this size. */
+/* Largest piece of the kernel's answers about sockets */
 #define MAX_ANSWER (32 * 1024)
 
 /* "socket:[NUMBER]", "pipe:[NUMBER]" */
@@ -65,7 +65,7 @@ typedef struct Search {
 } Search;
 
 /* Returns: whether something was read; @buf has a string then */
-static bool read_file(int dir, const char *name, char buf[MAX_FILE])
+static bool read_proc_file(int dir, const char *name, char buf[MAX_FILE])
 {
     int fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
     ssize_t length;
@@ -119,7 +119,7 @@ static bool read_stat(int process, pid_t *parent, uint64_t *start_time)
 {
     char text[MAX_FILE];
 
-    return read_file(process, "stat", text) &&
+    return read_proc_file(process, "stat", text) &&
            snap_peer_parse_stat(text, parent, start_time);
 }
 
@@ -128,9 +128,9 @@ static bool read_stat(int process, pid_t *parent, uint64_t *start_time)
 /**
  * Question: what to ask the kernel about UNIX sockets
  * @inode: of the socket; 0 for all of those that listen
- * @show: what to tell, UDIAG_SHOW_*
- * @pick: looks at one thing that is told of a socket.  Returns: whether
- *        @inode is filled in with that of the requested socket
+ * @show: attributes to request, UDIAG_SHOW_*
+ * @pick: looks at one attribute of a socket.  Returns: whether @inode is filled
+ *        in with that of the requested socket
  * @opaque: for @pick
  */
 typedef struct Question {
@@ -141,7 +141,7 @@ typedef struct Question {
     const void *opaque;
 } Question;
 
-static bool ask(int fd, const Question *question)
+static bool send_question(int fd, const Question *question)
 {
     struct {
         struct nlmsghdr head;
@@ -164,9 +164,9 @@ static bool ask(int fd, const Question *question)
     return send(fd, &request, sizeof(request), 0) == sizeof(request);
 }
 
-/* Look at all that is told of one socket. */
-static bool pick(const Question *question, const struct nlmsghdr *head,
-                 uint32_t *inode)
+/* Look at all attributes of one socket. */
+static bool pick_socket(const Question *question, const struct nlmsghdr *head,
+                        uint32_t *inode)
 {
     const struct unix_diag_msg *socket = NLMSG_DATA(head);
     const struct rtattr *attr = (const void *)(socket + 1);
@@ -197,14 +197,14 @@ static bool read_answer(int fd, const Question *question, bool *found,
             head->nlmsg_len < NLMSG_LENGTH(sizeof(struct unix_diag_msg))) {
             return false;
         }
-        *found = pick(question, head, inode);
+        *found = pick_socket(question, head, inode);
         head = NLMSG_NEXT(head, rest);
     }
     return !*found && !question->inode;
 }
 
 /* Returns: whether @inode is filled in with that of the requested socket */
-static bool ask_for_socket(const Question *question, uint32_t *inode)
+static bool query_sockets(const Question *question, uint32_t *inode)
 {
     int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
     bool found = false;
@@ -212,7 +212,7 @@ static bool ask_for_socket(const Question *question, uint32_t *inode)
     if (fd < 0) {
         return false;
     }
-    if (ask(fd, question)) {
+    if (send_question(fd, question)) {
         while (read_answer(fd, question, &found, inode)) {
             /* There are more sockets. */
         }
@@ -257,7 +257,7 @@ static bool pick_listener(const struct unix_diag_msg *socket,
  *
  * Returns: whether @inode is filled in, with 0 if that has not been accepted
  */
-static bool ask_for_peer(int fd, uint32_t *inode)
+static bool query_peer(int fd, uint32_t *inode)
 {
     struct sockaddr_storage address;
     socklen_t length = sizeof(address);
@@ -274,7 +274,7 @@ static bool ask_for_peer(int fd, uint32_t *inode)
         return false;
     }
     question.inode = st.st_ino;
-    return ask_for_socket(&question, inode);
+    return query_sockets(&question, inode);
 }
 
 static void search_inode(Search *s, uint32_t inode)
@@ -287,7 +287,7 @@ static bool search_socket(Search *s, int fd, Error **errp)
 {
     uint32_t peer;
 
-    if (!ask_for_peer(fd, &peer) || !peer) {
+    if (!query_peer(fd, &peer) || !peer) {
         error_setg(errp, "the kernel does not tell what the socket is "
                    "connected to");
         return false;
@@ -319,7 +319,7 @@ static bool search_init(Search *s, int fd, Error **errp)
     struct stat st;
 
     if (fstat(fd, &st) < 0) {
-        error_setg_errno(errp, errno, "the channel cannot be queried");
+        error_setg_errno(errp, errno, "the channel could not be queried");
         return false;
     }
     if (S_ISSOCK(st.st_mode)) {
@@ -328,7 +328,7 @@ static bool search_init(Search *s, int fd, Error **errp)
     if (S_ISFIFO(st.st_mode)) {
         return search_pipe(s, fd, errp);
     }
-    error_setg(errp, "the channel is no pipe and no socket");
+    error_setg(errp, "the channel is neither a pipe nor a socket");
     return false;
 }
 
@@ -344,7 +344,7 @@ static bool has_access(const Search *s, int process, const char *name)
     if (s->refused < 0) {
         return true;
     }
-    if (!read_file(process, path, text)) {
+    if (!read_proc_file(process, path, text)) {
         return false;
     }
     flags = strstr(text, "flags:");
@@ -353,7 +353,7 @@ static bool has_access(const Search *s, int process, const char *name)
            (value & O_ACCMODE) != s->refused;
 }
 
-/* Whether a process has the end that is looked for, and is in postcopy */
+/* Whether a process has the wanted end, and is in postcopy */
 static void scan_descriptors(const Search *s, int process, DIR *dir,
                              bool *has_end, bool *in_postcopy)
 {
@@ -376,7 +376,7 @@ static void scan_descriptors(const Search *s, int process, DIR *dir,
     }
 }
 
-static bool is_wanted(Search *s, int process, pid_t pid)
+static bool has_wanted_end(Search *s, int process, pid_t pid)
 {
     int fd = openat(process, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *dir = fd < 0 ? NULL : fdopendir(fd);
@@ -407,7 +407,7 @@ static bool try_process(Search *s, pid_t pid, SnapPeer *peer)
     if (process < 0) {
         return false;
     }
-    found = is_wanted(s, process, pid) && fstat(process, &st) == 0 &&
+    found = has_wanted_end(s, process, pid) && fstat(process, &st) == 0 &&
             read_stat(process, &parent, &peer->start_time);
     close(process);
     if (found) {
@@ -477,7 +477,7 @@ static bool try_all(Search *s, SnapPeer *peer)
     return found;
 }
 
-/* Who has connected a pair of sockets, or listens: maybe it has the other. */
+/* The creator of a pair of sockets, or a listener: it may have the other. */
 static bool try_creator(Search *s, int fd, SnapPeer *peer)
 {
     struct ucred creator;
@@ -488,8 +488,8 @@ static bool try_creator(Search *s, int fd, SnapPeer *peer)
            try_process(s, creator.pid, peer);
 }
 
-/* @fd: -1 if it is not known whom to look at first */
-static bool search(Search *s, int fd, SnapPeer *peer, Error **errp)
+/* @fd: -1 if it does not tell which process to try first */
+static bool search_processes(Search *s, int fd, SnapPeer *peer, Error **errp)
 {
     if ((fd >= 0 && try_creator(s, fd, peer)) || try_ancestors(s, peer) ||
         try_all(s, peer)) {
@@ -515,7 +515,7 @@ bool snap_peer_find(int fd, bool in_postcopy, SnapPeer *peer, Error **errp)
 {
     Search s = { .in_postcopy = in_postcopy };
 
-    return search_init(&s, fd, errp) && search(&s, fd, peer, errp);
+    return search_init(&s, fd, errp) && search_processes(&s, fd, peer, errp);
 }
 
 bool snap_peer_awaited(int fd)
@@ -523,7 +523,7 @@ bool snap_peer_awaited(int fd)
     struct pollfd pollfd = { .fd = fd };
     uint32_t inode;
 
-    return ask_for_peer(fd, &inode) && !inode &&
+    return query_peer(fd, &inode) && !inode &&
            RETRY_ON_EINTR(poll(&pollfd, 1, 0)) == 0;
 }
 
@@ -539,12 +539,12 @@ bool snap_peer_find_listener(const char *path, bool in_postcopy,
     };
     uint32_t inode;
 
-    if (stat(path, &st) < 0 || !ask_for_socket(&question, &inode)) {
+    if (stat(path, &st) < 0 || !query_sockets(&question, &inode)) {
         error_setg(errp, "it is not known who listens at '%s'", path);
         return false;
     }
     search_inode(&s, inode);
-    return search(&s, -1, peer, errp);
+    return search_processes(&s, -1, peer, errp);
 }
 
 /**
@@ -570,7 +570,7 @@ static bool read_syscall(int process, const char *tid, Syscall *call)
     char text[MAX_FILE];
     const char *p = text;
 
-    if (!read_file(process, path, text) ||
+    if (!read_proc_file(process, path, text) ||
         qemu_strtoi(text, &p, 10, &call->number) < 0) {
         return false;
     }
@@ -601,7 +601,7 @@ static bool reads_from(int process, const Syscall *call, const char *target)
  * does: the C library has that at the upper end of the thread's stack.  (What
  * the word is differs from version to version.)
  */
-static bool joins(const Syscall *join, const Syscall *thread)
+static bool joins_thread(const Syscall *join, const Syscall *thread)
 {
     return join->number == SYS_futex && join->args[0] > thread->sp &&
            join->args[0] - thread->sp < MAX_FRAMES;
@@ -627,7 +627,7 @@ static bool joins_reader(int process, const Syscall *join, const char *target)
 
         found = qemu_isdigit(entry->d_name[0]) &&
                 read_syscall(process, entry->d_name, &call) &&
-                reads_from(process, &call, target) && joins(join, &call);
+                reads_from(process, &call, target) && joins_thread(join, &call);
     }
     closedir(dir);
     return found;
@@ -642,7 +642,7 @@ bool snap_peer_waits_for_end(int fd)
     int process;
     bool waits;
 
-    if (!search_pipe(&s, fd, NULL) || !search(&s, -1, &peer, NULL)) {
+    if (!search_pipe(&s, fd, NULL) || !search_processes(&s, -1, &peer, NULL)) {
         return false;
     }
     main_thread = g_strdup_printf("%d", (int)peer.pid);
@@ -678,7 +678,7 @@ char *snap_peer_name(const SnapPeer *peer)
     char text[MAX_FILE] = "";
 
     if (process >= 0) {
-        read_file(process, "comm", text);
+        read_proc_file(process, "comm", text);
         close(process);
     }
     g_strchomp(text);

@@ -66,12 +66,12 @@ static void direction_init(SnapDirection *direction, QIOChannel *ioc, int fd,
 }
 
 /* Returns: a descriptor that is not one of stdio, -1 with @errp set */
-static int duplicate(int fd, Error **errp)
+static int duplicate_fd(int fd, Error **errp)
 {
     int dup_fd = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
 
     if (dup_fd < 0) {
-        error_setg_errno(errp, errno, "cannot duplicate descriptor %d", fd);
+        error_setg_errno(errp, errno, "Could not duplicate descriptor %d", fd);
     }
     return dup_fd;
 }
@@ -79,7 +79,7 @@ static int duplicate(int fd, Error **errp)
 static bool direction_init_dup(SnapDirection *direction, int fd,
                                const char *name, Error **errp)
 {
-    int dup_fd = duplicate(fd, errp);
+    int dup_fd = duplicate_fd(fd, errp);
 
     if (dup_fd < 0) {
         return false;
@@ -172,7 +172,7 @@ static bool is_byte_stream(int fd)
            (S_ISCHR(st.st_mode) && !isatty(fd));
 }
 
-/* @refused: O_WRONLY to ask for reading, O_RDONLY to ask for writing */
+/* @refused: O_WRONLY to test for reading, O_RDONLY to test for writing */
 static bool can_transfer(int fd, int refused)
 {
     int flags = fcntl(fd, F_GETFL);
@@ -197,7 +197,7 @@ static bool transport_init_files(SnapTransport *transport, int in, int out,
         return false;
     }
     if (!transport->input.ioc && !transport->output.ioc) {
-        error_setg(errp, "there is no socket, pipe or file to read from or "
+        error_setg(errp, "There is no socket, pipe or file to read from or "
                    "write to");
         return false;
     }
@@ -208,7 +208,7 @@ static bool transport_init_files(SnapTransport *transport, int in, int out,
 static QIOChannelSocket *duplicate_socket(int fd, Error **errp)
 {
     QIOChannelSocket *sioc;
-    int dup_fd = duplicate(fd, errp);
+    int dup_fd = duplicate_fd(fd, errp);
 
     if (dup_fd < 0) {
         return NULL;
@@ -247,11 +247,11 @@ static bool check_connected_stream(int fd, Error **errp)
 
     if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0 ||
         getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) < 0) {
-        error_setg_errno(errp, errno, "cannot query the socket");
+        error_setg_errno(errp, errno, "Could not query the socket");
         return false;
     }
     if (type != SOCK_STREAM || listening) {
-        error_setg(errp, "not a connected stream socket");
+        error_setg(errp, "Not a connected stream socket");
         return false;
     }
     return true;
@@ -281,7 +281,7 @@ static bool transport_init_fd(SnapTransport *transport, const char *number,
         return false;
     }
     if (fstat(fd, &st) < 0) {
-        error_setg_errno(errp, errno, "no such descriptor");
+        error_setg_errno(errp, errno, "No such descriptor");
         return false;
     }
     if (S_ISSOCK(st.st_mode)) {
@@ -296,7 +296,7 @@ static bool check_stale_socket(const char *path, Error **errp)
     struct stat st;
 
     if (lstat(path, &st) == 0 && !S_ISSOCK(st.st_mode)) {
-        error_setg(errp, "the file exists and is not a socket");
+        error_setg(errp, "The file exists and is not a socket");
         return false;
     }
     return true;
@@ -326,7 +326,7 @@ static QIOChannelSocket *listen_private(char *path, Error **errp)
     return ret < 0 ? NULL : g_steal_pointer(&listener);
 }
 
-/* Who finds the path can connect: it appears when connections are accepted. */
+/* Whoever finds the path can connect: it appears when that is accepted. */
 static bool listen_at(SnapTransport *transport, Error **errp)
 {
     g_autofree char *unready = unready_path(transport->path);
@@ -340,7 +340,7 @@ static bool listen_at(SnapTransport *transport, Error **errp)
         return false;
     }
     if (lstat(unready, &st) < 0 || rename(unready, transport->path) < 0) {
-        error_setg_errno(errp, errno, "Failed to rename socket '%s'", unready);
+        error_setg_errno(errp, errno, "Could not rename socket '%s'", unready);
         return false;
     }
     transport->socket_dev = st.st_dev;
@@ -411,7 +411,7 @@ static bool parse_server(char *path, bool *server, Error **errp)
         *option = '\0';
     }
     if (!path[0]) {
-        error_setg(errp, "the path is empty");
+        error_setg(errp, "The path is empty");
         return false;
     }
     return true;
@@ -468,7 +468,7 @@ SnapTransport *snap_transport_open(const char *uri, bool listen,
     transport->interrupt = interrupt;
     transport->channels = g_ptr_array_new_with_free_func(object_unref);
     if (!transport_init(transport, uri, listen, errp)) {
-        error_prepend(errp, "Cannot open channel '%s': ", transport->uri);
+        error_prepend(errp, "Could not open channel '%s': ", transport->uri);
         return NULL;
     }
     snap_interrupt_add(interrupt, transport_abandon, transport);
@@ -489,7 +489,8 @@ bool snap_transport_connect(SnapTransport *transport, Error **errp)
             sioc = accept_one(transport, errp);
         }
         if (!sioc || !transport_init_socket(transport, sioc, errp)) {
-            error_prepend(errp, "Cannot open channel '%s': ", transport->uri);
+            error_prepend(errp, "Could not open channel '%s': ",
+                          transport->uri);
             return false;
         }
     }
@@ -572,7 +573,7 @@ const char *snap_transport_connect_path(const SnapTransport *transport)
     return transport->listen ? NULL : transport->path;
 }
 
-/* A descriptor that leads to whoever says something, if anyone does */
+/* A descriptor that leads to the sender, if there is one */
 static int peer_fd(const SnapTransport *transport)
 {
     return transport->input.ioc ? transport->input.fd : transport->output.fd;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Changes to a snapshot that is complete
+ * Changes to a complete snapshot
  */
 
 #include "qemu/osdep.h"
@@ -53,9 +53,9 @@ static bool may_change(const SnapImage *image, Error **errp)
     return !unknown;
 }
 
-/* One sector, which storage has as it was or as it is to be. */
-static int coroutine_fn write_header(SnapImage *image,
-                                     const SnapHeader *header, Error **errp)
+/* One sector, which storage has as it was before or as it is now. */
+static int coroutine_fn update_header(SnapImage *image,
+                                      const SnapHeader *header, Error **errp)
 {
     uint8_t buf[SNAP_HEADER_SIZE];
     int ret;
@@ -94,7 +94,7 @@ int coroutine_fn snap_image_set_working_set(SnapImage *image,
         .offset = place,
         .length = data->len,
     };
-    return write_header(image, &header, errp);
+    return update_header(image, &header, errp);
 }
 
 /*
@@ -158,5 +158,5 @@ int coroutine_fn snap_image_drop_parts(SnapImage *image, uint32_t parts,
     if (parts & (1u << SNAP_PART_WORKING_SET)) {
         header.compatible &= ~SNAP_COMPATIBLE_WORKING_SET;
     }
-    return write_header(image, &header, errp);
+    return update_header(image, &header, errp);
 }

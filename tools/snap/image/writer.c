@@ -406,8 +406,8 @@ static int coroutine_fn write_body(SnapImageWriter *w,
     return flush_image(w, errp);
 }
 
-static int coroutine_fn write_header(SnapImageWriter *w,
-                                     const SnapCommitInfo *info, Error **errp)
+static int coroutine_fn commit_header(SnapImageWriter *w,
+                                      const SnapCommitInfo *info, Error **errp)
 {
     uint8_t header[SNAP_HEADER_SIZE];
     int ret;
@@ -432,7 +432,7 @@ int coroutine_fn snap_image_writer_commit(SnapImageWriter *w,
     if (ret < 0) {
         return ret;
     }
-    ret = write_header(w, info, errp);
+    ret = commit_header(w, info, errp);
     trace_snap_image_commit(w->devices_length, info->vmdesc_length, ret);
     return ret;
 }

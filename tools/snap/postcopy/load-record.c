@@ -159,7 +159,7 @@ bool snap_load_record_read(const char *dir, const SnapPeer *peer,
         return false;
     }
     if (!read_trusted(path, peer, buf)) {
-        error_setg(errp, "its record '%s' cannot be read, or is another "
+        error_setg(errp, "its record '%s' could not be read, or is another "
                    "user's", path);
         return false;
     }

@@ -109,9 +109,9 @@ static bool check(const QemuUUID *uuid, const QemuUUID *wanted,
         return false;
     }
     if (!recorded && qemu_uuid_is_null(wanted)) {
-        error_setg(errp, "Cannot tell which snapshot the load that broke off "
-                   "was of, because %s; if it was the one in this image, use "
-                   "--resume=%s", why_unknown, ours);
+        error_setg(errp, "Could not tell which snapshot the load that broke "
+                   "off was of, because %s; if it was the one in this image, "
+                   "use --resume=%s", why_unknown, ours);
         return false;
     }
     return true;

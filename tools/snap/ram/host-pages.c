@@ -22,8 +22,8 @@ static int largest_block(const SnapRAMBlocks *ram)
     return largest;
 }
 
-static bool check_size(const SnapHostPages *pages, int index, uint64_t size,
-                       Error **errp)
+static bool check_host_page_size(const SnapHostPages *pages, int index,
+                                 uint64_t size, Error **errp)
 {
     const SnapRAMBlock *block = &pages->ram->blocks[index];
 
@@ -82,7 +82,7 @@ bool snap_host_pages_init(SnapHostPages *pages, const SnapRAMBlocks *ram,
         }
     }
     for (int i = 0; i < ram->nb_blocks; i++) {
-        if (!check_size(pages, i, sizes[i], errp)) {
+        if (!check_host_page_size(pages, i, sizes[i], errp)) {
             goto fail;
         }
         pages->bits[i] = ctz64(sizes[i]);

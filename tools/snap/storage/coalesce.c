@@ -22,19 +22,19 @@ unsigned snap_coalesce(const unsigned long *present,
                        unsigned fill, SnapExtent *extents)
 {
     unsigned nb_extents = 0;
-    bool open = false;
+    bool extending = false;
 
     for (unsigned page = 0; page < nb_pages; page++) {
         bool wanted = test_bit(page, present) ||
                       (!test_bit(page, stored) &&
                        unit_touched(present, nb_pages, page, fill));
 
-        if (wanted && open) {
+        if (wanted && extending) {
             extents[nb_extents - 1].count++;
         } else if (wanted) {
             extents[nb_extents++] = (SnapExtent) { .first = page, .count = 1 };
         }
-        open = wanted;
+        extending = wanted;
     }
     return nb_extents;
 }

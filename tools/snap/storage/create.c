@@ -98,16 +98,28 @@ static int copy_range(int from, int to, off_t offset, off_t length)
 static int copy_sparse(int from, int to)
 {
     off_t end = lseek(from, 0, SEEK_END);
-    off_t data = end < 0 ? -1 : lseek(from, 0, SEEK_DATA);
-    int ret = end < 0 || ftruncate(to, end) < 0 ? -errno : 0;
+    off_t data, hole = 0;
+    int ret;
 
-    while (!ret && data >= 0 && data < end) {
-        off_t hole = lseek(from, data, SEEK_HOLE);
-
-        ret = hole < 0 ? -errno : copy_range(from, to, data, hole - data);
-        data = lseek(from, hole, SEEK_DATA);
+    if (end < 0 || ftruncate(to, end) < 0) {
+        return -errno;
     }
-    return ret;
+    while (hole < end) {
+        data = lseek(from, hole, SEEK_DATA);
+        if (data < 0) {
+            /* ENXIO: the rest is a hole. */
+            return errno == ENXIO ? 0 : -errno;
+        }
+        hole = lseek(from, data, SEEK_HOLE);
+        if (hole < 0) {
+            return -errno;
+        }
+        ret = copy_range(from, to, data, hole - data);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    return 0;
 }
 
 static bool copy_to(int from, const char *path, Error **errp)
@@ -127,9 +139,9 @@ static bool copy_to(int from, const char *path, Error **errp)
 }
 
 /*
- * Options may ask for what does not fit memory, or name other files; and where
- * the image cannot be made, block drivers complain that they cannot remove what
- * has no name, as luks always does without a secret.
+ * Options may request what does not fit memory, or name other files; and if the
+ * image cannot be made, block drivers complain that they cannot remove what has
+ * no name, as luks always does without a secret.
  */
 static bool fits_memory(const char *format, const char *options, uint64_t size)
 {

@@ -9,8 +9,8 @@
 #include "snap/storage/file-lock.h"
 
 /*
- * Bytes of the block layer, one for each permission: who uses it, and who does
- * not share it with others, has a shared lock (block/file-posix.c).
+ * Bytes of the block layer, one for each permission: a shared lock says that
+ * its holder uses it, or does not share it with others (block/file-posix.c).
  */
 #define USED_BASE       100
 #define UNSHARED_BASE   200

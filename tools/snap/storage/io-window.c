@@ -11,7 +11,7 @@
 #include "snap/storage/io-window.h"
 #include "snap/trace.h"
 
-/* Where hugepages are of another size, nothing is lost. */
+/* If hugepages have another size, nothing is lost. */
 #define HUGE_PAGE (2 * MiB)
 
 typedef struct Request Request;
@@ -28,7 +28,7 @@ struct Request {
     SnapExtent *extents;
     unsigned nb_extents;
 
-    /* behind a read, until the next use */
+    /* after a read, until the next use */
     bool in_flight;
     int ret;
 
@@ -51,8 +51,8 @@ struct SnapIOWindow {
 };
 
 /*
- * Most of what is done with the buffers is to run through them once, and that
- * is mostly waiting for memory: huge pages take a part of it away.
+ * Buffers are mostly run through once, which is mostly waiting for memory: huge
+ * pages shorten that.
  */
 static uint8_t *alloc_buffers(BlockBackend *blk, size_t size)
 {
@@ -105,7 +105,7 @@ SnapIOBuffer *coroutine_fn snap_io_window_get(SnapIOWindow *w)
     while (QSIMPLEQ_EMPTY(&w->free_requests)) {
         qemu_co_queue_wait(&w->waiting, NULL);
     }
-    /* The one given back last is the one most likely still in the cache. */
+    /* The last one given back is most likely still in the cache. */
     request = QSIMPLEQ_FIRST(&w->free_requests);
     QSIMPLEQ_REMOVE_HEAD(&w->free_requests, next);
     return &request->buffer;
@@ -136,7 +136,7 @@ static int coroutine_fn write_extents(Request *request)
     return 0;
 }
 
-static void coroutine_fn write_entry(Request *request)
+static void coroutine_fn do_write(Request *request)
 {
     SnapIOWindow *w = request->window;
 
@@ -148,21 +148,21 @@ static void coroutine_fn write_entry(Request *request)
     reqlist_remove_req(&request->req);
 }
 
-static void coroutine_fn read_entry(Request *request)
+static void coroutine_fn do_read(Request *request)
 {
     request->ret = blk_co_pread(request->window->blk, request->buffer.offset,
                                 request->bytes, request->buffer.data, 0);
 }
 
-static void coroutine_fn request_entry(void *opaque)
+static void coroutine_fn io_window_entry(void *opaque)
 {
     Request *request = opaque;
     SnapIOWindow *w = request->window;
 
     if (request->is_write) {
-        write_entry(request);
+        do_write(request);
     } else {
-        read_entry(request);
+        do_read(request);
     }
     trace_snap_io_window_done(request->buffer.offset, request->is_write,
                               request->ret);
@@ -175,7 +175,7 @@ static void coroutine_fn request_entry(void *opaque)
     qemu_co_queue_restart_all(&w->waiting);
 }
 
-static void coroutine_fn start(Request *request)
+static void coroutine_fn io_window_start(Request *request)
 {
     SnapIOWindow *w = request->window;
 
@@ -183,7 +183,7 @@ static void coroutine_fn start(Request *request)
                                w->in_flight);
     request->in_flight = true;
     w->in_flight++;
-    qemu_coroutine_enter(qemu_coroutine_create(request_entry, request));
+    qemu_coroutine_enter(qemu_coroutine_create(io_window_entry, request));
 }
 
 void coroutine_fn snap_io_window_write(SnapIOWindow *w, SnapIOBuffer *buffer,
@@ -205,7 +205,7 @@ void coroutine_fn snap_io_window_write(SnapIOWindow *w, SnapIOBuffer *buffer,
 
     reqlist_init_req(&w->writes, &request->req, buffer->offset,
                      w->buffer_size);
-    start(request);
+    io_window_start(request);
 }
 
 void coroutine_fn snap_io_window_read(SnapIOWindow *w, SnapIOBuffer *buffer,
@@ -216,7 +216,7 @@ void coroutine_fn snap_io_window_read(SnapIOWindow *w, SnapIOBuffer *buffer,
     assert(bytes && bytes <= w->buffer_size);
     request->is_write = false;
     request->bytes = bytes;
-    start(request);
+    io_window_start(request);
 }
 
 int coroutine_fn snap_io_window_wait(SnapIOWindow *w, SnapIOBuffer *buffer)

@@ -7,7 +7,7 @@
 #include "qapi/error.h"
 #include "snap/storage/named-files.h"
 
-/* As many symbolic links in a row are followed. */
+/* Symbolic links in a row that are followed */
 #define MAX_LINKS 40
 
 /**
@@ -55,7 +55,7 @@ void snap_named_files_free(SnapNamedFiles *files)
     g_free(files);
 }
 
-/* Where a file would be created at @path, to where links lead */
+/* The path where a file would be created, after following links */
 static char *follow_links(const char *path)
 {
     char *at = g_strdup(path);
@@ -74,7 +74,7 @@ static char *follow_links(const char *path)
     return at;
 }
 
-static void identify_new(NamedFile *file, const char *path)
+static void named_file_identify_new(NamedFile *file, const char *path)
 {
     g_autofree char *real = follow_links(path);
     g_autofree char *dir = g_path_get_dirname(real);
@@ -88,13 +88,13 @@ static void identify_new(NamedFile *file, const char *path)
     }
 }
 
-static void identify(NamedFile *file, const char *path)
+static void named_file_identify(NamedFile *file, const char *path)
 {
     struct stat st;
 
     if ((file->use == SNAP_NAMED_TEMPORARY ? lstat(path, &st) :
                                              stat(path, &st)) < 0) {
-        identify_new(file, path);
+        named_file_identify_new(file, path);
     } else if (S_ISBLK(st.st_mode)) {
         file->known = true;
         file->dev = st.st_rdev;
@@ -120,7 +120,7 @@ void snap_named_files_add(SnapNamedFiles *files, SnapNamedUse use,
     file->use = use;
     file->name = g_strdup(name);
     file->stream = names_stream(path);
-    identify(file, path);
+    named_file_identify(file, path);
     g_ptr_array_add(files->files, file);
 }
 

@@ -112,7 +112,7 @@ static int set_busy(const SnapReplace *replace, Error **errp)
     return -EBUSY;
 }
 
-/* Whoever locks all of it has the byte of saves, too, but is no save. */
+/* A lock of the whole file covers the byte of saves, but is no save. */
 static int set_locked(const SnapReplace *replace, Error **errp)
 {
     error_setg(errp, "'%s' is locked by another process", replace->path);
@@ -170,7 +170,7 @@ static int check_replaceable(const char *path, Error **errp)
 }
 
 /* Where a file that does not exist would be; NULL with @errp set */
-static char *resolve_new(const char *path, Error **errp)
+static char *resolve_new_path(const char *path, Error **errp)
 {
     g_autofree char *dir = g_path_get_dirname(path);
     g_autofree char *base = g_path_get_basename(path);
@@ -196,7 +196,7 @@ static char *resolve_new(const char *path, Error **errp)
 }
 
 /* @path without symbolic links; NULL with @errp set */
-static char *resolve(const char *path, Error **errp)
+static char *resolve_path(const char *path, Error **errp)
 {
     g_autofree char *real = realpath(path, NULL);
 
@@ -205,7 +205,7 @@ static char *resolve(const char *path, Error **errp)
             could_not("access", path, -errno, errp);
             return NULL;
         }
-        return resolve_new(path, errp);
+        return resolve_new_path(path, errp);
     }
     return check_replaceable(real, errp) < 0 ? NULL : g_steal_pointer(&real);
 }
@@ -359,7 +359,7 @@ static bool copy_xattr(const char *path, int fd, const char *name)
     return errno == ENODATA || errno == ENOTSUP;
 }
 
-/* The mode for somebody who belongs to the group no longer counts as such. */
+/* The mode without what it allows to the group in particular */
 static mode_t mode_without_group(mode_t mode)
 {
     mode_t both = (mode >> 3) & mode & 07;
@@ -708,7 +708,7 @@ static void undo_commit(SnapReplace *replace)
 
 char **snap_replace_names(const char *path)
 {
-    g_autofree char *real = resolve(path, NULL);
+    g_autofree char *real = resolve_path(path, NULL);
     char **names = g_new0(char *, 3);
 
     if (real) {
@@ -724,7 +724,7 @@ SnapReplace *snap_replace_begin(const char *path, bool may_be_read,
     g_autoptr(SnapReplace) replace = g_new(SnapReplace, 1);
 
     *replace = (SnapReplace) {
-        .path = resolve(path, errp),
+        .path = resolve_path(path, errp),
         .fd = -1,
         .old_fd = -1,
         .may_be_read = may_be_read,
@@ -734,7 +734,7 @@ SnapReplace *snap_replace_begin(const char *path, bool may_be_read,
     }
     replace->temporary = hidden_name(replace->path, ".saving");
     replace->spare = hidden_name(replace->path, ".saved");
-    /* In this order: who has the temporary is alone with the old file. */
+    /* In this order: the owner of the temporary is alone with the old file. */
     if (check_not_committed(replace, errp) < 0 ||
         create_temporary(replace, errp) < 0 ||
         lock_old(replace, false, errp) < 0) {

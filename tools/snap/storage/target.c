@@ -169,7 +169,7 @@ SnapTarget *snap_target_begin(const SnapTargetOptions *options, Error **errp)
     return target->blk || target->replace ? g_steal_pointer(&target) : NULL;
 }
 
-static bool check_size(SnapTarget *target, uint64_t size, Error **errp)
+static bool check_disk_size(SnapTarget *target, uint64_t size, Error **errp)
 {
     int64_t have = blk_getlength(target->blk);
 
@@ -206,7 +206,7 @@ static bool may_flush_late(const SnapTargetOptions *options)
 }
 
 /*
- * How to open the file that was made.  A file that grows with each write makes
+ * How to open the new file.  A file that grows with each write makes
  * direct I/O wait (ext4 extends it before the request is submitted), so it is
  * made longer well ahead; snap_target_commit() cuts it off again.
  *
@@ -240,7 +240,7 @@ static QDict *new_file_options(SnapTarget *target, Error **errp)
     return g_steal_pointer(&dict);
 }
 
-/* Whatever options there are, and drivers: a second file would not be safe. */
+/* Whatever the options and drivers: a second file would not be safe. */
 static bool is_one_file(SnapTarget *target, Error **errp)
 {
     return snap_references_only(target->blk,
@@ -275,7 +275,7 @@ bool snap_target_create(SnapTarget *target, uint64_t size, Error **errp)
     GLOBAL_STATE_CODE();
     assert(!qemu_in_coroutine());
     return (target->blk || open_new(target, size, errp)) &&
-           check_size(target, size, errp);
+           check_disk_size(target, size, errp);
 }
 
 bool snap_target_is_existing(const SnapTarget *target)
@@ -299,7 +299,7 @@ int coroutine_fn snap_target_sync(SnapTarget *target)
                                                      target->replace) : 0;
 }
 
-/* Cut off what the file was made longer than its format needs. */
+/* Cut off what the file has beyond what its format needs. */
 static int coroutine_fn drop_preallocation(SnapTarget *target, Error **errp)
 {
     GRAPH_RDLOCK_GUARD();

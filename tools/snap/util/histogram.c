@@ -10,8 +10,8 @@
 #define SUBS (1u << SNAP_HISTOGRAM_SUB_BITS)
 
 /*
- * Values below SUBS have a bucket each.  Above, the bits behind the highest
- * one choose the bucket within a power of two.
+ * Values below SUBS have a bucket each.  Above, the bits after the highest one
+ * choose the bucket within a power of two.
  */
 static unsigned bucket_of(uint64_t value)
 {

@@ -101,7 +101,7 @@ static void call_end_left(Call *call)
     }
 }
 
-static void coroutine_fn call_entry(void *opaque)
+static void coroutine_fn task_entry(void *opaque)
 {
     Call *call = opaque;
 
@@ -143,7 +143,7 @@ int snap_task_run(SnapTaskFunc *func, void *opaque, SnapTask *task,
         assert(!task->running);
         task->running = true;
     }
-    qemu_coroutine_enter(qemu_coroutine_create(call_entry, call));
+    qemu_coroutine_enter(qemu_coroutine_create(task_entry, call));
     while (!call->done && !(task && task->given_up)) {
         aio_poll(qemu_get_aio_context(), true);
     }

@@ -162,7 +162,7 @@ static void test_no_channel(void)
     g_autofree char *path = g_strdup_printf("/tmp/snap-peer-%d", getpid());
     int fd = open("/dev/null", O_RDWR);
 
-    assert_unknown(fd, false, "no pipe and no socket");
+    assert_unknown(fd, false, "neither a pipe nor a socket");
     close(fd);
     assert_unknown(fd, false, "Bad file descriptor");
     g_assert_cmpint(mkfifo(path, 0600), ==, 0);

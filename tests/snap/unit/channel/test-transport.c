@@ -1136,8 +1136,8 @@ static void test_bad_uri(void)
 {
     assert_refused("tcp:localhost:1", "Unknown channel");
     assert_refused("", "Unknown channel");
-    assert_refused("unix:", "path is empty");
-    assert_refused("unix:,server=on", "path is empty");
+    assert_refused("unix:", "The path is empty");
+    assert_refused("unix:,server=on", "The path is empty");
     assert_refused("unix:/nowhere,server=maybe", "server");
 }
 
@@ -1148,7 +1148,7 @@ static void test_bad_descriptor(void)
     assert_refused("fd: 0", "number");
     assert_refused("fd:1x", "number");
     assert_refused("fd:99999999999999999999", "number");
-    assert_refused("fd:2147483647", "no such descriptor");
+    assert_refused("fd:2147483647", "No such descriptor");
 }
 
 static void check_socket_refused(int type, bool listening)
@@ -1163,7 +1163,7 @@ static void check_socket_refused(int type, bool listening)
                              sizeof(addr.sun_family)), ==, 0);
         g_assert_cmpint(listen(fd, 1), ==, 0);
     }
-    assert_refused(uri, "not a connected stream socket");
+    assert_refused(uri, "Not a connected stream socket");
     close(fd);
 }
 

@@ -66,6 +66,7 @@ def env(name: str) -> str:
 
 
 sys.path.insert(0, os.path.join(env('QEMU_TREE'), 'python'))
+sys.path.append(os.path.join(env('QEMU_TREE'), 'scripts'))
 
 # A test that is told to end does so by way of its cleanups.
 signal.signal(signal.SIGTERM, signal.default_int_handler)

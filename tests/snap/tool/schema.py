@@ -7,18 +7,15 @@
 
 import json
 import os
-import sys
 import unittest
 
 from snaptest import env
-from snaptest.destination import RUNNING, PostcopyTest
-from snaptest.streams import StreamBuilder
-from snaptest.tool import PAGE, sample
+from snaptest.peers.destination import RUNNING, PostcopyTest
+from snaptest.peers.streams import StreamBuilder
+from snaptest.tool import sample
+from snaptest.units import PAGE
 
-sys.path.insert(0, os.path.join(env('QEMU_TREE'), 'scripts'))
-
-# pylint: disable=wrong-import-position,import-error
-from qapi.parser import QAPISchemaParser        # noqa: E402
+from qapi.parser import QAPISchemaParser
 
 SCHEMA = os.path.join(env('QEMU_TREE'), 'tools/snap/qapi/snap.json')
 

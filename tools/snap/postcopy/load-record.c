@@ -17,11 +17,11 @@
 /* More than a record has */
 #define MAX_SIZE 256
 
-/* Files that are looked at when old records are removed */
+/* Files to look at, at most, when old records are removed */
 #define MAX_SWEEP 65536
 
-/* Numbers of processes mean nothing outside of their namespace. */
-static char *name_prefix(void)
+/* A PID means nothing outside its namespace, so that is part of the name. */
+static char *load_record_prefix(void)
 {
     struct stat st;
 
@@ -31,23 +31,23 @@ static char *name_prefix(void)
     return g_strdup_printf(PREFIX "%" PRIu64 ".", (uint64_t)st.st_ino);
 }
 
-static char *record_path(const char *dir, const SnapPeer *peer)
+static char *load_record_path(const char *dir, const SnapPeer *peer)
 {
-    g_autofree char *prefix = name_prefix();
+    g_autofree char *prefix = load_record_prefix();
 
     return g_strdup_printf("%s/%s%d.%" PRIu64, dir, prefix, (int)peer->pid,
                            peer->start_time);
 }
 
-/* All of the content that comes before the UUID */
-static char *content_head(const SnapPeer *peer)
+/* The content up to the UUID */
+static char *load_record_head(const SnapPeer *peer)
 {
     return g_strdup_printf("qemu-snap load 1 %d %" PRIu64 " ", (int)peer->pid,
                            peer->start_time);
 }
 
-/* Whether a file of records that have @prefix is of a process that has gone */
-static bool is_stale(const char *name, const char *prefix)
+/* Whether @name, if it begins with @prefix, is of a process that has ended */
+static bool load_record_is_stale(const char *name, const char *prefix)
 {
     uint64_t start_time;
     int pid;
@@ -60,17 +60,17 @@ static bool is_stale(const char *name, const char *prefix)
            !snap_peer_exists(pid, start_time);
 }
 
-/* Remove our own files that are of no more use. */
-static void sweep(const char *path)
+/* Remove this user's records of processes that have ended. */
+static void load_record_sweep(const char *path)
 {
-    g_autofree char *prefix = name_prefix();
+    g_autofree char *prefix = load_record_prefix();
     DIR *dir = opendir(path);
     struct dirent *entry;
     unsigned nb = 0;
     struct stat st;
 
     while (dir && nb++ < MAX_SWEEP && (entry = readdir(dir))) {
-        if (is_stale(entry->d_name, prefix) &&
+        if (load_record_is_stale(entry->d_name, prefix) &&
             fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
             S_ISREG(st.st_mode) && st.st_uid == geteuid()) {
             unlinkat(dirfd(dir), entry->d_name, 0);
@@ -81,8 +81,8 @@ static void sweep(const char *path)
     }
 }
 
-/* Returns: whether @path is a new file with @content, which all can read */
-static bool write_new(const char *path, const char *content)
+/* Returns: whether a new file @path, readable by all, was written */
+static bool load_record_write(const char *path, const char *content)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
                   0644);
@@ -100,16 +100,16 @@ static bool write_new(const char *path, const char *content)
 bool snap_load_record_store(const char *dir, const SnapPeer *peer,
                             const QemuUUID *uuid, Error **errp)
 {
-    g_autofree char *path = record_path(dir, peer);
+    g_autofree char *path = load_record_path(dir, peer);
     g_autofree char *temporary = g_strdup_printf("%s.%d", path, getpid());
-    g_autofree char *head = content_head(peer);
+    g_autofree char *head = load_record_head(peer);
     g_autofree char *id = qemu_uuid_unparse_strdup(uuid);
     g_autofree char *content = g_strdup_printf("%s%s\n", head, id);
 
-    sweep(dir);
-    /* What is left of another process of our number */
+    load_record_sweep(dir);
+    /* A leftover of an earlier process with our PID */
     unlink(temporary);
-    if (!write_new(temporary, content) || rename(temporary, path) < 0) {
+    if (!load_record_write(temporary, content) || rename(temporary, path) < 0) {
         error_setg_errno(errp, errno, "Could not write '%s'", path);
         unlink(temporary);
         return false;
@@ -118,17 +118,17 @@ bool snap_load_record_store(const char *dir, const SnapPeer *peer,
     return true;
 }
 
-/* Whether one who could have written a record is one to believe */
-static bool is_trusted(const struct stat *st, const SnapPeer *peer)
+/* Whether only root, this user or the destination's can have written it */
+static bool load_record_is_trusted(const struct stat *st, const SnapPeer *peer)
 {
     return S_ISREG(st->st_mode) && st->st_size < MAX_SIZE &&
            (st->st_uid == 0 || st->st_uid == geteuid() ||
             st->st_uid == peer->uid);
 }
 
-/* Returns: whether @path is a record, whose content is in @buf then */
-static bool read_trusted(const char *path, const SnapPeer *peer,
-                         char buf[MAX_SIZE])
+/* Returns: whether a record was read into @buf */
+static bool load_record_read(const char *path, const SnapPeer *peer,
+                             char buf[MAX_SIZE])
 {
     int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     ssize_t length = -1;
@@ -137,7 +137,7 @@ static bool read_trusted(const char *path, const SnapPeer *peer,
     if (fd < 0) {
         return false;
     }
-    if (fstat(fd, &st) == 0 && is_trusted(&st, peer)) {
+    if (fstat(fd, &st) == 0 && load_record_is_trusted(&st, peer)) {
         length = RETRY_ON_EINTR(read(fd, buf, MAX_SIZE - 1));
     }
     close(fd);
@@ -148,8 +148,8 @@ static bool read_trusted(const char *path, const SnapPeer *peer,
 bool snap_load_record_read(const char *dir, const SnapPeer *peer,
                            QemuUUID *uuid, Error **errp)
 {
-    g_autofree char *path = record_path(dir, peer);
-    g_autofree char *head = content_head(peer);
+    g_autofree char *path = load_record_path(dir, peer);
+    g_autofree char *head = load_record_head(peer);
     char buf[MAX_SIZE];
     const char *id;
     size_t length;
@@ -158,7 +158,7 @@ bool snap_load_record_read(const char *dir, const SnapPeer *peer,
         error_setg(errp, "no record of it was kept");
         return false;
     }
-    if (!read_trusted(path, peer, buf)) {
+    if (!load_record_read(path, peer, buf)) {
         error_setg(errp, "its record '%s' could not be read, or is another "
                    "user's", path);
         return false;
@@ -178,7 +178,7 @@ bool snap_load_record_read(const char *dir, const SnapPeer *peer,
 
 void snap_load_record_remove(const char *dir, const SnapPeer *peer)
 {
-    g_autofree char *path = record_path(dir, peer);
+    g_autofree char *path = load_record_path(dir, peer);
 
     unlink(path);
     trace_snap_load_record_remove(path);

@@ -46,7 +46,7 @@ void snap_resumption_free(SnapResumption *r)
     g_free(r);
 }
 
-static void store(SnapResumption *r, const SnapPeer *peer)
+static void resumption_store(SnapResumption *r, const SnapPeer *peer)
 {
     r->peer = *peer;
     r->known = true;
@@ -58,7 +58,7 @@ void snap_resumption_prepare(SnapResumption *r)
     SnapPeer peer;
 
     if (snap_transport_find_peer(r->transport, false, &peer, NULL)) {
-        store(r, &peer);
+        resumption_store(r, &peer);
     } else {
         r->hidden = true;
     }
@@ -76,7 +76,7 @@ void snap_resumption_confirm(SnapResumption *r)
         snap_resumption_end(r);
     } else if (!r->recorded || peer.pid != r->peer.pid) {
         snap_resumption_end(r);
-        store(r, &peer);
+        resumption_store(r, &peer);
     }
 }
 
@@ -88,10 +88,10 @@ void snap_resumption_end(SnapResumption *r)
     }
 }
 
-/* @recorded: the snapshot of the load that broke off; NULL if not known */
-static bool check(const QemuUUID *uuid, const QemuUUID *wanted,
-                  const QemuUUID *recorded, const char *why_unknown,
-                  Error **errp)
+/* @recorded: the snapshot that was being loaded, NULL if not known */
+static bool resumption_check_uuid(const QemuUUID *uuid, const QemuUUID *wanted,
+                                  const QemuUUID *recorded,
+                                  const char *why_unknown, Error **errp)
 {
     g_autofree char *ours = qemu_uuid_unparse_strdup(uuid);
     g_autofree char *other = NULL;
@@ -135,8 +135,9 @@ bool coroutine_fn snap_resumption_check(SnapResumption *r,
     r->known = snap_transport_find_peer(r->transport, true, &r->peer, &err);
     r->recorded = r->known && snap_load_record_read(r->dir, &r->peer,
                                                     &recorded, &err);
-    good = check(&r->uuid, wanted, r->recorded ? &recorded : NULL,
-                 err ? error_get_pretty(err) : NULL, errp);
+    good = resumption_check_uuid(&r->uuid, wanted,
+                                 r->recorded ? &recorded : NULL,
+                                 err ? error_get_pretty(err) : NULL, errp);
     error_free(err);
     return good;
 }
@@ -160,8 +161,8 @@ bool snap_resumption_check_listener(const char *dir, const char *path,
         return true;
     }
     known = snap_load_record_read(dir, &peer, &recorded, &err);
-    good = check(uuid, wanted, known ? &recorded : NULL,
-                 err ? error_get_pretty(err) : NULL, errp);
+    good = resumption_check_uuid(uuid, wanted, known ? &recorded : NULL,
+                                 err ? error_get_pretty(err) : NULL, errp);
     error_free(err);
     return good;
 }

@@ -5,8 +5,8 @@
  * The folder image/ has the snapshot in its virtual disk.  A save puts pages
  * to their places through a ram-writer, and everything else through a writer,
  * which writes the header at last.  A load opens an image here, and has pages
- * read and compared with their hashes (ram-read), in the order of a plan
- * (ram-reader).  What the parts look like is in format and table.
+ * read and compared with their hashes (verified-read), in the order of a plan
+ * (ram-walk).  What the parts look like is in format and table.
  */
 
 #ifndef SNAP_IMAGE_IMAGE_H

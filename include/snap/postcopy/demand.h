@@ -11,7 +11,7 @@
 
 #include "qemu/queue.h"
 #include "snap/postcopy/push-plan.h"
-#include "snap/image/ram-read.h"
+#include "snap/image/verified-read.h"
 
 typedef struct SnapDemand SnapDemand;
 

@@ -11,7 +11,7 @@
 #define SNAP_POSTCOPY_PUSH_PLAN_H
 
 #include "snap/postcopy/page-map.h"
-#include "snap/image/ram-reader.h"
+#include "snap/image/ram-walk.h"
 #include "snap/transfer/stats.h"
 
 typedef struct SnapPushPlan SnapPushPlan;

@@ -12,7 +12,7 @@
 #define SNAP_TRANSFER_SEND_H
 
 #include "snap/image/image.h"
-#include "snap/image/ram-read.h"
+#include "snap/image/verified-read.h"
 #include "snap/transfer/stats.h"
 #include "snap/stream/writer.h"
 

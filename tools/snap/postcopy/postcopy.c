@@ -546,7 +546,7 @@ static uint64_t postcopy_precopy_goal(const SnapPostcopy *pc)
 }
 
 static int coroutine_fn postcopy_send_precopy_pieces(SnapPostcopy *pc,
-                                                     SnapRAMReader *reader,
+                                                     SnapRAMWalk *reader,
                                                      Error **errp)
 {
     const SnapStats *stats = pc->sender->stats;
@@ -557,7 +557,7 @@ static int coroutine_fn postcopy_send_precopy_pieces(SnapPostcopy *pc,
     int ret = 0;
 
     while (pc->rp_state == RP_OPEN && (nb_stored < goal || !ended) &&
-           (ret = snap_ram_reader_next(reader, &pages, errp)) > 0) {
+           (ret = snap_ram_walk_next(reader, &pages, errp)) > 0) {
         ended = postcopy_ends_host_page(pc, &pages);
         if (!postcopy_is_wanted(pc, &pages)) {
             continue;
@@ -578,16 +578,16 @@ static int coroutine_fn postcopy_send_precopy_pieces(SnapPostcopy *pc,
 
 static int coroutine_fn postcopy_send_precopy(SnapPostcopy *pc, Error **errp)
 {
-    g_autoptr(SnapRAMReader) reader = NULL;
+    g_autoptr(SnapRAMWalk) reader = NULL;
     int ret;
 
     if (!pc->options->percent) {
         return 0;
     }
-    reader = snap_ram_reader_new(pc->sender->image, PRECOPY_PIECE_SIZE, NULL,
-                                 NULL);
+    reader = snap_ram_walk_new(pc->sender->image, PRECOPY_PIECE_SIZE, NULL,
+                               NULL);
     ret = postcopy_send_precopy_pieces(pc, reader, errp);
-    snap_ram_reader_abort(reader);
+    snap_ram_walk_abort(reader);
     return ret;
 }
 

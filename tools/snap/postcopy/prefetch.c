@@ -28,7 +28,7 @@ struct SnapPrefetch {
     /* constant */
     const SnapPageMap *map;
     SnapPushPlan *plan;
-    SnapRAMReader *reader;
+    SnapRAMWalk *reader;
     void (*ready)(void *opaque);
     void *opaque;
 
@@ -93,7 +93,7 @@ SnapPrefetch *snap_prefetch_new(SnapImage *image, const SnapPageMap *map,
     p->opaque = opaque;
     p->ret = 1;
     p->plan = plan;
-    p->reader = snap_ram_reader_new(image, PIECE_SIZE, prefetch_plan, p);
+    p->reader = snap_ram_walk_new(image, PIECE_SIZE, prefetch_plan, p);
     return p;
 }
 
@@ -103,7 +103,7 @@ void snap_prefetch_free(SnapPrefetch *p)
         return;
     }
     assert(!p->running);
-    snap_ram_reader_free(p->reader);
+    snap_ram_walk_free(p->reader);
     error_free(p->err);
     g_free(p);
 }
@@ -120,8 +120,8 @@ static int coroutine_fn prefetch_read(SnapPrefetch *p)
     unsigned nb_empty = 0;
     int ret;
 
-    while ((ret = snap_ram_reader_next(p->reader, &p->next.pages,
-                                       &p->err)) > 0) {
+    while ((ret = snap_ram_walk_next(p->reader, &p->next.pages,
+                                     &p->err)) > 0) {
         p->next.reason = prefetch_reason(p, &p->next.pages);
         p->next.pos = 0;
         if (p->stopped || !prefetch_is_empty(p, &p->next)) {
@@ -145,7 +145,7 @@ static void coroutine_fn prefetch_entry(void *opaque)
             qemu_co_sleep(&p->sleep);
         }
     }
-    snap_ram_reader_abort(p->reader);
+    snap_ram_walk_abort(p->reader);
     p->running = false;
     p->ready(p->opaque);
 }

@@ -238,14 +238,14 @@ static int coroutine_fn pusher_send_streamed(SnapPusher *p, SnapSender *to,
 {
     SnapPageRange once = host_page;
     uint64_t left = host_page.count;
-    g_autoptr(SnapRAMReader) reader =
-        snap_ram_reader_new(to->image, STREAMED_PIECE_SIZE, pusher_plan_once,
-                            &once);
+    g_autoptr(SnapRAMWalk) reader =
+        snap_ram_walk_new(to->image, STREAMED_PIECE_SIZE, pusher_plan_once,
+                          &once);
     SnapPushItem item = { .reason = SNAP_PUSH_REQUESTED };
     int ret;
 
     snap_page_map_send(p->parts.map, host_page);
-    while ((ret = snap_ram_reader_next(reader, &item.pages, errp)) > 0) {
+    while ((ret = snap_ram_walk_next(reader, &item.pages, errp)) > 0) {
         item.pos = 0;
         pusher_begin_section(p, to);
         pusher_put_pages(p, to, &item, item.pages.range.count, &left);
@@ -256,7 +256,7 @@ static int coroutine_fn pusher_send_streamed(SnapPusher *p, SnapSender *to,
         }
     }
     if (ret < 0) {
-        snap_ram_reader_abort(reader);
+        snap_ram_walk_abort(reader);
     }
     return ret;
 }

@@ -9,7 +9,7 @@
 #include "qapi/error.h"
 #include "snap/stream/multifd.h"
 #include "snap/transfer/multifd-sender.h"
-#include "snap/image/ram-reader.h"
+#include "snap/image/ram-walk.h"
 #include "snap/util/task-group.h"
 #include "snap/trace.h"
 
@@ -25,7 +25,7 @@ typedef struct Channel {
     SnapMultifdSender *multifd;
     QIOChannel *ioc;
     unsigned index;
-    SnapRAMReader *reader;
+    SnapRAMWalk *reader;
     uint8_t *head;
     SnapMultifdPacket packet;
     QEMUIOVector qiov;
@@ -77,7 +77,7 @@ static void channel_init(Channel *c, SnapMultifdSender *m, QIOChannel *ioc,
     c->multifd = m;
     c->ioc = ioc;
     c->index = index;
-    c->reader = snap_ram_reader_new(image, piece_size, plan, m);
+    c->reader = snap_ram_walk_new(image, piece_size, plan, m);
     c->head = g_malloc(snap_multifd_head_size(&image->ram));
     qemu_iovec_init(&c->qiov, 1 + snap_multifd_packet_pages(&image->ram));
 }
@@ -123,7 +123,7 @@ void snap_multifd_sender_free(SnapMultifdSender *m)
         return;
     }
     for (unsigned i = 0; i < m->nb_channels; i++) {
-        snap_ram_reader_free(m->channels[i].reader);
+        snap_ram_walk_free(m->channels[i].reader);
         g_free(m->channels[i].head);
         qemu_iovec_destroy(&m->channels[i].qiov);
     }
@@ -215,7 +215,7 @@ static int coroutine_fn send_pages(Channel *c, Error **errp)
     SnapPages pages;
     int ret;
 
-    while ((ret = snap_ram_reader_next(c->reader, &pages, errp)) > 0) {
+    while ((ret = snap_ram_walk_next(c->reader, &pages, errp)) > 0) {
         snap_task_pause();
         ret = send_packets(c, &pages, errp);
         if (ret < 0) {
@@ -223,7 +223,7 @@ static int coroutine_fn send_pages(Channel *c, Error **errp)
         }
     }
     if (ret < 0) {
-        snap_ram_reader_abort(c->reader);
+        snap_ram_walk_abort(c->reader);
     }
     return ret;
 }

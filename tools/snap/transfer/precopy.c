@@ -7,7 +7,7 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/units.h"
-#include "snap/image/ram-reader.h"
+#include "snap/image/ram-walk.h"
 #include "snap/stream/configuration.h"
 #include "snap/stream/multifd.h"
 #include "snap/transfer/precopy.h"
@@ -19,13 +19,13 @@
 /* --- RAM over one channel --- */
 
 static int coroutine_fn precopy_send_pages(const SnapPrecopy *p,
-                                           SnapRAMReader *reader, Error **errp)
+                                           SnapRAMWalk *reader, Error **errp)
 {
     const SnapStats *stats = p->sender->stats;
     SnapPages pages;
     int ret;
 
-    while ((ret = snap_ram_reader_next(reader, &pages, errp)) > 0) {
+    while ((ret = snap_ram_walk_next(reader, &pages, errp)) > 0) {
         snap_task_pause();
         ret = snap_send_pages(p->sender, &pages, false, errp);
         if (ret < 0) {
@@ -40,12 +40,12 @@ static int coroutine_fn precopy_send_pages(const SnapPrecopy *p,
 static int coroutine_fn precopy_send_ram(const SnapPrecopy *p, Error **errp)
 {
     SnapStreamWriter *writer = p->sender->writer;
-    g_autoptr(SnapRAMReader) reader =
-        snap_ram_reader_new(p->sender->image, PIECE_SIZE, NULL, NULL);
+    g_autoptr(SnapRAMWalk) reader =
+        snap_ram_walk_new(p->sender->image, PIECE_SIZE, NULL, NULL);
     int ret = precopy_send_pages(p, reader, errp);
 
     if (ret < 0) {
-        snap_ram_reader_abort(reader);
+        snap_ram_walk_abort(reader);
         return ret;
     }
     snap_stream_begin_ram(writer, true);

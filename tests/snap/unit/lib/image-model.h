@@ -8,7 +8,7 @@
 
 #include "qemu/cutils.h"
 #include "snap/image/image.h"
-#include "snap/image/ram-reader.h"
+#include "snap/image/ram-walk.h"
 #include "snap/verb/check.h"
 #include "saved-snapshot.h"
 
@@ -38,18 +38,18 @@ static inline void coroutine_fn write_vmdesc(Snapshot *s, const char *vmdesc)
     snap_image_writer_vmdesc(s->image, vmdesc, strlen(vmdesc), &error_abort);
 }
 
-static inline SnapRAMReader *new_reader(SnapImage *image)
+static inline SnapRAMWalk *new_reader(SnapImage *image)
 {
-    return snap_ram_reader_new(image, MiB, NULL, NULL);
+    return snap_ram_walk_new(image, MiB, NULL, NULL);
 }
 
 static inline void coroutine_fn assert_ram(const Snapshot *s, SnapImage *image)
 {
-    g_autoptr(SnapRAMReader) reader = new_reader(image);
+    g_autoptr(SnapRAMWalk) reader = new_reader(image);
     SnapPages pages;
     uint64_t next = 0;
 
-    while (snap_ram_reader_next(reader, &pages, &error_abort) > 0) {
+    while (snap_ram_walk_next(reader, &pages, &error_abort) > 0) {
         g_assert_cmpuint(pages.range.first, ==, next);
         assert_pages(s, &pages);
         next += pages.range.count;

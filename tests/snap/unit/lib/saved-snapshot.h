@@ -8,7 +8,7 @@
 
 #include "qobject/qdict.h"
 #include "snap/image/writer.h"
-#include "snap/image/ram-read.h"
+#include "snap/image/verified-read.h"
 #include "snap/image/ram-writer.h"
 #include "slow-disk.h"
 #include "stream-bytes.h"

@@ -3,12 +3,12 @@
  * Walking through a snapshot's RAM in some order, with reads in flight
  */
 
-#ifndef SNAP_IMAGE_RAM_READER_H
-#define SNAP_IMAGE_RAM_READER_H
+#ifndef SNAP_IMAGE_RAM_WALK_H
+#define SNAP_IMAGE_RAM_WALK_H
 
-#include "snap/image/ram-read.h"
+#include "snap/image/verified-read.h"
 
-typedef struct SnapRAMReader SnapRAMReader;
+typedef struct SnapRAMWalk SnapRAMWalk;
 
 /* Maximum reads in flight. */
 #define SNAP_RAM_PIECES_AHEAD 16
@@ -23,42 +23,42 @@ typedef int coroutine_fn SnapRAMPlanFunc(void *opaque, SnapPageRange *range,
                                          Error **errp);
 
 /**
- * snap_ram_reader_new: read pages in the order of a plan
+ * snap_ram_walk_new: read pages in the order of a plan
  * @image: not owned, must outlive the reader
  * @piece_size: bytes of a piece at most, 64 KiB at least; the reader has 16 of
  *              that size in memory
  * @plan: NULL for all of RAM, in order
  * @opaque: for @plan
  */
-SnapRAMReader *snap_ram_reader_new(SnapImage *image, size_t piece_size,
-                                   SnapRAMPlanFunc *plan, void *opaque);
+SnapRAMWalk *snap_ram_walk_new(SnapImage *image, size_t piece_size,
+                               SnapRAMPlanFunc *plan, void *opaque);
 
-/* Only after snap_ram_reader_abort(), unless the end was reached. */
-void snap_ram_reader_free(SnapRAMReader *reader);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapRAMReader, snap_ram_reader_free)
+/* Only after snap_ram_walk_abort(), unless the end was reached. */
+void snap_ram_walk_free(SnapRAMWalk *reader);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapRAMWalk, snap_ram_walk_free)
 
 /**
- * snap_ram_reader_next: the next piece of RAM
+ * snap_ram_walk_next: the next piece of RAM
  * @pages: valid until the next call
  *
  * Returns: 1; 0 at the end; -errno with @errp set if something cannot be
  * read, or a page does not match its hash (-EBADMSG)
  *
  * After an error in the data of pages, and only then, the walk can go on with
- * the next piece: see snap_ram_reader_corrupt_pages().
+ * the next piece: see snap_ram_walk_corrupt_pages().
  */
-int coroutine_fn snap_ram_reader_next(SnapRAMReader *reader,
-                                      SnapPages *pages, Error **errp);
+int coroutine_fn snap_ram_walk_next(SnapRAMWalk *reader,
+                                    SnapPages *pages, Error **errp);
 
 /**
- * snap_ram_reader_corrupt_pages: pages that the last error was about
+ * snap_ram_walk_corrupt_pages: pages that the last error was about
  *
  * Returns: how many pages of the piece are damaged or could not be read; 0
  * if it was not about pages
  */
-unsigned snap_ram_reader_corrupt_pages(const SnapRAMReader *reader);
+unsigned snap_ram_walk_corrupt_pages(const SnapRAMWalk *reader);
 
 /* Wait for what is in flight. */
-void coroutine_fn snap_ram_reader_abort(SnapRAMReader *reader);
+void coroutine_fn snap_ram_walk_abort(SnapRAMWalk *reader);
 
-#endif /* SNAP_IMAGE_RAM_READER_H */
+#endif /* SNAP_IMAGE_RAM_WALK_H */

@@ -10,7 +10,7 @@
 static void coroutine_fn test_read_error(Snapshot *s)
 {
     g_autoptr(SnapImage) image = NULL;
-    g_autoptr(SnapRAMReader) reader = NULL;
+    g_autoptr(SnapRAMWalk) reader = NULL;
     SnapPages pages;
     Error *err = NULL;
 
@@ -19,8 +19,8 @@ static void coroutine_fn test_read_error(Snapshot *s)
     reader = new_reader(image);
     s->disk->fail_reads = true;
     s->disk->fail_ret = -EIO;
-    assert_failed(snap_ram_reader_next(reader, &pages, &err), -EIO, &err);
-    snap_ram_reader_abort(reader);
+    assert_failed(snap_ram_walk_next(reader, &pages, &err), -EIO, &err);
+    snap_ram_walk_abort(reader);
     assert_not_complete(s);
 }
 
@@ -28,7 +28,7 @@ static void coroutine_fn test_read_error(Snapshot *s)
 static void coroutine_fn test_reader_abort(Snapshot *s)
 {
     g_autoptr(SnapImage) image = NULL;
-    g_autoptr(SnapRAMReader) reader = NULL;
+    g_autoptr(SnapRAMWalk) reader = NULL;
     SnapPages pages;
 
     for (uint64_t page = 0; page < NB_PAGES; page++) {
@@ -37,8 +37,8 @@ static void coroutine_fn test_reader_abort(Snapshot *s)
     commit(s);
     image = snap_image_open(s->blk, &error_abort);
     reader = new_reader(image);
-    g_assert_cmpint(snap_ram_reader_next(reader, &pages, &error_abort), ==, 1);
-    snap_ram_reader_abort(reader);
+    g_assert_cmpint(snap_ram_walk_next(reader, &pages, &error_abort), ==, 1);
+    snap_ram_walk_abort(reader);
     g_assert_cmpuint(s->disk->in_flight, ==, 0);
 }
 
@@ -50,6 +50,6 @@ static const ImageTest tests[] = {
 int main(int argc, char **argv)
 {
     block_tests_init(&argc, &argv);
-    ADD_TESTS("/snap/ram-reader/", tests, run_test);
+    ADD_TESTS("/snap/ram-walk/", tests, run_test);
     return g_test_run();
 }

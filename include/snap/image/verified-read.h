@@ -3,8 +3,8 @@
  * One read of consecutive pages, which are compared with their hashes
  */
 
-#ifndef SNAP_IMAGE_RAM_READ_H
-#define SNAP_IMAGE_RAM_READ_H
+#ifndef SNAP_IMAGE_VERIFIED_READ_H
+#define SNAP_IMAGE_VERIFIED_READ_H
 
 #include "snap/image/image.h"
 #include "snap/storage/io-window.h"
@@ -87,4 +87,4 @@ int coroutine_fn snap_ram_read_wait(SnapRAMSource *source, SnapRAMRead *read,
 /* Give back what a read holds; it is unused then. */
 void snap_ram_read_end(SnapRAMSource *source, SnapRAMRead *read);
 
-#endif /* SNAP_IMAGE_RAM_READ_H */
+#endif /* SNAP_IMAGE_VERIFIED_READ_H */

@@ -5,7 +5,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "snap/image/ram-read.h"
+#include "snap/image/verified-read.h"
 #include "snap/trace.h"
 
 void snap_ram_source_init(SnapRAMSource *source, SnapImage *image,
@@ -152,7 +152,7 @@ int coroutine_fn snap_ram_read_wait(SnapRAMSource *source, SnapRAMRead *read,
     if (read->buffer) {
         ret = wait_data(source, read, &data, &nb, errp);
     }
-    trace_snap_ram_read(read->range.first, read->range.count, ret);
+    trace_snap_verified_read(read->range.first, read->range.count, ret);
     if (nb_corrupt) {
         *nb_corrupt = nb;
     }

@@ -5,7 +5,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/units.h"
-#include "snap/image/ram-reader.h"
+#include "snap/image/ram-walk.h"
 
 /* Reads to start per call, so that the first result is not delayed. */
 #define READS_AT_ONCE 2
@@ -13,7 +13,7 @@
 /* The table is walked in order, for the most part. */
 #define TABLE_CHUNKS 4
 
-struct SnapRAMReader {
+struct SnapRAMWalk {
     /* constant */
     SnapRAMSource source;
     unsigned piece_pages;
@@ -37,7 +37,7 @@ struct SnapRAMReader {
 static int coroutine_fn plan_all(void *opaque, SnapPageRange *range,
                                  Error **errp)
 {
-    SnapRAMReader *r = opaque;
+    SnapRAMWalk *r = opaque;
     const SnapRAMBlocks *ram = &r->source.image->ram;
     const SnapRAMBlock *block = &ram->blocks[r->next_block];
 
@@ -52,10 +52,10 @@ static int coroutine_fn plan_all(void *opaque, SnapPageRange *range,
     return 1;
 }
 
-SnapRAMReader *snap_ram_reader_new(SnapImage *image, size_t piece_size,
-                                   SnapRAMPlanFunc *plan, void *opaque)
+SnapRAMWalk *snap_ram_walk_new(SnapImage *image, size_t piece_size,
+                               SnapRAMPlanFunc *plan, void *opaque)
 {
-    SnapRAMReader *r = g_new0(SnapRAMReader, 1);
+    SnapRAMWalk *r = g_new0(SnapRAMWalk, 1);
 
     snap_ram_source_init(&r->source, image, TABLE_CHUNKS, SNAP_RAM_PIECES_AHEAD,
                          piece_size);
@@ -65,7 +65,7 @@ SnapRAMReader *snap_ram_reader_new(SnapImage *image, size_t piece_size,
     return r;
 }
 
-void snap_ram_reader_free(SnapRAMReader *r)
+void snap_ram_walk_free(SnapRAMWalk *r)
 {
     if (!r) {
         return;
@@ -78,7 +78,7 @@ void snap_ram_reader_free(SnapRAMReader *r)
 }
 
 /* Start to read the next piece; pieces are aligned within their block. */
-static int coroutine_fn start_piece(SnapRAMReader *r, Error **errp)
+static int coroutine_fn start_piece(SnapRAMWalk *r, Error **errp)
 {
     SnapRAMRead *read = &r->reads[(r->head + r->nb_ahead) %
                                   SNAP_RAM_PIECES_AHEAD];
@@ -110,7 +110,7 @@ static int coroutine_fn start_piece(SnapRAMReader *r, Error **errp)
 }
 
 /* Wait for the head of the queue and hand it to the caller. */
-static int coroutine_fn take_piece(SnapRAMReader *r, SnapPages *pages,
+static int coroutine_fn take_piece(SnapRAMWalk *r, SnapPages *pages,
                                    Error **errp)
 {
     SnapRAMRead *read = &r->reads[r->head];
@@ -123,12 +123,12 @@ static int coroutine_fn take_piece(SnapRAMReader *r, SnapPages *pages,
     return ret < 0 ? ret : 1;
 }
 
-unsigned snap_ram_reader_corrupt_pages(const SnapRAMReader *r)
+unsigned snap_ram_walk_corrupt_pages(const SnapRAMWalk *r)
 {
     return r->corrupt_pages;
 }
 
-static void put_taken(SnapRAMReader *r)
+static void put_taken(SnapRAMWalk *r)
 {
     if (r->taken) {
         snap_ram_read_end(&r->source, r->taken);
@@ -136,8 +136,8 @@ static void put_taken(SnapRAMReader *r)
     r->taken = NULL;
 }
 
-int coroutine_fn snap_ram_reader_next(SnapRAMReader *r, SnapPages *pages,
-                                      Error **errp)
+int coroutine_fn snap_ram_walk_next(SnapRAMWalk *r, SnapPages *pages,
+                                    Error **errp)
 {
     put_taken(r);
     r->corrupt_pages = 0;
@@ -152,7 +152,7 @@ int coroutine_fn snap_ram_reader_next(SnapRAMReader *r, SnapPages *pages,
     return r->nb_ahead ? take_piece(r, pages, errp) : 0;
 }
 
-void coroutine_fn snap_ram_reader_abort(SnapRAMReader *r)
+void coroutine_fn snap_ram_walk_abort(SnapRAMWalk *r)
 {
     snap_io_window_drain(r->source.window);
 }

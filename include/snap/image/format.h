@@ -100,6 +100,9 @@ typedef struct SnapHeader {
 /* Name of a part, for messages. */
 const char *snap_part_name(SnapPart part);
 
+/* Entry of the page table for a page of @size bytes that is not zero */
+uint64_t snap_page_entry(const void *page, size_t size);
+
 /* XXH3-64 of @length bytes, as parts carry it. */
 uint64_t snap_checksum(const void *data, size_t length);
 

@@ -4,9 +4,9 @@
  *
  * The folder image/ has the snapshot in its virtual disk.  A save puts pages
  * to their places through a ram-writer, and everything else through a writer,
- * which writes the header at last.  A load opens an image here, and has pages
- * read and compared with their hashes (verified-read), in the order of a plan
- * (ram-walk).  What the parts look like is in format and table.
+ * which writes the header at last.  A load opens an image here; its pages
+ * are a source for whoever reads them, and are compared with their hashes
+ * (verified-read).  What the parts look like is in format and table.
  */
 
 #ifndef SNAP_IMAGE_IMAGE_H
@@ -17,6 +17,7 @@
 #include "qobject/qdict.h"
 #include "snap/image/format.h"
 #include "snap/image/table.h"
+#include "snap/ram/source.h"
 
 /* How device state is moved between image and stream, in bytes. */
 #define SNAP_DEVICE_CHUNK (64 * KiB)
@@ -30,6 +31,7 @@
  * @ram: its RAM blocks
  * @layout: where they lie
  * @counts: what it has of each block, for information
+ * @source: its pages: reads go through this
  * @verify_pages: compare pages with their hashes; may be changed until the
  *                first is read
  */
@@ -39,6 +41,7 @@ typedef struct SnapImage {
     SnapRAMBlocks ram;
     SnapLayout layout;
     SnapPageCounts *counts;
+    SnapPageSource source;
     bool verify_pages;
 } SnapImage;
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Walking through a snapshot's RAM in some order, with reads in flight
+ * Walking through a source's RAM in some order, with reads in flight
  */
 
 #ifndef SNAP_IMAGE_RAM_WALK_H
 #define SNAP_IMAGE_RAM_WALK_H
 
-#include "snap/image/verified-read.h"
+#include "snap/ram/source.h"
 
 typedef struct SnapRAMWalk SnapRAMWalk;
 
@@ -24,13 +24,13 @@ typedef int coroutine_fn SnapRAMPlanFunc(void *opaque, SnapPageRange *range,
 
 /**
  * snap_ram_walk_new: read pages in the order of a plan
- * @image: not owned, must outlive the reader
+ * @source: not owned, must outlive the walk
  * @piece_size: bytes of a piece at most, 64 KiB at least; the reader has 16 of
  *              that size in memory
  * @plan: NULL for all of RAM, in order
  * @opaque: for @plan
  */
-SnapRAMWalk *snap_ram_walk_new(SnapImage *image, size_t piece_size,
+SnapRAMWalk *snap_ram_walk_new(SnapPageSource *source, size_t piece_size,
                                SnapRAMPlanFunc *plan, void *opaque);
 
 /* Only after snap_ram_walk_abort(), unless the end was reached. */

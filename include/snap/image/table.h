@@ -17,19 +17,6 @@
 #define SNAP_CHUNK_SIZE     (64 * KiB)
 #define SNAP_CHUNK_ENTRIES  (SNAP_CHUNK_SIZE / 8 - 1)
 
-/* Entries of the page table; other values are hashes. */
-#define SNAP_PAGE_UNSENT    UINT64_C(0)
-#define SNAP_PAGE_ZERO      UINT64_C(1)
-
-/* snap_page_entry: the entry for a page of @size bytes that is not zero. */
-uint64_t snap_page_entry(const void *page, size_t size);
-
-/* Whether the entry of a page says that it has data. */
-static inline bool snap_page_is_stored(uint64_t entry)
-{
-    return entry > SNAP_PAGE_ZERO;
-}
-
 /* Chunks that a table of @nb_entries takes. */
 static inline uint64_t snap_table_chunks(uint64_t nb_entries)
 {

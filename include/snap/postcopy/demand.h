@@ -11,7 +11,6 @@
 
 #include "qemu/queue.h"
 #include "snap/postcopy/push-plan.h"
-#include "snap/image/verified-read.h"
 
 typedef struct SnapDemand SnapDemand;
 
@@ -29,7 +28,7 @@ typedef struct SnapFetch {
     Error *err;
 
     /*< private >*/
-    SnapRAMRead read;
+    SnapPageRead read;
     QTAILQ_ENTRY(SnapFetch) next;
 } SnapFetch;
 
@@ -38,10 +37,10 @@ typedef struct SnapFetch {
 
 /**
  * snap_demand_new: serve requests
- * @image, @map, @stats: not owned
+ * @source, @map, @stats: not owned
  * @ready: called when a fetch can be taken
  */
-SnapDemand *snap_demand_new(SnapImage *image, SnapPageMap *map,
+SnapDemand *snap_demand_new(SnapPageSource *source, SnapPageMap *map,
                             SnapPostcopyStats *stats,
                             void (*ready)(void *opaque), void *opaque);
 /* Only if snap_demand_is_quiet(). */

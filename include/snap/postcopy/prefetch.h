@@ -15,11 +15,11 @@ typedef struct SnapPrefetch SnapPrefetch;
 
 /**
  * snap_prefetch_new: read the pages of @plan
- * @image, @map, @plan: not owned
+ * @source, @map, @plan: not owned
  * @ready: called when there is a piece, and at the end
  */
-SnapPrefetch *snap_prefetch_new(SnapImage *image, const SnapPageMap *map,
-                                SnapPushPlan *plan,
+SnapPrefetch *snap_prefetch_new(SnapPageSource *source,
+                                const SnapPageMap *map, SnapPushPlan *plan,
                                 void (*ready)(void *opaque), void *opaque);
 /* Only if it is not running. */
 void snap_prefetch_free(SnapPrefetch *prefetch);

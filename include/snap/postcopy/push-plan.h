@@ -11,7 +11,8 @@
 #define SNAP_POSTCOPY_PUSH_PLAN_H
 
 #include "snap/postcopy/page-map.h"
-#include "snap/image/ram-walk.h"
+#include "snap/image/image.h"
+#include "snap/ram/source.h"
 #include "snap/transfer/stats.h"
 
 typedef struct SnapPushPlan SnapPushPlan;
@@ -36,11 +37,12 @@ static inline bool snap_push_sends_zero_pages(SnapPushReason reason)
 
 /**
  * snap_push_plan_new: a plan for what @map does not have as sent
- * @image, @map: not owned
+ * @image: whose arrival list to follow, not owned
+ * @source, @map: not owned
  * @reasons: bit mask of 1 << SnapPushReason: which lists to follow
  */
-SnapPushPlan *snap_push_plan_new(SnapImage *image, SnapPageMap *map,
-                                 unsigned reasons);
+SnapPushPlan *snap_push_plan_new(SnapImage *image, SnapPageSource *source,
+                                 SnapPageMap *map, unsigned reasons);
 void snap_push_plan_free(SnapPushPlan *plan);
 
 /* The working set: page numbers in order, not owned; all in RAM */

@@ -3,9 +3,9 @@
  * The guest's RAM: its blocks, and the numbers of its pages
  *
  * The folder ram/ has the guest's RAM as all others see it: its blocks and
- * pages (here), the pages of the host under them (host-pages), and what a
- * stream says of it besides pages (section).  Where it lies in an image is up
- * to image/layout.
+ * pages (here), the pages of the host under them (host-pages), what a stream
+ * says of it besides pages (section), and how pages are read, whatever has
+ * them (source).  Where it lies in an image is up to image/layout.
  *
  * Pure arithmetic; nothing here does I/O.
  */

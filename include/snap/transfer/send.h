@@ -12,17 +12,20 @@
 #define SNAP_TRANSFER_SEND_H
 
 #include "snap/image/image.h"
-#include "snap/image/verified-read.h"
+#include "snap/ram/source.h"
 #include "snap/transfer/stats.h"
 #include "snap/stream/writer.h"
 
 /**
  * SnapSender: source and destination of a load
- * @image, @writer: not owned
+ * @image: what is sent besides pages, not owned
+ * @source: the pages, not owned
+ * @writer: not owned
  * @stats: what was sent is added to it, not owned
  */
 typedef struct SnapSender {
     SnapImage *image;
+    SnapPageSource *source;
     SnapStreamWriter *writer;
     SnapStats *stats;
 } SnapSender;

@@ -204,19 +204,19 @@ static uint64_t sum_pages(const SnapImage *image, const SnapPages *pages)
 static uint64_t coroutine_fn read_ram(SnapImage *image,
                                       size_t piece_size)
 {
-    g_autoptr(SnapRAMWalk) reader = snap_ram_walk_new(image, piece_size,
-                                                      NULL, NULL);
+    g_autoptr(SnapRAMWalk) walk = snap_ram_walk_new(&image->source, piece_size,
+                                                    NULL, NULL);
     uint64_t sum = 0;
     SnapPages pages;
     int ret;
 
     do {
-        ret = snap_ram_walk_next(reader, &pages, NULL);
+        ret = snap_ram_walk_next(walk, &pages, NULL);
         if (ret > 0) {
             sum += sum_pages(image, &pages);
         }
-    } while (ret > 0 || snap_ram_walk_corrupt_pages(reader));
-    snap_ram_walk_abort(reader);
+    } while (ret > 0 || snap_ram_walk_corrupt_pages(walk));
+    snap_ram_walk_abort(walk);
     return sum;
 }
 

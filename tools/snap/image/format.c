@@ -10,6 +10,7 @@
 #include "qapi/error.h"
 #include "snap/image/format.h"
 #include "snap/image/table.h"
+#include "snap/ram/source.h"
 
 #include <xxhash.h>
 
@@ -65,6 +66,14 @@ const char *snap_part_name(SnapPart part)
     };
 
     return names[part];
+}
+
+uint64_t snap_page_entry(const void *page, size_t size)
+{
+    uint64_t hash = XXH3_64bits(page, size);
+
+    /* 0 and 1 are reserved (UNSENT, ZERO). */
+    return hash > SNAP_PAGE_ZERO ? hash : hash + 2;
 }
 
 uint64_t snap_checksum(const void *data, size_t length)

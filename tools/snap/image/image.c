@@ -12,6 +12,7 @@
 #include "qobject/qjson.h"
 #include "snap/image/blk-table.h"
 #include "snap/image/image.h"
+#include "snap/image/verified-read.h"
 #include "snap/image/working-set.h"
 #include "snap/trace.h"
 
@@ -84,6 +85,10 @@ SnapImage *coroutine_fn snap_image_open(BlockBackend *blk, Error **errp)
 
     image->blk = blk;
     image->verify_pages = true;
+    image->source = (SnapPageSource) {
+        .ops = &snap_verified_read_ops,
+        .ram = &image->ram,
+    };
     if (read_header(image, errp) < 0 || read_block_table(image, errp) < 0) {
         return NULL;
     }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Walking through a snapshot's RAM in some order, with reads in flight
+ * Walking through a source's RAM in some order, with reads in flight
  */
 
 #include "qemu/osdep.h"
@@ -10,21 +10,22 @@
 /* Reads to start per call, so that the first result is not delayed. */
 #define READS_AT_ONCE 2
 
-/* The table is walked in order, for the most part. */
-#define TABLE_CHUNKS 4
+/* Entries to keep: ranges come in order, for the most part. */
+#define LOOKUP_SIZE (256 * KiB)
 
 struct SnapRAMWalk {
     /* constant */
-    SnapRAMSource source;
+    const SnapRAMBlocks *ram;
+    SnapPageReader *reader;
     unsigned piece_pages;
     SnapRAMPlanFunc *plan;
     void *opaque;
 
     /* reads that were started, in order */
-    SnapRAMRead reads[SNAP_RAM_PIECES_AHEAD];
+    SnapPageRead reads[SNAP_RAM_PIECES_AHEAD];
     unsigned head;
     unsigned nb_ahead;
-    SnapRAMRead *taken;         /* the caller has it */
+    SnapPageRead *taken;        /* the caller has it */
     unsigned corrupt_pages;     /* of the piece that was taken last */
 
     /* what to start next */
@@ -37,122 +38,128 @@ struct SnapRAMWalk {
 static int coroutine_fn plan_all(void *opaque, SnapPageRange *range,
                                  Error **errp)
 {
-    SnapRAMWalk *r = opaque;
-    const SnapRAMBlocks *ram = &r->source.image->ram;
-    const SnapRAMBlock *block = &ram->blocks[r->next_block];
+    SnapRAMWalk *w = opaque;
+    const SnapRAMBlock *block = &w->ram->blocks[w->next_block];
 
-    if (r->next_block == ram->nb_blocks) {
+    if (w->next_block == w->ram->nb_blocks) {
         return 0;
     }
     *range = (SnapPageRange) {
         .first = block->first_page,
-        .count = snap_ram_block_pages(ram, block),
+        .count = snap_ram_block_pages(w->ram, block),
     };
-    r->next_block++;
+    w->next_block++;
     return 1;
 }
 
-SnapRAMWalk *snap_ram_walk_new(SnapImage *image, size_t piece_size,
+SnapRAMWalk *snap_ram_walk_new(SnapPageSource *source, size_t piece_size,
                                SnapRAMPlanFunc *plan, void *opaque)
 {
-    SnapRAMWalk *r = g_new0(SnapRAMWalk, 1);
+    SnapRAMWalk *w = g_new0(SnapRAMWalk, 1);
+    const SnapPageReaderLimits limits = {
+        .nb_reads = SNAP_RAM_PIECES_AHEAD,
+        .read_size = piece_size,
+        .lookup_size = LOOKUP_SIZE,
+    };
 
-    snap_ram_source_init(&r->source, image, TABLE_CHUNKS, SNAP_RAM_PIECES_AHEAD,
-                         piece_size);
-    r->piece_pages = piece_size >> image->ram.page_bits;
-    r->plan = plan ?: plan_all;
-    r->opaque = plan ? opaque : r;
-    return r;
+    w->ram = source->ram;
+    w->reader = snap_page_reader_open(source, &limits);
+    w->piece_pages = piece_size >> source->ram->page_bits;
+    w->plan = plan ?: plan_all;
+    w->opaque = plan ? opaque : w;
+    return w;
 }
 
-void snap_ram_walk_free(SnapRAMWalk *r)
+void snap_ram_walk_free(SnapRAMWalk *w)
 {
-    if (!r) {
+    if (!w) {
         return;
     }
     for (unsigned i = 0; i < SNAP_RAM_PIECES_AHEAD; i++) {
-        snap_ram_read_end(&r->source, &r->reads[i]);
+        snap_page_reader_release(w->reader, &w->reads[i]);
     }
-    snap_ram_source_destroy(&r->source);
-    g_free(r);
+    snap_page_reader_close(w->reader);
+    g_free(w);
 }
 
 /* Start to read the next piece; pieces are aligned within their block. */
-static int coroutine_fn start_piece(SnapRAMWalk *r, Error **errp)
+static int coroutine_fn start_piece(SnapRAMWalk *w, Error **errp)
 {
-    SnapRAMRead *read = &r->reads[(r->head + r->nb_ahead) %
+    SnapPageRead *read = &w->reads[(w->head + w->nb_ahead) %
                                   SNAP_RAM_PIECES_AHEAD];
     const SnapRAMBlock *block;
     SnapPageRange piece;
     int ret;
 
-    if (!r->next.count) {
-        ret = r->plan(r->opaque, &r->next, errp);
+    if (!w->next.count) {
+        ret = w->plan(w->opaque, &w->next, errp);
         if (ret <= 0) {
-            r->at_end = true;
+            w->at_end = true;
             return ret;
         }
     }
-    block = snap_ram_block_of(&r->source.image->ram, r->next.first);
+    block = snap_ram_block_of(w->ram, w->next.first);
     piece = (SnapPageRange) {
-        .first = r->next.first,
-        .count = MIN(r->next.count, r->piece_pages -
-                     (r->next.first - block->first_page) % r->piece_pages),
+        .first = w->next.first,
+        .count = MIN(w->next.count, w->piece_pages -
+                     (w->next.first - block->first_page) % w->piece_pages),
     };
-    ret = snap_ram_read_start(&r->source, read, piece, errp);
+    ret = snap_page_reader_start(w->reader, read, piece, errp);
     if (ret < 0) {
         return ret;
     }
-    r->nb_ahead++;
-    r->next.first += piece.count;
-    r->next.count -= piece.count;
+    w->nb_ahead++;
+    w->next.first += piece.count;
+    w->next.count -= piece.count;
     return 0;
 }
 
 /* Wait for the head of the queue and hand it to the caller. */
-static int coroutine_fn take_piece(SnapRAMWalk *r, SnapPages *pages,
+static int coroutine_fn take_piece(SnapRAMWalk *w, SnapPages *pages,
                                    Error **errp)
 {
-    SnapRAMRead *read = &r->reads[r->head];
+    SnapPageRead *read = &w->reads[w->head];
     int ret;
 
-    r->head = (r->head + 1) % SNAP_RAM_PIECES_AHEAD;
-    r->nb_ahead--;
-    r->taken = read;
-    ret = snap_ram_read_wait(&r->source, read, pages, &r->corrupt_pages, errp);
+    w->head = (w->head + 1) % SNAP_RAM_PIECES_AHEAD;
+    w->nb_ahead--;
+    w->taken = read;
+    ret = snap_page_reader_wait(w->reader, read, errp);
+    w->corrupt_pages = read->nb_corrupt;
+    *pages = read->pages;
     return ret < 0 ? ret : 1;
 }
 
-unsigned snap_ram_walk_corrupt_pages(const SnapRAMWalk *r)
+unsigned snap_ram_walk_corrupt_pages(const SnapRAMWalk *w)
 {
-    return r->corrupt_pages;
+    return w->corrupt_pages;
 }
 
-static void put_taken(SnapRAMWalk *r)
+static void put_taken(SnapRAMWalk *w)
 {
-    if (r->taken) {
-        snap_ram_read_end(&r->source, r->taken);
+    if (w->taken) {
+        snap_page_reader_release(w->reader, w->taken);
     }
-    r->taken = NULL;
+    w->taken = NULL;
 }
 
-int coroutine_fn snap_ram_walk_next(SnapRAMWalk *r, SnapPages *pages,
+int coroutine_fn snap_ram_walk_next(SnapRAMWalk *w, SnapPages *pages,
                                     Error **errp)
 {
-    put_taken(r);
-    r->corrupt_pages = 0;
-    for (unsigned i = 0; i < READS_AT_ONCE && !r->at_end &&
-                         r->nb_ahead < SNAP_RAM_PIECES_AHEAD - 1; i++) {
-        int ret = start_piece(r, errp);
+    put_taken(w);
+    w->corrupt_pages = 0;
+    for (unsigned i = 0; i < READS_AT_ONCE && !w->at_end &&
+                         w->nb_ahead < SNAP_RAM_PIECES_AHEAD - 1; i++) {
+        int ret = start_piece(w, errp);
 
         if (ret < 0) {
             return ret;
         }
     }
-    return r->nb_ahead ? take_piece(r, pages, errp) : 0;
+    return w->nb_ahead ? take_piece(w, pages, errp) : 0;
 }
 
-void coroutine_fn snap_ram_walk_abort(SnapRAMWalk *r)
+void coroutine_fn snap_ram_walk_abort(SnapRAMWalk *w)
 {
-    snap_io_window_drain(r->source.window);
+    snap_page_reader_drain(w->reader);
 }

@@ -18,6 +18,7 @@
 #include "snap/image/format.h"
 #include "snap/storage/io-window.h"
 #include "snap/image/ram-writer.h"
+#include "snap/ram/source.h"
 #include "snap/trace.h"
 
 /* The piece of the image in a buffer; divides SNAP_BLOCK_ALIGN. */

@@ -45,14 +45,6 @@ struct SnapTable {
     unsigned long *stored;
 };
 
-uint64_t snap_page_entry(const void *page, size_t size)
-{
-    uint64_t hash = XXH3_64bits(page, size);
-
-    /* 0 and 1 are reserved (UNSENT, ZERO). */
-    return hash > SNAP_PAGE_ZERO ? hash : hash + 2;
-}
-
 SnapTable *snap_table_new(const char *name, uint64_t nb_entries, uint64_t seed,
                           bool fresh, unsigned cached_chunks,
                           const SnapTableIO *io)

@@ -1,139 +1,184 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * One read of consecutive pages, which are compared with their hashes
+ * A snapshot image as a source of pages, which are compared with their hashes
+ *
+ * A read is one request, from the first to the last page with data in its
+ * range; the page table says which these are.
  */
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "snap/image/image.h"
 #include "snap/image/verified-read.h"
+#include "snap/storage/io-window.h"
 #include "snap/trace.h"
 
-void snap_ram_source_init(SnapRAMSource *source, SnapImage *image,
-                          unsigned table_chunks, unsigned nb_buffers,
-                          size_t buffer_size)
+/**
+ * ImageReader: an image that was opened as a source
+ * @page_table: of its own
+ * @window: buffers, which bound the reads in flight; NULL to look up only
+ */
+typedef struct ImageReader {
+    SnapPageReader reader;
+    SnapImage *image;
+    SnapTable *page_table;
+    SnapIOWindow *window;
+} ImageReader;
+
+static ImageReader *image_reader(SnapPageReader *reader)
 {
-    *source = (SnapRAMSource) {
-        .image = image,
-        .page_table = snap_image_page_table(image, table_chunks),
-        .window = snap_io_window_new(image->blk, nb_buffers, buffer_size),
-    };
+    return container_of(reader, ImageReader, reader);
 }
 
-void snap_ram_source_destroy(SnapRAMSource *source)
+static SnapPageReader *image_reader_open(SnapPageSource *source,
+                                         const SnapPageReaderLimits *limits)
 {
-    g_clear_pointer(&source->page_table, snap_table_free);
-    g_clear_pointer(&source->window, snap_io_window_free);
+    ImageReader *r = g_new0(ImageReader, 1);
+    unsigned chunks = MAX(limits->lookup_size / SNAP_CHUNK_SIZE, 1);
+
+    r->reader.source = source;
+    r->image = container_of(source, SnapImage, source);
+    r->page_table = snap_image_page_table(r->image, chunks);
+    if (limits->nb_reads) {
+        r->window = snap_io_window_new(r->image->blk, limits->nb_reads,
+                                       limits->read_size);
+    }
+    return &r->reader;
 }
 
-/* Read the table's entries; returns the range that is stored. */
-static int coroutine_fn read_entries(SnapRAMSource *source, SnapRAMRead *read,
-                                     unsigned *end_stored, Error **errp)
+static void image_reader_close(SnapPageReader *reader)
 {
-    read->first_stored = read->range.count;
-    *end_stored = 0;
-    for (unsigned i = 0; i < read->range.count; i++) {
-        int ret = snap_table_get(source->page_table, read->range.first + i,
-                                 &read->entries[i], errp);
+    ImageReader *r = image_reader(reader);
 
-        if (ret < 0) {
-            return ret;
-        }
+    snap_table_free(r->page_table);
+    snap_io_window_free(r->window);
+    g_free(r);
+}
+
+static int coroutine_fn image_reader_lookup(SnapPageReader *reader,
+                                            SnapPageRange range,
+                                            uint64_t *entries, Error **errp)
+{
+    SnapTable *table = image_reader(reader)->page_table;
+    int ret = 0;
+
+    for (uint64_t i = 0; i < range.count && !ret; i++) {
+        ret = snap_table_get(table, range.first + i, &entries[i], errp);
+    }
+    return ret;
+}
+
+/* The pages with data that are the first and the last of @read. */
+static SnapPageRange stored_range(const SnapPageRead *read)
+{
+    SnapPageRange stored = { };
+
+    for (unsigned i = 0; i < read->pages.range.count; i++) {
         if (snap_page_is_stored(read->entries[i])) {
-            read->first_stored = MIN(read->first_stored, i);
-            *end_stored = i + 1;
+            if (!stored.count) {
+                stored.first = read->pages.range.first + i;
+            }
+            stored.count = read->pages.range.first + i + 1 - stored.first;
         }
     }
-    return 0;
+    return stored;
 }
 
-int coroutine_fn snap_ram_read_start(SnapRAMSource *source, SnapRAMRead *read,
-                                     SnapPageRange range, Error **errp)
+static void coroutine_fn start_request(ImageReader *r, SnapPageRead *read,
+                                       SnapPageRange stored)
 {
-    const SnapLayout *layout = &source->image->layout;
-    const SnapRAMBlock *block = snap_ram_block_of(layout->ram, range.first);
-    unsigned end_stored;
+    const SnapRAMBlocks *ram = &r->image->ram;
+    const SnapRAMBlock *block = snap_ram_block_of(ram, stored.first);
+    SnapIOBuffer *buffer = snap_io_window_get(r->window);
+
+    buffer->offset = snap_layout_page_offset(&r->image->layout, block,
+                                             stored.first);
+    read->buffer = buffer;
+    read->first_stored = stored.first - read->pages.range.first;
+    snap_io_window_read(r->window, buffer, stored.count << ram->page_bits);
+}
+
+static int coroutine_fn image_reader_start(SnapPageReader *reader,
+                                           SnapPageRead *read,
+                                           SnapPageRange range, Error **errp)
+{
+    SnapPageRange stored;
     int ret;
 
     assert(!read->buffer);
-    read->range = range;
     read->entries = g_renew(uint64_t, read->entries, range.count);
-    ret = read_entries(source, read, &end_stored, errp);
+    read->pages = (SnapPages) { .range = range, .entries = read->entries };
+    ret = image_reader_lookup(reader, range, read->entries, errp);
     if (ret < 0) {
         return ret;
     }
-    if (end_stored) {
-        unsigned nb = end_stored - read->first_stored;
-
-        read->buffer = snap_io_window_get(source->window);
-        read->buffer->offset =
-            snap_layout_page_offset(layout, block,
-                                    range.first + read->first_stored);
-        snap_io_window_read(source->window, read->buffer,
-                            (size_t)nb << layout->ram->page_bits);
+    stored = stored_range(read);
+    if (stored.count) {
+        start_request(image_reader(reader), read, stored);
     }
     return 0;
 }
 
 /* Whether the data of a page is what its entry says. */
-static bool is_right(const SnapImage *image, uint64_t entry,
-                     const uint8_t *data)
+static bool hash_matches(const SnapImage *image, uint64_t entry,
+                         const uint8_t *data)
 {
     return !image->verify_pages ||
            snap_page_entry(data, snap_ram_page_size(&image->ram)) == entry;
 }
 
-/* Count the stored pages that are damaged: without @data, all of them. */
-static unsigned verify(const SnapRAMSource *source, const SnapRAMRead *read,
-                       const uint8_t *data, unsigned *first_corrupt)
+/* Count the stored pages that are damaged: without data, all of them. */
+static unsigned count_corrupt(const SnapImage *image, const SnapPageRead *read,
+                              unsigned *first_corrupt)
 {
-    size_t page_size = snap_ram_page_size(&source->image->ram);
+    size_t page_size = snap_ram_page_size(&image->ram);
+    const uint8_t *data = read->pages.data;
     unsigned nb_corrupt = 0;
 
-    for (unsigned i = read->first_stored; i < read->range.count; i++) {
+    for (unsigned i = read->first_stored; i < read->pages.range.count; i++) {
         if (snap_page_is_stored(read->entries[i]) &&
-            !(data && is_right(source->image, read->entries[i],
-                               data + i * page_size))) {
+            !(data && hash_matches(image, read->entries[i],
+                                   data + i * page_size))) {
             *first_corrupt = nb_corrupt++ ? *first_corrupt : i;
         }
     }
     return nb_corrupt;
 }
 
-/* Where page @index of a read is, as the guest names it: for messages. */
-static const char *name_page(const SnapRAMSource *source,
-                             const SnapRAMRead *read, unsigned index,
-                             uint64_t *offset)
+/* Where page @index of a read is, as the guest has it: for messages. */
+static const char *name_page(const SnapImage *image, const SnapPageRead *read,
+                             unsigned index, uint64_t *offset)
 {
-    const SnapRAMBlocks *ram = &source->image->ram;
-    const SnapRAMBlock *block = snap_ram_block_of(ram, read->range.first);
+    uint64_t page = read->pages.range.first + index;
+    const SnapRAMBlock *block = snap_ram_block_of(&image->ram, page);
 
-    *offset = snap_ram_page_offset(ram, block, read->range.first + index);
+    *offset = snap_ram_page_offset(&image->ram, block, page);
     return block->name;
 }
 
-/* Wait until the data is there; *@data as if it began at the first page. */
-static int coroutine_fn wait_data(SnapRAMSource *source, SnapRAMRead *read,
-                                  const uint8_t **data, unsigned *nb_corrupt,
-                                  Error **errp)
+static int coroutine_fn wait_request(ImageReader *r, SnapPageRead *read,
+                                     Error **errp)
 {
+    SnapIOBuffer *buffer = read->buffer;
     unsigned first_corrupt = 0;
     const char *name;
     uint64_t offset;
     int ret;
 
-    ret = snap_io_window_wait(source->window, read->buffer);
+    ret = snap_io_window_wait(r->window, buffer);
     if (ret < 0) {
-        *nb_corrupt = verify(source, read, NULL, &first_corrupt);
-        name = name_page(source, read, 0, &offset);
+        read->nb_corrupt = count_corrupt(r->image, read, &first_corrupt);
+        name = name_page(r->image, read, 0, &offset);
         error_setg_errno(errp, -ret, "Could not read RAM block '%s' at offset "
                          "0x%" PRIx64, name, offset);
         return ret;
     }
-    *data = read->buffer->data -
-            ((size_t)read->first_stored << source->image->ram.page_bits);
-    *nb_corrupt = verify(source, read, *data, &first_corrupt);
-    if (*nb_corrupt) {
-        name = name_page(source, read, first_corrupt, &offset);
+    /* As if it began at the first page */
+    read->pages.data = buffer->data -
+                       ((size_t)read->first_stored << r->image->ram.page_bits);
+    read->nb_corrupt = count_corrupt(r->image, read, &first_corrupt);
+    if (read->nb_corrupt) {
+        name = name_page(r->image, read, first_corrupt, &offset);
         error_setg(errp, "The snapshot is corrupt: RAM block '%s', page at "
                    "offset 0x%" PRIx64, name, offset);
         return -EBADMSG;
@@ -141,34 +186,36 @@ static int coroutine_fn wait_data(SnapRAMSource *source, SnapRAMRead *read,
     return 0;
 }
 
-int coroutine_fn snap_ram_read_wait(SnapRAMSource *source, SnapRAMRead *read,
-                                    SnapPages *pages, unsigned *nb_corrupt,
-                                    Error **errp)
+static int coroutine_fn image_reader_wait(SnapPageReader *reader,
+                                          SnapPageRead *read, Error **errp)
 {
-    const uint8_t *data = NULL;
-    unsigned nb = 0;
-    int ret = 0;
+    int ret = read->buffer ? wait_request(image_reader(reader), read, errp) : 0;
 
-    if (read->buffer) {
-        ret = wait_data(source, read, &data, &nb, errp);
-    }
-    trace_snap_verified_read(read->range.first, read->range.count, ret);
-    if (nb_corrupt) {
-        *nb_corrupt = nb;
-    }
-    *pages = (SnapPages) {
-        .range = read->range,
-        .entries = read->entries,
-        .data = data,
-    };
+    trace_snap_verified_read(read->pages.range.first, read->pages.range.count,
+                             ret);
     return ret;
 }
 
-void snap_ram_read_end(SnapRAMSource *source, SnapRAMRead *read)
+static void image_reader_release(SnapPageReader *reader, SnapPageRead *read)
 {
     if (read->buffer) {
-        snap_io_window_put(source->window, read->buffer);
+        snap_io_window_put(image_reader(reader)->window, read->buffer);
     }
     g_free(read->entries);
-    *read = (SnapRAMRead) { };
+    *read = (SnapPageRead) { };
 }
+
+static void coroutine_fn image_reader_drain(SnapPageReader *reader)
+{
+    snap_io_window_drain(image_reader(reader)->window);
+}
+
+const SnapPageSourceOps snap_verified_read_ops = {
+    .open = image_reader_open,
+    .close = image_reader_close,
+    .lookup = image_reader_lookup,
+    .start = image_reader_start,
+    .wait = image_reader_wait,
+    .release = image_reader_release,
+    .drain = image_reader_drain,
+};

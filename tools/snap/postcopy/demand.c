@@ -7,6 +7,7 @@
 #include "qapi/error.h"
 #include "qemu/queue.h"
 #include "qemu/timer.h"
+#include "qemu/units.h"
 #include "snap/postcopy/demand.h"
 #include "snap/trace.h"
 
@@ -17,8 +18,8 @@
 /* Fault-around of older requests than these is dropped. */
 #define MAX_FAULT_AROUND_WAITING 32
 
-/* Requests go all over RAM: 8 MiB, for 4 GiB of it. */
-#define TABLE_CHUNKS 128
+/* Requests go all over RAM: entries of 4 GiB of it. */
+#define LOOKUP_SIZE (8 * MiB)
 
 typedef QTAILQ_HEAD(, SnapFetch) FetchList;
 
@@ -34,7 +35,7 @@ typedef struct Queue {
 
 struct SnapDemand {
     /* constant */
-    SnapRAMSource source;
+    SnapPageReader *reader;
     SnapPageMap *map;
     SnapPostcopyStats *stats;
     void (*ready)(void *opaque);
@@ -75,14 +76,18 @@ static size_t largest_read(const SnapPageMap *map)
     return largest;
 }
 
-SnapDemand *snap_demand_new(SnapImage *image, SnapPageMap *map,
+SnapDemand *snap_demand_new(SnapPageSource *source, SnapPageMap *map,
                             SnapPostcopyStats *stats,
                             void (*ready)(void *opaque), void *opaque)
 {
     SnapDemand *d = g_new0(SnapDemand, 1);
+    const SnapPageReaderLimits limits = {
+        .nb_reads = MAX_REQUESTED + MAX_FAULT_AROUND,
+        .read_size = largest_read(map),
+        .lookup_size = LOOKUP_SIZE,
+    };
 
-    snap_ram_source_init(&d->source, image, TABLE_CHUNKS,
-                         MAX_REQUESTED + MAX_FAULT_AROUND, largest_read(map));
+    d->reader = snap_page_reader_open(source, &limits);
     d->map = map;
     d->stats = stats;
     d->ready = ready;
@@ -94,7 +99,7 @@ SnapDemand *snap_demand_new(SnapImage *image, SnapPageMap *map,
 
 static void fetch_free(SnapDemand *d, SnapFetch *fetch)
 {
-    snap_ram_read_end(&d->source, &fetch->read);
+    snap_page_reader_release(d->reader, &fetch->read);
     error_free(fetch->err);
     g_free(fetch);
 }
@@ -117,7 +122,7 @@ void snap_demand_free(SnapDemand *d)
     list_free(d, &d->requested.ready);
     list_free(d, &d->fault_around.waiting);
     list_free(d, &d->fault_around.ready);
-    snap_ram_source_destroy(&d->source);
+    snap_page_reader_close(d->reader);
     g_free(d);
 }
 
@@ -190,11 +195,12 @@ static bool must_be_streamed(const SnapDemand *d, const SnapFetch *fetch)
 
 static void coroutine_fn read_fetch(SnapDemand *d, SnapFetch *fetch)
 {
-    fetch->ret = snap_ram_read_start(&d->source, &fetch->read,
-                                     fetch->item.pages.range, &fetch->err);
+    fetch->ret = snap_page_reader_start(d->reader, &fetch->read,
+                                        fetch->item.pages.range, &fetch->err);
     if (!fetch->ret) {
-        fetch->ret = snap_ram_read_wait(&d->source, &fetch->read,
-                                        &fetch->item.pages, NULL, &fetch->err);
+        fetch->ret = snap_page_reader_wait(d->reader, &fetch->read,
+                                           &fetch->err);
+        fetch->item.pages = fetch->read.pages;
     }
 }
 

@@ -52,6 +52,7 @@
 #include "snap/postcopy/postcopy.h"
 #include "snap/postcopy/recording.h"
 #include "snap/postcopy/resumption.h"
+#include "snap/image/ram-walk.h"
 #include "snap/stream/return-path.h"
 #include "snap/util/task-group.h"
 #include "snap/trace.h"
@@ -198,13 +199,14 @@ static void postcopy_page_is_ready(void *opaque)
 /* What to send, and who sends it */
 static void postcopy_make_pusher(SnapPostcopy *pc)
 {
-    SnapImage *image = pc->sender->image;
+    SnapPageSource *source = pc->sender->source;
     const SnapPusherOptions *options = &pc->options->push;
     SnapPusherParts parts;
 
-    pc->demand = snap_demand_new(image, &pc->map, postcopy_stats(pc),
+    pc->demand = snap_demand_new(source, &pc->map, postcopy_stats(pc),
                                  postcopy_page_is_ready, pc);
-    pc->plan = snap_push_plan_new(image, &pc->map, options->reasons);
+    pc->plan = snap_push_plan_new(pc->sender->image, source, &pc->map,
+                                  options->reasons);
     parts = (SnapPusherParts) {
         .sender = pc->sender,
         .preempt = pc->options->preempt ? &pc->preempt : NULL,
@@ -230,7 +232,7 @@ SnapPostcopy *snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
         .transport = transport,
         .options = options,
         .progress = progress,
-        .preempt = { .image = sender->image, .stats = sender->stats },
+        .preempt = { .source = sender->source, .stats = sender->stats },
         .answered = PING_NONE,
         .awaited_bitmap = -1,
         .tasks = snap_task_group_new(NULL, NULL),
@@ -546,7 +548,7 @@ static uint64_t postcopy_precopy_goal(const SnapPostcopy *pc)
 }
 
 static int coroutine_fn postcopy_send_precopy_pieces(SnapPostcopy *pc,
-                                                     SnapRAMWalk *reader,
+                                                     SnapRAMWalk *walk,
                                                      Error **errp)
 {
     const SnapStats *stats = pc->sender->stats;
@@ -557,7 +559,7 @@ static int coroutine_fn postcopy_send_precopy_pieces(SnapPostcopy *pc,
     int ret = 0;
 
     while (pc->rp_state == RP_OPEN && (nb_stored < goal || !ended) &&
-           (ret = snap_ram_walk_next(reader, &pages, errp)) > 0) {
+           (ret = snap_ram_walk_next(walk, &pages, errp)) > 0) {
         ended = postcopy_ends_host_page(pc, &pages);
         if (!postcopy_is_wanted(pc, &pages)) {
             continue;
@@ -578,16 +580,16 @@ static int coroutine_fn postcopy_send_precopy_pieces(SnapPostcopy *pc,
 
 static int coroutine_fn postcopy_send_precopy(SnapPostcopy *pc, Error **errp)
 {
-    g_autoptr(SnapRAMWalk) reader = NULL;
+    g_autoptr(SnapRAMWalk) walk = NULL;
     int ret;
 
     if (!pc->options->percent) {
         return 0;
     }
-    reader = snap_ram_walk_new(pc->sender->image, PRECOPY_PIECE_SIZE, NULL,
-                               NULL);
-    ret = postcopy_send_precopy_pieces(pc, reader, errp);
-    snap_ram_walk_abort(reader);
+    walk = snap_ram_walk_new(pc->sender->source, PRECOPY_PIECE_SIZE, NULL,
+                             NULL);
+    ret = postcopy_send_precopy_pieces(pc, walk, errp);
+    snap_ram_walk_abort(walk);
     return ret;
 }
 

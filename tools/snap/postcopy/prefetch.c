@@ -7,6 +7,7 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "snap/postcopy/prefetch.h"
+#include "snap/image/ram-walk.h"
 #include "snap/util/task.h"
 
 /*
@@ -28,7 +29,7 @@ struct SnapPrefetch {
     /* constant */
     const SnapPageMap *map;
     SnapPushPlan *plan;
-    SnapRAMWalk *reader;
+    SnapRAMWalk *walk;
     void (*ready)(void *opaque);
     void *opaque;
 
@@ -47,7 +48,7 @@ struct SnapPrefetch {
     Error *err;
 };
 
-/* The reader's plan: remember why pages are read until they are there. */
+/* The plan of the walk: remember why pages are read until they are there. */
 static int coroutine_fn prefetch_plan(void *opaque, SnapPageRange *range,
                                       Error **errp)
 {
@@ -82,8 +83,8 @@ static SnapPushReason prefetch_reason(SnapPrefetch *p, const SnapPages *pages)
     return p->planned[p->head].reason;
 }
 
-SnapPrefetch *snap_prefetch_new(SnapImage *image, const SnapPageMap *map,
-                                SnapPushPlan *plan,
+SnapPrefetch *snap_prefetch_new(SnapPageSource *source,
+                                const SnapPageMap *map, SnapPushPlan *plan,
                                 void (*ready)(void *opaque), void *opaque)
 {
     SnapPrefetch *p = g_new0(SnapPrefetch, 1);
@@ -93,7 +94,7 @@ SnapPrefetch *snap_prefetch_new(SnapImage *image, const SnapPageMap *map,
     p->opaque = opaque;
     p->ret = 1;
     p->plan = plan;
-    p->reader = snap_ram_walk_new(image, PIECE_SIZE, prefetch_plan, p);
+    p->walk = snap_ram_walk_new(source, PIECE_SIZE, prefetch_plan, p);
     return p;
 }
 
@@ -103,7 +104,7 @@ void snap_prefetch_free(SnapPrefetch *p)
         return;
     }
     assert(!p->running);
-    snap_ram_walk_free(p->reader);
+    snap_ram_walk_free(p->walk);
     error_free(p->err);
     g_free(p);
 }
@@ -120,7 +121,7 @@ static int coroutine_fn prefetch_read(SnapPrefetch *p)
     unsigned nb_empty = 0;
     int ret;
 
-    while ((ret = snap_ram_walk_next(p->reader, &p->next.pages,
+    while ((ret = snap_ram_walk_next(p->walk, &p->next.pages,
                                      &p->err)) > 0) {
         p->next.reason = prefetch_reason(p, &p->next.pages);
         p->next.pos = 0;
@@ -145,7 +146,7 @@ static void coroutine_fn prefetch_entry(void *opaque)
             qemu_co_sleep(&p->sleep);
         }
     }
-    snap_ram_walk_abort(p->reader);
+    snap_ram_walk_abort(p->walk);
     p->running = false;
     p->ready(p->opaque);
 }

@@ -18,8 +18,12 @@
  */
 #define ARRIVAL_PAGES 256
 
-/* Both tables are walked in order. */
+/* Lists and RAM are gone through in order. */
 #define TABLE_CHUNKS 1
+#define LOOKUP_SIZE  (64 * KiB)
+
+/* Entries that are looked up at once. */
+#define ENTRIES 64
 
 /* Neighbours on a list are read at once, up to this many bytes. */
 #define MAX_LIST_RANGE (64 * KiB)
@@ -33,7 +37,7 @@ struct SnapPushPlan {
     SnapPageMap *map;
     unsigned reasons;
     SnapTable *arrivals;
-    SnapTable *page_table;      /* for host pages larger than target pages */
+    SnapPageReader *reader;     /* for host pages larger than target pages */
 
     /* set before the first range is planned */
     const uint64_t *working_set;
@@ -47,9 +51,10 @@ struct SnapPushPlan {
     uint64_t next;
 };
 
-SnapPushPlan *snap_push_plan_new(SnapImage *image, SnapPageMap *map,
-                                 unsigned reasons)
+SnapPushPlan *snap_push_plan_new(SnapImage *image, SnapPageSource *source,
+                                 SnapPageMap *map, unsigned reasons)
 {
+    const SnapPageReaderLimits limits = { .lookup_size = LOOKUP_SIZE };
     SnapPushPlan *plan = g_new(SnapPushPlan, 1);
 
     *plan = (SnapPushPlan) {
@@ -57,7 +62,7 @@ SnapPushPlan *snap_push_plan_new(SnapImage *image, SnapPageMap *map,
         .map = map,
         .reasons = reasons,
         .arrivals = snap_image_arrivals(image, TABLE_CHUNKS),
-        .page_table = snap_image_page_table(image, TABLE_CHUNKS),
+        .reader = snap_page_reader_open(source, &limits),
         .reason = SNAP_PUSH_WORKING_SET,
     };
     return plan;
@@ -76,7 +81,7 @@ void snap_push_plan_free(SnapPushPlan *plan)
         return;
     }
     snap_table_free(plan->arrivals);
-    snap_table_free(plan->page_table);
+    snap_page_reader_close(plan->reader);
     g_free(plan);
 }
 
@@ -111,16 +116,21 @@ static int coroutine_fn list_get(SnapPushPlan *plan, uint64_t index,
 static int coroutine_fn has_data(SnapPushPlan *plan, SnapPageRange pages,
                                  bool *result, Error **errp)
 {
+    uint64_t entries[ENTRIES];
+
     *result = false;
-    for (uint64_t i = 0; i < pages.count && !*result; i++) {
-        uint64_t entry;
-        int ret = snap_table_get(plan->page_table, pages.first + i, &entry,
-                                 errp);
+    for (uint64_t i = 0; i < pages.count && !*result; i += ENTRIES) {
+        const SnapPageRange range = {
+            pages.first + i, MIN(pages.count - i, ENTRIES)
+        };
+        int ret = snap_page_reader_lookup(plan->reader, range, entries, errp);
 
         if (ret < 0) {
             return ret;
         }
-        *result = snap_page_is_stored(entry);
+        for (unsigned j = 0; j < range.count; j++) {
+            *result |= snap_page_is_stored(entries[j]);
+        }
     }
     return 0;
 }

@@ -42,6 +42,7 @@
 #include "snap/postcopy/pacing.h"
 #include "snap/postcopy/prefetch.h"
 #include "snap/postcopy/pusher.h"
+#include "snap/image/ram-walk.h"
 #include "snap/transfer/send.h"
 #include "snap/util/task-group.h"
 #include "snap/trace.h"
@@ -94,13 +95,12 @@ SnapPusher *snap_pusher_new(const SnapPusherParts *parts,
                             const SnapPusherOptions *options)
 {
     SnapPusher *p = g_new0(SnapPusher, 1);
-    SnapImage *image = parts->sender->image;
 
     p->parts = *parts;
     p->options = *options;
-    p->nb_stored = snap_image_stored_pages(image);
-    p->prefetch = snap_prefetch_new(image, parts->map, parts->plan,
-                                    pusher_wake, p);
+    p->nb_stored = snap_image_stored_pages(parts->sender->image);
+    p->prefetch = snap_prefetch_new(parts->sender->source, parts->map,
+                                    parts->plan, pusher_wake, p);
     p->preempt_task = snap_task_group_new(pusher_wake, p);
     snap_pacing_init(&p->pacing, parts->transport, options->rate,
                      options->backlog);
@@ -238,14 +238,14 @@ static int coroutine_fn pusher_send_streamed(SnapPusher *p, SnapSender *to,
 {
     SnapPageRange once = host_page;
     uint64_t left = host_page.count;
-    g_autoptr(SnapRAMWalk) reader =
-        snap_ram_walk_new(to->image, STREAMED_PIECE_SIZE, pusher_plan_once,
+    g_autoptr(SnapRAMWalk) walk =
+        snap_ram_walk_new(to->source, STREAMED_PIECE_SIZE, pusher_plan_once,
                           &once);
     SnapPushItem item = { .reason = SNAP_PUSH_REQUESTED };
     int ret;
 
     snap_page_map_send(p->parts.map, host_page);
-    while ((ret = snap_ram_walk_next(reader, &item.pages, errp)) > 0) {
+    while ((ret = snap_ram_walk_next(walk, &item.pages, errp)) > 0) {
         item.pos = 0;
         pusher_begin_section(p, to);
         pusher_put_pages(p, to, &item, item.pages.range.count, &left);
@@ -256,7 +256,7 @@ static int coroutine_fn pusher_send_streamed(SnapPusher *p, SnapSender *to,
         }
     }
     if (ret < 0) {
-        snap_ram_walk_abort(reader);
+        snap_ram_walk_abort(walk);
     }
     return ret;
 }

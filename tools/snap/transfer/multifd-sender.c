@@ -25,7 +25,7 @@ typedef struct Channel {
     SnapMultifdSender *multifd;
     QIOChannel *ioc;
     unsigned index;
-    SnapRAMWalk *reader;
+    SnapRAMWalk *walk;
     uint8_t *head;
     SnapMultifdPacket packet;
     QEMUIOVector qiov;
@@ -47,11 +47,11 @@ struct SnapMultifdSender {
     SnapTaskGroup *tasks;
 };
 
-/* The plan of all readers: each takes a range of what is left. */
+/* The plan of all walks: each takes a range of what is left. */
 static int coroutine_fn plan(void *opaque, SnapPageRange *range, Error **errp)
 {
     SnapMultifdSender *m = opaque;
-    const SnapRAMBlocks *ram = &m->sender->image->ram;
+    const SnapRAMBlocks *ram = m->sender->source->ram;
     const SnapRAMBlock *block;
 
     if (m->next == ram->nb_pages) {
@@ -70,16 +70,16 @@ static int coroutine_fn plan(void *opaque, SnapPageRange *range, Error **errp)
 static void channel_init(Channel *c, SnapMultifdSender *m, QIOChannel *ioc,
                          unsigned index)
 {
-    SnapImage *image = m->sender->image;
+    SnapPageSource *source = m->sender->source;
     size_t piece_size = pow2floor(PIECES_SIZE / m->nb_channels);
 
     piece_size = MIN(MAX(piece_size, MIN_PIECE_SIZE), MAX_PIECE_SIZE);
     c->multifd = m;
     c->ioc = ioc;
     c->index = index;
-    c->reader = snap_ram_walk_new(image, piece_size, plan, m);
-    c->head = g_malloc(snap_multifd_head_size(&image->ram));
-    qemu_iovec_init(&c->qiov, 1 + snap_multifd_packet_pages(&image->ram));
+    c->walk = snap_ram_walk_new(source, piece_size, plan, m);
+    c->head = g_malloc(snap_multifd_head_size(source->ram));
+    qemu_iovec_init(&c->qiov, 1 + snap_multifd_packet_pages(source->ram));
 }
 
 /* Wake whoever waits for what will not come. */
@@ -123,7 +123,7 @@ void snap_multifd_sender_free(SnapMultifdSender *m)
         return;
     }
     for (unsigned i = 0; i < m->nb_channels; i++) {
-        snap_ram_walk_free(m->channels[i].reader);
+        snap_ram_walk_free(m->channels[i].walk);
         g_free(m->channels[i].head);
         qemu_iovec_destroy(&m->channels[i].qiov);
     }
@@ -135,7 +135,7 @@ void snap_multifd_sender_free(SnapMultifdSender *m)
 /* Send the packet: its head, and the data that follows it in the vector. */
 static int coroutine_fn send_packet(Channel *c, Error **errp)
 {
-    const SnapRAMBlocks *ram = &c->multifd->sender->image->ram;
+    const SnapRAMBlocks *ram = c->multifd->sender->source->ram;
 
     c->packet.number = c->multifd->nb_packets++;
     snap_multifd_encode(c->head, &c->packet, ram);
@@ -151,7 +151,7 @@ static void begin_packet(Channel *c, bool sync)
     c->packet.nb_zero = 0;
     qemu_iovec_reset(&c->qiov);
     qemu_iovec_add(&c->qiov, c->head,
-                   snap_multifd_head_size(&c->multifd->sender->image->ram));
+                   snap_multifd_head_size(c->multifd->sender->source->ram));
 }
 
 static int coroutine_fn send_sync(Channel *c, Error **errp)
@@ -162,7 +162,7 @@ static int coroutine_fn send_sync(Channel *c, Error **errp)
 
 static void add_page(Channel *c, const SnapPages *pages, unsigned i)
 {
-    unsigned page_bits = c->multifd->sender->image->ram.page_bits;
+    unsigned page_bits = c->multifd->sender->source->ram->page_bits;
     uint8_t *data = (uint8_t *)pages->data + ((size_t)i << page_bits);
     struct iovec *last = &c->qiov.iov[c->qiov.niov - 1];
 
@@ -179,7 +179,7 @@ static int coroutine_fn send_packets(Channel *c, const SnapPages *pages,
                                      Error **errp)
 {
     SnapSender *sender = c->multifd->sender;
-    unsigned max = snap_multifd_packet_pages(&sender->image->ram);
+    unsigned max = snap_multifd_packet_pages(sender->source->ram);
     int ret = 0;
 
     begin_packet(c, false);
@@ -215,7 +215,7 @@ static int coroutine_fn send_pages(Channel *c, Error **errp)
     SnapPages pages;
     int ret;
 
-    while ((ret = snap_ram_walk_next(c->reader, &pages, errp)) > 0) {
+    while ((ret = snap_ram_walk_next(c->walk, &pages, errp)) > 0) {
         snap_task_pause();
         ret = send_packets(c, &pages, errp);
         if (ret < 0) {
@@ -223,7 +223,7 @@ static int coroutine_fn send_pages(Channel *c, Error **errp)
         }
     }
     if (ret < 0) {
-        snap_ram_walk_abort(c->reader);
+        snap_ram_walk_abort(c->walk);
     }
     return ret;
 }

@@ -19,13 +19,13 @@
 /* --- RAM over one channel --- */
 
 static int coroutine_fn precopy_send_pages(const SnapPrecopy *p,
-                                           SnapRAMWalk *reader, Error **errp)
+                                           SnapRAMWalk *walk, Error **errp)
 {
     const SnapStats *stats = p->sender->stats;
     SnapPages pages;
     int ret;
 
-    while ((ret = snap_ram_walk_next(reader, &pages, errp)) > 0) {
+    while ((ret = snap_ram_walk_next(walk, &pages, errp)) > 0) {
         snap_task_pause();
         ret = snap_send_pages(p->sender, &pages, false, errp);
         if (ret < 0) {
@@ -40,12 +40,12 @@ static int coroutine_fn precopy_send_pages(const SnapPrecopy *p,
 static int coroutine_fn precopy_send_ram(const SnapPrecopy *p, Error **errp)
 {
     SnapStreamWriter *writer = p->sender->writer;
-    g_autoptr(SnapRAMWalk) reader =
-        snap_ram_walk_new(p->sender->image, PIECE_SIZE, NULL, NULL);
-    int ret = precopy_send_pages(p, reader, errp);
+    g_autoptr(SnapRAMWalk) walk =
+        snap_ram_walk_new(p->sender->source, PIECE_SIZE, NULL, NULL);
+    int ret = precopy_send_pages(p, walk, errp);
 
     if (ret < 0) {
-        snap_ram_walk_abort(reader);
+        snap_ram_walk_abort(walk);
         return ret;
     }
     snap_stream_begin_ram(writer, true);

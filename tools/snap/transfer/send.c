@@ -4,12 +4,16 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/units.h"
 #include "qapi/error.h"
 #include "snap/transfer/send.h"
 #include "snap/util/task.h"
 
 /* Pages of RAM that are looked at until others get their turn. */
 #define PAGES_AT_A_TIME 8192
+
+/* Entries to keep: RAM is gone through in order. */
+#define LOOKUP_SIZE (64 * KiB)
 
 int coroutine_fn snap_send_configuration(SnapSender *s, Error **errp)
 {
@@ -49,7 +53,7 @@ bool coroutine_fn snap_send_page(SnapSender *s, const SnapPages *pages,
 
     if (stored) {
         snap_stream_put_page(s->writer, page, pages->data +
-                             ((size_t)i << s->image->ram.page_bits));
+                             ((size_t)i << s->source->ram->page_bits));
         s->stats->stored_pages++;
     } else {
         snap_stream_put_zero_page(s->writer, page);
@@ -72,21 +76,15 @@ int coroutine_fn snap_send_pages(SnapSender *s, const SnapPages *pages,
     return snap_stream_flush(s->writer, errp);
 }
 
-/* Send the zero pages among @range. */
-static int coroutine_fn send_zeroes(SnapSender *s, SnapTable *table,
-                                    SnapPageRange range, bool in_section,
+/* Send the zero pages among @range, of which @entries say what they are. */
+static int coroutine_fn send_zeroes(SnapSender *s, SnapPageRange range,
+                                    const uint64_t *entries, bool in_section,
                                     Error **errp)
 {
     bool open = in_section;
 
     for (uint64_t i = 0; i < range.count; i++) {
-        uint64_t entry;
-        int ret = snap_table_get(table, range.first + i, &entry, errp);
-
-        if (ret < 0) {
-            return ret;
-        }
-        if (entry != SNAP_PAGE_ZERO) {
+        if (entries[i] != SNAP_PAGE_ZERO) {
             continue;
         }
         if (!open) {
@@ -105,8 +103,11 @@ static int coroutine_fn send_zeroes(SnapSender *s, SnapTable *table,
 int coroutine_fn snap_send_zero_pages(SnapSender *s, bool in_section,
                                       Error **errp)
 {
-    g_autoptr(SnapTable) table = snap_image_page_table(s->image, 1);
-    uint64_t nb_pages = s->image->ram.nb_pages;
+    const SnapPageReaderLimits limits = { .lookup_size = LOOKUP_SIZE };
+    g_autoptr(SnapPageReader) reader = snap_page_reader_open(s->source,
+                                                             &limits);
+    g_autofree uint64_t *entries = g_new(uint64_t, PAGES_AT_A_TIME);
+    uint64_t nb_pages = s->source->ram->nb_pages;
     int ret = 0;
 
     for (uint64_t page = 0; page < nb_pages && !ret; page += PAGES_AT_A_TIME) {
@@ -115,7 +116,10 @@ int coroutine_fn snap_send_zero_pages(SnapSender *s, bool in_section,
         };
 
         snap_task_pause();
-        ret = send_zeroes(s, table, range, in_section, errp);
+        ret = snap_page_reader_lookup(reader, range, entries, errp);
+        if (!ret) {
+            ret = send_zeroes(s, range, entries, in_section, errp);
+        }
     }
     return ret;
 }

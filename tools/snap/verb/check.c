@@ -74,19 +74,19 @@ static void check_count_stored(const SnapPages *pages,
 
 static void coroutine_fn check_ram(SnapImage *image, SnapCheckResult *result)
 {
-    g_autoptr(SnapRAMWalk) reader =
-        snap_ram_walk_new(image, CHECK_PIECE_SIZE, NULL, NULL);
+    g_autoptr(SnapRAMWalk) walk =
+        snap_ram_walk_new(&image->source, CHECK_PIECE_SIZE, NULL, NULL);
     SnapPages pages;
     int ret;
 
     do {
         Error *err = NULL;
 
-        ret = snap_ram_walk_next(reader, &pages, &err);
+        ret = snap_ram_walk_next(walk, &pages, &err);
         if (ret > 0) {
             check_count_stored(&pages, result);
         } else if (ret < 0) {
-            unsigned nb = snap_ram_walk_corrupt_pages(reader);
+            unsigned nb = snap_ram_walk_corrupt_pages(walk);
 
             result->pages_corrupt += nb;
             if (nb) {
@@ -95,8 +95,8 @@ static void coroutine_fn check_ram(SnapImage *image, SnapCheckResult *result)
                 check_note_part(result, SNAP_PART_PAGE_TABLE, err);
             }
         }
-    } while (ret > 0 || snap_ram_walk_corrupt_pages(reader));
-    snap_ram_walk_abort(reader);
+    } while (ret > 0 || snap_ram_walk_corrupt_pages(walk));
+    snap_ram_walk_abort(walk);
 }
 
 /* Whether the container is flagged as corrupt in its own header */

@@ -158,6 +158,7 @@ static int coroutine_fn load_open(SnapLoad *l, Error **errp)
                                        &l->image->header.section);
     l->sender = (SnapSender) {
         .image = l->image,
+        .source = &l->image->source,
         .writer = l->writer,
         .stats = &l->stats,
     };

@@ -7,6 +7,7 @@
 #include "qapi/error.h"
 #include "snap/image/format.h"
 #include "snap/image/table.h"
+#include "snap/ram/source.h"
 #include "stream-bytes.h"
 #include "test-table.h"
 
@@ -93,6 +94,20 @@ static void test_part_names(void)
             g_assert_cmpstr(snap_part_name(i), !=, snap_part_name(j));
         }
     }
+}
+
+static void test_page_entry(void)
+{
+    g_autofree uint8_t *page = g_malloc0(4096);
+    uint64_t entry;
+
+    page[17] = 1;
+    entry = snap_page_entry(page, 4096);
+    g_assert_cmpuint(entry, !=, SNAP_PAGE_UNSENT);
+    g_assert_cmpuint(entry, !=, SNAP_PAGE_ZERO);
+    g_assert_cmpuint(snap_page_entry(page, 4096), ==, entry);
+    page[4095] = 1;
+    g_assert_cmpuint(snap_page_entry(page, 4096), !=, entry);
 }
 
 static void test_checksum(void)
@@ -688,6 +703,7 @@ static void test_table_entry(gconstpointer data)
 
 static const Test tests[] = {
     { "part-names-differ", test_part_names },
+    { "page-entry/is-no-reserved-value", test_page_entry },
     { "checksum-is-xxh3", test_checksum },
     { "seed/depends-on-the-uuid", test_seed_is_of_uuid },
     { "seed/differs-between-tables", test_seed_of_each_table },

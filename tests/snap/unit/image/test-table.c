@@ -144,20 +144,6 @@ static void coroutine_fn test_sizes(Storage *s)
     g_assert_cmpuint(snap_table_chunks(SNAP_CHUNK_ENTRIES + 1), ==, 2);
 }
 
-static void coroutine_fn test_page_entry(Storage *s)
-{
-    g_autofree uint8_t *page = g_malloc0(4096);
-    uint64_t entry;
-
-    page[17] = 1;
-    entry = snap_page_entry(page, 4096);
-    g_assert_cmpuint(entry, !=, SNAP_PAGE_UNSENT);
-    g_assert_cmpuint(entry, !=, SNAP_PAGE_ZERO);
-    g_assert_cmpuint(snap_page_entry(page, 4096), ==, entry);
-    page[4095] = 1;
-    g_assert_cmpuint(snap_page_entry(page, 4096), !=, entry);
-}
-
 static void coroutine_fn test_fresh_is_zero(Storage *s)
 {
     g_autoptr(SnapTable) table = table_new(s, true, 1);
@@ -684,7 +670,6 @@ typedef struct TableTest {
 
 static const TableTest tests[] = {
     { "size/is-a-number-of-whole-chunks", test_sizes },
-    { "page-entry/is-no-reserved-value", test_page_entry },
     { "new-table-is-zero", test_fresh_is_zero },
     { "entry-is-what-was-set", test_set_and_get },
     { "entries-are-big-endian", test_entries_are_big_endian },

@@ -40,7 +40,7 @@ static inline void coroutine_fn write_vmdesc(Snapshot *s, const char *vmdesc)
 
 static inline SnapRAMWalk *new_reader(SnapImage *image)
 {
-    return snap_ram_walk_new(image, MiB, NULL, NULL);
+    return snap_ram_walk_new(&image->source, MiB, NULL, NULL);
 }
 
 static inline void coroutine_fn assert_ram(const Snapshot *s, SnapImage *image)

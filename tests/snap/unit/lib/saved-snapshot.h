@@ -8,8 +8,8 @@
 
 #include "qobject/qdict.h"
 #include "snap/image/writer.h"
-#include "snap/image/verified-read.h"
 #include "snap/image/ram-writer.h"
+#include "snap/ram/source.h"
 #include "slow-disk.h"
 #include "stream-bytes.h"
 

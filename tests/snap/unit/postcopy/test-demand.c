@@ -44,7 +44,7 @@ static void service_begin(Service *service, SavedRAM *saved)
         .log = g_string_new(""),
         .answers = g_new0(unsigned, NB_PAGES),
     };
-    service->demand = snap_demand_new(saved->image, &saved->ram.map,
+    service->demand = snap_demand_new(&saved->image->source, &saved->ram.map,
                                       &service->stats, note_ready, service);
 }
 
@@ -841,8 +841,8 @@ static void coroutine_fn request_too_many(SnapImage *image, SnapPageMap *map)
 {
     uint64_t limit = SNAP_DEMAND_MAX_WAITING;
     SnapPostcopyStats stats = { };
-    SnapDemand *demand = snap_demand_new(image, map, &stats, ignore_ready,
-                                         NULL);
+    SnapDemand *demand = snap_demand_new(&image->source, map, &stats,
+                                         ignore_ready, NULL);
     Error *err = NULL;
     int ret = snap_demand_request(demand, PAGES(0, limit), &error_abort);
 

@@ -40,8 +40,9 @@ static void coroutine_fn begin(Ahead *ahead, SavedRAM *saved,
     saved_ram_send_pages(saved);
     saved_ram_commit(saved, NULL, 0);
     *ahead = (Ahead) { .saved = saved };
-    ahead->plan = snap_push_plan_new(saved->image, &saved->ram.map, reasons);
-    ahead->prefetch = snap_prefetch_new(saved->image, &saved->ram.map,
+    ahead->plan = snap_push_plan_new(saved->image, &saved->image->source,
+                                     &saved->ram.map, reasons);
+    ahead->prefetch = snap_prefetch_new(&saved->image->source, &saved->ram.map,
                                         ahead->plan, ready, ahead);
 }
 

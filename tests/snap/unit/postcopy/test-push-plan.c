@@ -40,7 +40,8 @@ static void walk_begin(Walk *walk, SavedRAM *saved, unsigned reasons)
 {
     *walk = (Walk) {
         .saved = saved,
-        .plan = snap_push_plan_new(saved->image, &saved->ram.map, reasons),
+        .plan = snap_push_plan_new(saved->image, &saved->image->source,
+                                   &saved->ram.map, reasons),
         .log = g_string_new(""),
         .visits = g_new0(unsigned, NB_PAGES),
     };

@@ -6,6 +6,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "snap/image/layout.h"
+#include "test-table.h"
 
 #define PAGE_BITS 12
 #define PAGE      (UINT64_C(1) << PAGE_BITS)
@@ -98,10 +99,7 @@ static void test_no_room_after_alignment(void)
     snap_ram_blocks_destroy(&ram);
 }
 
-static const struct {
-    const char *path;
-    void (*fn)(void);
-} tests[] = {
+static const Test tests[] = {
     { "first-block-follows-header", test_first_block_follows_header },
     { "blocks-are-aligned", test_blocks_are_aligned },
     { "page-has-its-offset-in-the-block", test_page_offset },
@@ -112,14 +110,7 @@ static const struct {
 
 int main(int argc, char **argv)
 {
-    g_test_init(&argc, &argv, NULL);
-    g_test_set_nonfatal_assertions();
-
-    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
-        g_autofree char *path = g_strdup_printf("/snap/layout/%s",
-                                                tests[i].path);
-
-        g_test_add_func(path, tests[i].fn);
-    }
+    tests_init(&argc, &argv);
+    ADD_TESTS("/snap/layout/", tests, call_test);
     return g_test_run();
 }

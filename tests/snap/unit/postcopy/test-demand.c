@@ -9,6 +9,7 @@
 #include "snap/postcopy/demand.h"
 #include "saved-ram.h"
 #include "snap-coroutine.h"
+#include "test-table.h"
 
 #define NB_RANDOM   1500
 #define LARGE_BITS  16          /* host pages that are read as a whole */
@@ -747,13 +748,13 @@ static void coroutine_fn test_record_huge(Service *service)
     assert_recorded(pages, expected, ARRAY_SIZE(expected));
 }
 
-typedef struct Test {
+typedef struct DemandTest {
     const char *path;
     void coroutine_fn (*fn)(Service *service);
     unsigned host_bits;         /* PAGE_BITS where that is 0 */
-} Test;
+} DemandTest;
 
-static const Test tests[] = {
+static const DemandTest tests[] = {
     { "nothing-is-read-without-a-request", test_nothing_requested },
     { "page-is-answered", test_one_page },
     { "zero-page-is-answered", test_zero_page },
@@ -805,11 +806,11 @@ static const Test tests[] = {
 };
 
 typedef struct TestRun {
-    const Test *test;
+    const DemandTest *test;
     SavedRAM saved;
 } TestRun;
 
-static void coroutine_fn call_test(void *opaque)
+static void coroutine_fn call_demand_test(void *opaque)
 {
     TestRun *run = opaque;
     Service service;
@@ -821,12 +822,12 @@ static void coroutine_fn call_test(void *opaque)
     service_end(&service);
 }
 
-static void run_test(gconstpointer data)
+static void run_demand_test(gconstpointer data)
 {
     TestRun run = { .test = data };
 
     saved_ram_init(&run.saved, run.test->host_bits ?: PAGE_BITS);
-    run_in_coroutine(call_test, &run);
+    run_in_coroutine(call_demand_test, &run);
     saved_ram_destroy(&run.saved);
 }
 
@@ -890,18 +891,8 @@ static void test_too_many(void)
 
 int main(int argc, char **argv)
 {
-    module_call_init(MODULE_INIT_QOM);
-    bdrv_init();
-    qemu_init_main_loop(&error_abort);
-    g_test_init(&argc, &argv, NULL);
-    g_test_set_nonfatal_assertions();
-
+    block_tests_init(&argc, &argv);
     g_test_add_func("/snap/demand/many/too-many-are-refused", test_too_many);
-    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
-        g_autofree char *path = g_strdup_printf("/snap/demand/%s",
-                                                tests[i].path);
-
-        g_test_add_data_func(path, &tests[i], run_test);
-    }
+    ADD_TESTS("/snap/demand/", tests, run_demand_test);
     return g_test_run();
 }

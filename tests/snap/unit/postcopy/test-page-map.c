@@ -6,6 +6,7 @@
 #include "qemu/osdep.h"
 #include "qemu/host-utils.h"
 #include "some-page-map.h"
+#include "test-table.h"
 
 #define ROUNDS 200
 
@@ -443,13 +444,13 @@ static void test_received_random(SomeRAM *ram)
     g_rand_free(rand);
 }
 
-typedef struct Test {
+typedef struct PageMapTest {
     const char *path;
     void (*fn)(SomeRAM *ram);
     unsigned host_bits;         /* PAGE_BITS where that is 0 */
-} Test;
+} PageMapTest;
 
-static const Test tests[] = {
+static const PageMapTest tests[] = {
     { "nothing-is-sent", test_nothing_is_sent },
     { "nothing-is-sent/huge", test_nothing_is_sent, HUGE_BITS },
     { "sent/page-is-sent", test_send },
@@ -498,7 +499,7 @@ static const Test tests[] = {
 
 static void run_test(gconstpointer data)
 {
-    const Test *test = data;
+    const PageMapTest *test = data;
     SomeRAM ram;
 
     some_ram_init(&ram, test->host_bits ?: PAGE_BITS);
@@ -508,14 +509,7 @@ static void run_test(gconstpointer data)
 
 int main(int argc, char **argv)
 {
-    g_test_init(&argc, &argv, NULL);
-    g_test_set_nonfatal_assertions();
-
-    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
-        g_autofree char *path = g_strdup_printf("/snap/page-map/%s",
-                                                tests[i].path);
-
-        g_test_add_data_func(path, &tests[i], run_test);
-    }
+    tests_init(&argc, &argv);
+    ADD_TESTS("/snap/page-map/", tests, run_test);
     return g_test_run();
 }

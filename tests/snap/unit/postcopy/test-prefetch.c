@@ -7,8 +7,7 @@
 #include "block/block.h"
 #include "qemu/main-loop.h"
 #include "snap/postcopy/prefetch.h"
-#include "saved-ram.h"
-#include "snap-coroutine.h"
+#include "saved-ram-test.h"
 
 #define WORKING_SET (1u << SNAP_PUSH_WORKING_SET)
 #define LINEAR      (1u << SNAP_PUSH_LINEAR)
@@ -250,13 +249,7 @@ static void coroutine_fn test_stopped_while_reading(SavedRAM *saved)
     end(&ahead);
 }
 
-typedef struct Test {
-    const char *path;
-    void coroutine_fn (*fn)(SavedRAM *saved);
-    unsigned host_bits;         /* of block RAM, 0 for small pages */
-} Test;
-
-static const Test tests[] = {
+static const SavedRAMTest tests[] = {
     { "each-page-with-data-comes-once", test_each_page_with_data_comes_once },
     { "each-page-with-data-comes-once/huge",
       test_each_page_with_data_comes_once, HUGE_BITS },
@@ -274,39 +267,9 @@ static const Test tests[] = {
     { "may-be-stopped-while-reading", test_stopped_while_reading },
 };
 
-typedef struct TestRun {
-    const Test *test;
-    SavedRAM saved;
-} TestRun;
-
-static void coroutine_fn call_test(void *opaque)
-{
-    TestRun *run = opaque;
-
-    run->test->fn(&run->saved);
-}
-
-static void run_test(gconstpointer data)
-{
-    TestRun run = { .test = data };
-
-    saved_ram_init(&run.saved, run.test->host_bits ?: PAGE_BITS);
-    run_in_coroutine(call_test, &run);
-    saved_ram_destroy(&run.saved);
-}
-
 int main(int argc, char **argv)
 {
-    module_call_init(MODULE_INIT_QOM);
-    bdrv_init();
-    qemu_init_main_loop(&error_abort);
-    g_test_init(&argc, &argv, NULL);
-
-    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
-        g_autofree char *path = g_strdup_printf("/snap/prefetch/%s",
-                                                tests[i].path);
-
-        g_test_add_data_func(path, &tests[i], run_test);
-    }
+    block_tests_init(&argc, &argv);
+    ADD_TESTS("/snap/prefetch/", tests, run_saved_ram_test);
     return g_test_run();
 }

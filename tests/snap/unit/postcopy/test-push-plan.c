@@ -7,8 +7,7 @@
 #include "block/block.h"
 #include "qemu/main-loop.h"
 #include "snap/postcopy/push-plan.h"
-#include "saved-ram.h"
-#include "snap-coroutine.h"
+#include "saved-ram-test.h"
 
 #define NB_ROUNDS   20
 #define NB_HINTS    400
@@ -684,13 +683,7 @@ static void coroutine_fn test_rest_damaged_page_table(SavedRAM *saved)
     walk_end(&walk);
 }
 
-typedef struct Test {
-    const char *path;
-    void coroutine_fn (*fn)(SavedRAM *saved);
-    unsigned host_bits;         /* PAGE_BITS where that is 0 */
-} Test;
-
-static const Test tests[] = {
+static const SavedRAMTest tests[] = {
     { "order/is-working-set-arrivals-rest", test_order },
     { "order/linear-alone", test_linear_only },
     { "order/working-set-alone", test_working_set_only },
@@ -740,40 +733,9 @@ static const Test tests[] = {
     { "random-plans-bring-each-page-once/huge", test_random, HUGE_BITS },
 };
 
-typedef struct TestRun {
-    const Test *test;
-    SavedRAM saved;
-} TestRun;
-
-static void coroutine_fn call_test(void *opaque)
-{
-    TestRun *run = opaque;
-
-    run->test->fn(&run->saved);
-}
-
-static void run_test(gconstpointer data)
-{
-    TestRun run = { .test = data };
-
-    saved_ram_init(&run.saved, run.test->host_bits ?: PAGE_BITS);
-    run_in_coroutine(call_test, &run);
-    saved_ram_destroy(&run.saved);
-}
-
 int main(int argc, char **argv)
 {
-    module_call_init(MODULE_INIT_QOM);
-    bdrv_init();
-    qemu_init_main_loop(&error_abort);
-    g_test_init(&argc, &argv, NULL);
-    g_test_set_nonfatal_assertions();
-
-    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
-        g_autofree char *path = g_strdup_printf("/snap/push-plan/%s",
-                                                tests[i].path);
-
-        g_test_add_data_func(path, &tests[i], run_test);
-    }
+    block_tests_init(&argc, &argv);
+    ADD_TESTS("/snap/push-plan/", tests, run_saved_ram_test);
     return g_test_run();
 }

@@ -6,6 +6,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "snap/ram/blocks.h"
+#include "test-table.h"
 
 #define PAGE_BITS 12
 #define PAGE      (UINT64_C(1) << PAGE_BITS)
@@ -246,10 +247,7 @@ static void test_bad_page_size(void)
     snap_ram_blocks_destroy(&ram);
 }
 
-static const struct {
-    const char *path;
-    void (*fn)(void);
-} tests[] = {
+static const Test tests[] = {
     { "ram-may-have-no-blocks", test_empty },
     { "first-block-begins-at-page-0", test_first_block },
     { "pages-are-numbered-through", test_pages_are_numbered_through },
@@ -270,14 +268,7 @@ static const struct {
 
 int main(int argc, char **argv)
 {
-    g_test_init(&argc, &argv, NULL);
-    g_test_set_nonfatal_assertions();
-
-    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
-        g_autofree char *path = g_strdup_printf("/snap/blocks/%s",
-                                                tests[i].path);
-
-        g_test_add_func(path, tests[i].fn);
-    }
+    tests_init(&argc, &argv);
+    ADD_TESTS("/snap/blocks/", tests, call_test);
     return g_test_run();
 }

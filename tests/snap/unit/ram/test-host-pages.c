@@ -7,6 +7,7 @@
 #include "qapi/error.h"
 #include "qemu/host-utils.h"
 #include "snap/ram/host-pages.h"
+#include "test-table.h"
 
 #define GIB     (1 * GiB)
 #define HUGE    (2 * MiB)
@@ -304,11 +305,6 @@ static void test_destroy_after_failure(void)
     snap_ram_blocks_destroy(&ram);
 }
 
-typedef struct Test {
-    const char *path;
-    GTestFunc fn;
-} Test;
-
 static const Test tests[] = {
     { "option/none-means-pages-of-the-host", test_default },
     { "option/empty-list-means-pages-of-the-host", test_no_options },
@@ -339,14 +335,7 @@ static const Test tests[] = {
 
 int main(int argc, char **argv)
 {
-    g_test_init(&argc, &argv, NULL);
-    g_test_set_nonfatal_assertions();
-
-    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
-        g_autofree char *path = g_strdup_printf("/snap/host-pages/%s",
-                                                tests[i].path);
-
-        g_test_add_func(path, tests[i].fn);
-    }
+    tests_init(&argc, &argv);
+    ADD_TESTS("/snap/host-pages/", tests, call_test);
     return g_test_run();
 }

@@ -12,6 +12,7 @@
 #include "snap-coroutine.h"
 #include "some-ram.h"
 #include "stream-bytes.h"
+#include "test-table.h"
 
 #define HUGE            (UINT64_C(1) << HUGE_BITS)
 #define BITMAP_ENDING   UINT64_C(0x0123456789abcdef)
@@ -775,11 +776,6 @@ static void test_wait(void)
     fixture_destroy(&f);
 }
 
-typedef struct Test {
-    const char *path;
-    GTestFunc fn;
-} Test;
-
 static const Test tests[] = {
     { "end-may-come-at-once", test_nothing },
     { "values-are-big-endian", test_values },
@@ -819,16 +815,7 @@ static const Test tests[] = {
 
 int main(int argc, char **argv)
 {
-    module_call_init(MODULE_INIT_QOM);
-    qemu_init_main_loop(&error_abort);
-    g_test_init(&argc, &argv, NULL);
-    g_test_set_nonfatal_assertions();
-
-    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
-        g_autofree char *path = g_strdup_printf("/snap/return-path/%s",
-                                                tests[i].path);
-
-        g_test_add_func(path, tests[i].fn);
-    }
+    main_loop_tests_init(&argc, &argv);
+    ADD_TESTS("/snap/return-path/", tests, call_test);
     return g_test_run();
 }

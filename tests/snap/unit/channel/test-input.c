@@ -351,7 +351,7 @@ static void coroutine_fn test_unread_vector(Fixture *f)
     assert_good(f->input);
 }
 
-/* The end is behind what was handed back. */
+/* The end follows what was handed back. */
 static void coroutine_fn test_unread_at_end(Fixture *f)
 {
     restart(f, 1000, f->channel->chunk);

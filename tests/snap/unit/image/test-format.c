@@ -16,7 +16,7 @@
 #define NB_PAGES    UINT64_C(20000)
 #define IMAGE_SIZE  (1 * GiB)
 
-/* A header with all parts, each behind the other. */
+/* A header with all parts, one after the other. */
 static SnapHeader valid_header(void)
 {
     SnapHeader header = {

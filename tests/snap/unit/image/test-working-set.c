@@ -226,7 +226,7 @@ static void test_truncated_sealed(void)
     }
 }
 
-static void test_bytes_behind(void)
+static void test_bytes_after_the_end(void)
 {
     for (size_t more = 1; more <= 17; more++) {
         g_autoptr(GByteArray) data = encode_some(10);
@@ -522,7 +522,7 @@ static const Test tests[] = {
     { "refused/last-page-out-of-ram", test_last_page_out_of_ram },
     { "refused/truncated-set", test_truncated },
     { "refused/truncated-set-with-a-right-checksum", test_truncated_sealed },
-    { "refused/bytes-after-the-end", test_bytes_behind },
+    { "refused/bytes-after-the-end", test_bytes_after_the_end },
     { "refused/number-of-pages-against-the-length", test_wild_number },
     { "refused/too-many-pages", test_too_many_pages },
     { "refused/other-version", test_other_version },

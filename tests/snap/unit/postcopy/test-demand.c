@@ -463,7 +463,7 @@ static void coroutine_fn test_around_stops_at_sent(Service *service)
     check_around(service, RAM, 100, "1+101:3 ");
 }
 
-/* There are no more than so many pages behind the one that is asked for. */
+/* Only that many pages after the requested one count. */
 static void coroutine_fn test_around_is_all_sent(Service *service)
 {
     snap_demand_set_fault_around(service->demand, 8);
@@ -472,7 +472,7 @@ static void coroutine_fn test_around_is_all_sent(Service *service)
 }
 
 /* What was sent among them is not made up for. */
-static void coroutine_fn test_around_behind_sent(Service *service)
+static void coroutine_fn test_around_after_sent(Service *service)
 {
     snap_demand_set_fault_around(service->demand, 8);
     snap_page_map_send(&service->saved->ram.map, PAGES(RAM_FIRST + 101, 3));
@@ -780,7 +780,7 @@ static const DemandTest tests[] = {
     { "fault-around/ends-at-a-page-that-was-sent", test_around_stops_at_sent },
     { "fault-around/none-if-all-were-sent", test_around_is_all_sent },
     { "fault-around/pages-that-were-sent-are-not-made-up-for",
-      test_around_behind_sent },
+      test_around_after_sent },
     { "fault-around/is-bounded", test_most_around },
     { "fault-around/page-may-be-requested-before-it-is-sent",
       test_requested_and_around },

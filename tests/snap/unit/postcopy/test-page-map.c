@@ -391,7 +391,7 @@ static void test_received_order_of_bits(SomeRAM *ram)
     g_assert_true(snap_page_map_is_sent(&ram->map, 70));
 }
 
-/* Bits behind the last page mean nothing: 77 and 3 pages leave some. */
+/* Bits after the last page mean nothing: 77 and 3 pages leave some. */
 static void check_received_all(SomeRAM *ram, int block, uint64_t nb_pages)
 {
     const SnapRAMBlock *b = &ram->ram.blocks[block];

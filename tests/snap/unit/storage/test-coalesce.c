@@ -131,7 +131,7 @@ static void cover(const SnapExtent *extents, unsigned nb, unsigned nb_pages,
     }
 }
 
-/* With bits behind the buffer, which say nothing. */
+/* With bits beyond the buffer, which mean nothing. */
 static void random_map(GRand *rand, unsigned long *map)
 {
     double density = g_rand_double(rand);

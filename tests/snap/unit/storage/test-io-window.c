@@ -339,7 +339,7 @@ static void coroutine_fn test_first_of_two_errors_sticks(Fixture *f)
     g_assert_cmpint(snap_io_window_status(f->window), ==, -ENOSPC);
 }
 
-static void coroutine_fn test_nothing_behind_an_error(Fixture *f)
+static void coroutine_fn test_nothing_after_an_error(Fixture *f)
 {
     f->disk->fail_ret = -ENOSPC;
     f->disk->fail_at = 0;
@@ -352,7 +352,7 @@ static void coroutine_fn test_nothing_behind_an_error(Fixture *f)
 }
 
 /* The error comes while the second write waits for the first. */
-static void coroutine_fn test_nothing_behind_an_overlapping_error(Fixture *f)
+static void coroutine_fn test_nothing_after_an_overlapping_error(Fixture *f)
 {
     f->disk->fail_ret = -ENOSPC;
     f->disk->fail_at = 0;
@@ -363,7 +363,7 @@ static void coroutine_fn test_nothing_behind_an_overlapping_error(Fixture *f)
     g_assert_cmpuint(f->disk->nb_writes, ==, 1);
 }
 
-static void coroutine_fn test_buffers_return_behind_an_error(Fixture *f)
+static void coroutine_fn test_buffers_return_after_an_error(Fixture *f)
 {
     f->disk->fail_ret = -EIO;
     f->disk->fail_at = 0;
@@ -404,10 +404,10 @@ static const WindowTest tests[] = {
     { "error/of-a-later-extent-is-reported", test_error_of_later_extent },
     { "error/first-one-stays", test_first_error_sticks },
     { "error/first-of-two-in-flight-stays", test_first_of_two_errors_sticks },
-    { "error/nothing-is-written-after-it", test_nothing_behind_an_error },
+    { "error/nothing-is-written-after-it", test_nothing_after_an_error },
     { "error/no-write-that-waits-is-started-after-it",
-      test_nothing_behind_an_overlapping_error },
-    { "error/buffers-come-back", test_buffers_return_behind_an_error },
+      test_nothing_after_an_overlapping_error },
+    { "error/buffers-come-back", test_buffers_return_after_an_error },
 };
 
 typedef struct TestRun {

@@ -310,7 +310,7 @@ static void test_sync_with_pages(Fixture *f, gconstpointer data)
     g_assert_cmpuint(f->packet.pages[0], ==, NB_RAM + 2);
 }
 
-/* What is not used, and what is behind the pages */
+/* Bytes that are unused, and those after the pages */
 static void test_unused(Fixture *f, gconstpointer data)
 {
     memset(f->buf + AT_UNUSED, 0xff, AT_BLOCK - AT_UNUSED);

@@ -201,9 +201,9 @@ static void check_log(const GByteArray *b, const char *log)
     check_huge_log(b, PAGE_BITS, log);
 }
 
-/* What comes behind @log is refused, with @why in the message. */
-static void check_refused_behind(const GByteArray *b, unsigned host_bits,
-                                 const char *log, const char *why)
+/* What follows @log is refused, with @why in the message. */
+static void check_refused_after(const GByteArray *b, unsigned host_bits,
+                                const char *log, const char *why)
 {
     g_autoptr(Result) res = read_bytes(b->data, b->len, host_bits);
 
@@ -218,7 +218,7 @@ static void check_refused_behind(const GByteArray *b, unsigned host_bits,
 
 static void check_refused(const GByteArray *b, const char *why)
 {
-    check_refused_behind(b, PAGE_BITS, "", why);
+    check_refused_after(b, PAGE_BITS, "", why);
 }
 
 /* --- messages --- */
@@ -336,7 +336,7 @@ static void test_bytes_of_request(void)
 
 /* --- requests --- */
 
-static void test_block_goes_on(void)
+static void test_block_continues(void)
 {
     g_autoptr(GByteArray) b = g_byte_array_new();
 
@@ -351,7 +351,7 @@ static void test_block_goes_on(void)
 }
 
 /* A bitmap is no request: it does not change the block. */
-static void test_block_goes_on_behind_bitmap(void)
+static void test_block_continues_after_bitmap(void)
 {
     g_autoptr(GByteArray) b = g_byte_array_new();
 
@@ -377,8 +377,8 @@ static void check_request(const char *name, uint64_t offset, uint32_t length,
     g_autoptr(GByteArray) b = g_byte_array_new();
 
     put_request(b, name, offset, length);
-    check_refused_behind(b, PAGE_BITS, "", why);
-    check_refused_behind(b, HUGE_BITS, "", why);
+    check_refused_after(b, PAGE_BITS, "", why);
+    check_refused_after(b, HUGE_BITS, "", why);
 }
 
 static void test_beyond_block(void)
@@ -430,7 +430,7 @@ static void check_unaligned_huge(uint64_t offset, uint32_t length)
     g_autoptr(GByteArray) b = g_byte_array_new();
 
     put_request(b, "pc.ram", offset, length);
-    check_refused_behind(b, HUGE_BITS, "", "whole host pages");
+    check_refused_after(b, HUGE_BITS, "", "whole host pages");
 }
 
 static void test_unaligned_huge(void)
@@ -525,7 +525,7 @@ static void check_length(unsigned type, unsigned good)
         put_request(b, "pc.ram", 0, PAGE);
         put_message(b, type, data, length);
         if (length != good) {
-            check_refused_behind(b, PAGE_BITS, "pages 1+0:1000 ", "length");
+            check_refused_after(b, PAGE_BITS, "pages 1+0:1000 ", "length");
         }
     }
 }
@@ -561,7 +561,7 @@ static void test_request_without_name(void)
 
         put_request(b, "pc.ram", 0, PAGE);
         put_message(b, SNAP_RP_REQ_PAGES_ID, data, length);
-        check_refused_behind(b, PAGE_BITS, "pages 1+0:1000 ", "");
+        check_refused_after(b, PAGE_BITS, "pages 1+0:1000 ", "");
     }
 }
 
@@ -782,9 +782,9 @@ static const Test tests[] = {
     { "each-message-is-an-event", test_one_of_each },
     { "messages-are-waited-for", test_wait },
     { "request/bytes-are-those-of-qemu", test_bytes_of_request },
-    { "request/without-a-name-continues-the-block", test_block_goes_on },
+    { "request/without-a-name-continues-the-block", test_block_continues },
     { "request/continues-the-block-after-a-bitmap",
-      test_block_goes_on_behind_bitmap },
+      test_block_continues_after_bitmap },
     { "request/may-be-for-the-last-page", test_last_page },
     { "request/beyond-its-block-is-refused", test_beyond_block },
     { "request/with-an-offset-that-overflows-is-refused",

@@ -305,7 +305,7 @@ static void test_run_state(void)
     g_assert_cmpstr(state, ==, "paused");
 }
 
-static void test_run_state_behind_command(void)
+static void test_run_state_after_command(void)
 {
     g_autoptr(GByteArray) b = g_byte_array_new();
     g_autofree char *state = NULL;
@@ -381,7 +381,7 @@ static const Test tests[] = {
     { "head/of-eof-needs-a-description", test_head_eof },
     { "head/with-an-unprintable-name-is-not-plausible", test_head_unprintable },
     { "run-state/is-found", test_run_state },
-    { "run-state/is-found-after-a-command", test_run_state_behind_command },
+    { "run-state/is-found-after-a-command", test_run_state_after_command },
     { "run-state/may-be-missing", test_run_state_none },
     { "run-state/malformed-one-is-ignored", test_run_state_malformed },
     { "run-state/truncated-one-is-ignored", test_run_state_truncated },

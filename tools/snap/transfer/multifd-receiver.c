@@ -112,7 +112,7 @@ void snap_multifd_receiver_free(SnapMultifdReceiver *r)
 }
 
 /* Read the pages of a packet with data into the image's buffers. */
-static int coroutine_fn receive_pages(Channel *c, Error **errp)
+static int coroutine_fn multifd_receive_pages(Channel *c, Error **errp)
 {
     const SnapMultifdPacket *packet = &c->packet;
     SnapRAMWriter *ram = c->receiver->ram;
@@ -141,7 +141,7 @@ static int coroutine_fn receive_pages(Channel *c, Error **errp)
     return 0;
 }
 
-static int coroutine_fn receive_zero_pages(Channel *c, Error **errp)
+static int coroutine_fn multifd_receive_zero_pages(Channel *c, Error **errp)
 {
     const SnapMultifdPacket *packet = &c->packet;
     int ret = 0;
@@ -154,30 +154,30 @@ static int coroutine_fn receive_zero_pages(Channel *c, Error **errp)
     return ret;
 }
 
-static void set_state(Channel *c, ChannelState state)
+static void multifd_receiver_set_state(Channel *c, ChannelState state)
 {
     c->state = state;
     qemu_co_queue_restart_all(&c->receiver->changed);
 }
 
-static void coroutine_fn wait_at_point(Channel *c)
+static void coroutine_fn multifd_receiver_wait_at_point(Channel *c)
 {
     SnapMultifdReceiver *r = c->receiver;
 
-    set_state(c, CHANNEL_AT_POINT);
+    multifd_receiver_set_state(c, CHANNEL_AT_POINT);
     while (c->state == CHANNEL_AT_POINT && !r->over) {
         qemu_co_queue_wait(&r->at_point, NULL);
     }
     c->state = CHANNEL_RECEIVES;
 }
 
-static void name_channel(const Channel *c, Error **errp)
+static void multifd_receiver_name_channel(const Channel *c, Error **errp)
 {
     error_prepend(errp, "Channel %u of multifd: ", c->index);
 }
 
 /* Returns: 1, 0 at the end of the channel, -errno with @errp set */
-static int coroutine_fn read_head(Channel *c, Error **errp)
+static int coroutine_fn multifd_receive_head(Channel *c, Error **errp)
 {
     size_t size = snap_multifd_head_size(c->receiver->blocks);
     size_t done = 0;
@@ -187,7 +187,7 @@ static int coroutine_fn read_head(Channel *c, Error **errp)
                                        size - done, errp);
 
         if (ret == QIO_CHANNEL_ERR_BLOCK) {
-            set_state(c, CHANNEL_IDLE);
+            multifd_receiver_set_state(c, CHANNEL_IDLE);
             qio_channel_yield(c->ioc, G_IO_IN);
             c->state = CHANNEL_RECEIVES;
         } else if (ret < 0) {
@@ -205,7 +205,7 @@ static int coroutine_fn read_head(Channel *c, Error **errp)
     return 1;
 }
 
-static void note_packet(Channel *c)
+static void multifd_receiver_note_packet(Channel *c)
 {
     bool has_pages = c->packet.nb_normal + c->packet.nb_zero;
 
@@ -214,7 +214,7 @@ static void note_packet(Channel *c)
     c->nb_empty += !has_pages && !c->packet.sync;
 }
 
-static void forget_packets(Channel *c)
+static void multifd_receiver_forget_packets(Channel *c)
 {
     c->has_pages = false;
     c->has_sync = false;
@@ -222,7 +222,7 @@ static void forget_packets(Channel *c)
 }
 
 /* What must not come after the last point; see above for what may. */
-static int check_late(const Channel *c, Error **errp)
+static int multifd_receiver_check_late(const Channel *c, Error **errp)
 {
     if (c->has_pages) {
         error_setg(errp, "multifd channel %u sent pages after the last SYNC",
@@ -240,34 +240,43 @@ static int check_late(const Channel *c, Error **errp)
 }
 
 /* Returns: 1, 0 at the end of the channel, -errno with @errp set */
-static int coroutine_fn receive_packet(Channel *c, Error **errp)
+static int coroutine_fn multifd_receive_packet(Channel *c, Error **errp)
 {
     ERRP_GUARD();
-    int ret = read_head(c, errp);
+    int ret = multifd_receive_head(c, errp);
 
-    if (ret > 0) {
-        ret = snap_multifd_decode(c->head, &c->packet, c->receiver->blocks,
-                                  errp) ?: 1;
+    if (ret <= 0) {
+        goto out;
     }
-    if (ret > 0) {
-        note_packet(c);
+    ret = snap_multifd_decode(c->head, &c->packet, c->receiver->blocks, errp);
+    if (ret < 0) {
+        goto out;
     }
-    if (ret > 0 && c->receiver->over) {
-        return check_late(c, errp) ?: 1;
+    multifd_receiver_note_packet(c);
+    if (c->receiver->over) {
+        ret = multifd_receiver_check_late(c, errp);
+        return ret < 0 ? ret : 1;
     }
-    if (ret > 0) {
-        ret = receive_pages(c, errp) ?: receive_zero_pages(c, errp) ?: 1;
-    }
-    if (ret > 0 && c->packet.sync) {
-        wait_at_point(c);
+    ret = multifd_receive_pages(c, errp);
+    if (!ret) {
+        ret = multifd_receive_zero_pages(c, errp);
     }
     if (ret < 0) {
-        name_channel(c, errp);
+        goto out;
+    }
+    if (c->packet.sync) {
+        multifd_receiver_wait_at_point(c);
+    }
+    return 1;
+
+out:
+    if (ret < 0) {
+        multifd_receiver_name_channel(c, errp);
     }
     return ret;
 }
 
-static int coroutine_fn receive_init(Channel *c, Error **errp)
+static int coroutine_fn multifd_receive_init(Channel *c, Error **errp)
 {
     ERRP_GUARD();
     uint8_t init[SNAP_MULTIFD_INIT_SIZE];
@@ -275,20 +284,20 @@ static int coroutine_fn receive_init(Channel *c, Error **errp)
 
     ret = ret < 0 ? -EIO : snap_multifd_decode_init(init, errp);
     if (ret < 0) {
-        name_channel(c, errp);
+        multifd_receiver_name_channel(c, errp);
     }
     return ret;
 }
 
-static int coroutine_fn receive(Channel *c, Error **errp)
+static int coroutine_fn multifd_receive(Channel *c, Error **errp)
 {
-    int ret = receive_init(c, errp);
+    int ret = multifd_receive_init(c, errp);
 
     if (ret < 0) {
         return ret;
     }
     do {
-        ret = receive_packet(c, errp);
+        ret = multifd_receive_packet(c, errp);
     } while (ret > 0);
     return ret;
 }
@@ -296,9 +305,9 @@ static int coroutine_fn receive(Channel *c, Error **errp)
 static int coroutine_fn multifd_receiver_entry(void *opaque, Error **errp)
 {
     Channel *c = opaque;
-    int ret = receive(c, errp);
+    int ret = multifd_receive(c, errp);
 
-    set_state(c, CHANNEL_ENDED);
+    multifd_receiver_set_state(c, CHANNEL_ENDED);
     return ret;
 }
 
@@ -317,8 +326,9 @@ int snap_multifd_receiver_status(const SnapMultifdReceiver *r, Error **errp)
     return snap_task_group_status(r->tasks, errp);
 }
 
-/* How many channels are in a state. */
-static unsigned count_channels(const SnapMultifdReceiver *r, ChannelState state)
+/* How many channels are in a state */
+static unsigned multifd_receiver_count(const SnapMultifdReceiver *r,
+                                       ChannelState state)
 {
     unsigned nb = 0;
 
@@ -328,12 +338,13 @@ static unsigned count_channels(const SnapMultifdReceiver *r, ChannelState state)
     return nb;
 }
 
-static void coroutine_fn wait_for_channels(SnapMultifdReceiver *r,
-                                           ChannelState state)
+/* Wait until each channel is in a state or has ended, or one has failed. */
+static void coroutine_fn multifd_receiver_wait_for(SnapMultifdReceiver *r,
+                                                   ChannelState state)
 {
     while (!snap_multifd_receiver_status(r, NULL) &&
-           count_channels(r, state) + count_channels(r, CHANNEL_ENDED) <
-           r->nb_channels) {
+           multifd_receiver_count(r, state) +
+           multifd_receiver_count(r, CHANNEL_ENDED) < r->nb_channels) {
         qemu_co_queue_wait(&r->changed, NULL);
     }
 }
@@ -343,17 +354,18 @@ int coroutine_fn snap_multifd_receiver_sync(SnapMultifdReceiver *r,
 {
     int ret;
 
-    wait_for_channels(r, CHANNEL_AT_POINT);
+    multifd_receiver_wait_for(r, CHANNEL_AT_POINT);
     ret = snap_multifd_receiver_status(r, errp);
-    if (!ret && count_channels(r, CHANNEL_ENDED)) {
+    if (!ret && multifd_receiver_count(r, CHANNEL_ENDED)) {
         error_setg(errp, "A multifd channel ends too early");
         ret = -EIO;
     }
-    trace_snap_multifd_receiver_sync(count_channels(r, CHANNEL_AT_POINT));
+    trace_snap_multifd_receiver_sync(multifd_receiver_count(r,
+                                                            CHANNEL_AT_POINT));
     for (unsigned i = 0; i < r->nb_channels; i++) {
         Channel *c = &r->channels[i];
 
-        forget_packets(c);
+        multifd_receiver_forget_packets(c);
         if (c->state == CHANNEL_AT_POINT) {
             c->state = CHANNEL_RECEIVES;
         }
@@ -363,7 +375,7 @@ int coroutine_fn snap_multifd_receiver_sync(SnapMultifdReceiver *r,
 }
 
 /* Let a channel look whether more has arrived since it found nothing. */
-static void look_again(Channel *c)
+static void multifd_receiver_look_again(Channel *c)
 {
     if (c->state == CHANNEL_IDLE) {
         c->state = CHANNEL_RECEIVES;
@@ -377,14 +389,14 @@ int coroutine_fn snap_multifd_receiver_pages_end(SnapMultifdReceiver *r,
     r->over = true;
     qemu_co_queue_restart_all(&r->at_point);
     for (unsigned i = 0; i < r->nb_channels; i++) {
-        int ret = check_late(&r->channels[i], errp);
+        int ret = multifd_receiver_check_late(&r->channels[i], errp);
 
         if (ret < 0) {
             return ret;
         }
-        look_again(&r->channels[i]);
+        multifd_receiver_look_again(&r->channels[i]);
     }
-    wait_for_channels(r, CHANNEL_IDLE);
+    multifd_receiver_wait_for(r, CHANNEL_IDLE);
     return snap_multifd_receiver_status(r, errp);
 }
 

@@ -48,7 +48,8 @@ struct SnapMultifdSender {
 };
 
 /* The plan of all walks: each takes a range of what is left. */
-static int coroutine_fn plan(void *opaque, SnapPageRange *range, Error **errp)
+static int coroutine_fn multifd_sender_plan(void *opaque, SnapPageRange *range,
+                                            Error **errp)
 {
     SnapMultifdSender *m = opaque;
     const SnapRAMBlocks *ram = m->sender->source->ram;
@@ -67,8 +68,8 @@ static int coroutine_fn plan(void *opaque, SnapPageRange *range, Error **errp)
     return 1;
 }
 
-static void channel_init(Channel *c, SnapMultifdSender *m, QIOChannel *ioc,
-                         unsigned index)
+static void multifd_sender_init_channel(Channel *c, SnapMultifdSender *m,
+                                        QIOChannel *ioc, unsigned index)
 {
     SnapPageSource *source = m->sender->source;
     size_t piece_size = pow2floor(PIECES_SIZE / m->nb_channels);
@@ -77,7 +78,7 @@ static void channel_init(Channel *c, SnapMultifdSender *m, QIOChannel *ioc,
     c->multifd = m;
     c->ioc = ioc;
     c->index = index;
-    c->walk = snap_ram_walk_new(source, piece_size, plan, m);
+    c->walk = snap_ram_walk_new(source, piece_size, multifd_sender_plan, m);
     c->head = g_malloc(snap_multifd_head_size(source->ram));
     qemu_iovec_init(&c->qiov, 1 + snap_multifd_packet_pages(source->ram));
 }
@@ -111,7 +112,8 @@ SnapMultifdSender *snap_multifd_sender_new(SnapSender *sender,
     m->nb_channels = channels->len;
     m->channels = g_new0(Channel, channels->len);
     for (unsigned i = 0; i < channels->len; i++) {
-        channel_init(&m->channels[i], m, g_ptr_array_index(channels, i), i);
+        multifd_sender_init_channel(&m->channels[i], m,
+                                    g_ptr_array_index(channels, i), i);
     }
     m->tasks = snap_task_group_new(multifd_sender_failed, m);
     return m;
@@ -133,7 +135,7 @@ void snap_multifd_sender_free(SnapMultifdSender *m)
 }
 
 /* Send the packet: its head, and the data that follows it in the vector. */
-static int coroutine_fn send_packet(Channel *c, Error **errp)
+static int coroutine_fn multifd_send_packet(Channel *c, Error **errp)
 {
     const SnapRAMBlocks *ram = c->multifd->sender->source->ram;
 
@@ -144,7 +146,7 @@ static int coroutine_fn send_packet(Channel *c, Error **errp)
                                   errp) < 0 ? -EPIPE : 0;
 }
 
-static void begin_packet(Channel *c, bool sync)
+static void multifd_begin_packet(Channel *c, bool sync)
 {
     c->packet.sync = sync;
     c->packet.nb_normal = 0;
@@ -154,13 +156,13 @@ static void begin_packet(Channel *c, bool sync)
                    snap_multifd_head_size(c->multifd->sender->source->ram));
 }
 
-static int coroutine_fn send_sync(Channel *c, Error **errp)
+static int coroutine_fn multifd_send_sync(Channel *c, Error **errp)
 {
-    begin_packet(c, true);
-    return send_packet(c, errp);
+    multifd_begin_packet(c, true);
+    return multifd_send_packet(c, errp);
 }
 
-static void add_page(Channel *c, const SnapPages *pages, unsigned i)
+static void multifd_add_page(Channel *c, const SnapPages *pages, unsigned i)
 {
     unsigned page_bits = c->multifd->sender->source->ram->page_bits;
     uint8_t *data = (uint8_t *)pages->data + ((size_t)i << page_bits);
@@ -175,33 +177,33 @@ static void add_page(Channel *c, const SnapPages *pages, unsigned i)
     }
 }
 
-static int coroutine_fn send_packets(Channel *c, const SnapPages *pages,
-                                     Error **errp)
+static int coroutine_fn multifd_send_packets(Channel *c, const SnapPages *pages,
+                                             Error **errp)
 {
     SnapSender *sender = c->multifd->sender;
     unsigned max = snap_multifd_packet_pages(sender->source->ram);
     int ret = 0;
 
-    begin_packet(c, false);
+    multifd_begin_packet(c, false);
     for (unsigned i = 0; i < pages->range.count && !ret; i++) {
         if (snap_page_is_stored(pages->entries[i])) {
-            add_page(c, pages, i);
+            multifd_add_page(c, pages, i);
             sender->stats->stored_pages++;
         }
         if (c->packet.nb_normal == max) {
-            ret = send_packet(c, errp);
-            begin_packet(c, false);
+            ret = multifd_send_packet(c, errp);
+            multifd_begin_packet(c, false);
         }
     }
     if (!ret && c->packet.nb_normal) {
-        ret = send_packet(c, errp);
+        ret = multifd_send_packet(c, errp);
     }
     trace_snap_multifd_sender_pages(c->index, pages->range.first,
                                     pages->range.count);
     return ret;
 }
 
-static int coroutine_fn send_init(Channel *c, Error **errp)
+static int coroutine_fn multifd_send_init(Channel *c, Error **errp)
 {
     uint8_t init[SNAP_MULTIFD_INIT_SIZE];
 
@@ -210,14 +212,14 @@ static int coroutine_fn send_init(Channel *c, Error **errp)
                                  errp) < 0 ? -EPIPE : 0;
 }
 
-static int coroutine_fn send_pages(Channel *c, Error **errp)
+static int coroutine_fn multifd_send_pages(Channel *c, Error **errp)
 {
     SnapPages pages;
     int ret;
 
     while ((ret = snap_ram_walk_next(c->walk, &pages, errp)) > 0) {
         snap_task_pause();
-        ret = send_packets(c, &pages, errp);
+        ret = multifd_send_packets(c, &pages, errp);
         if (ret < 0) {
             break;
         }
@@ -231,15 +233,18 @@ static int coroutine_fn send_pages(Channel *c, Error **errp)
 static int coroutine_fn multifd_sender_entry(void *opaque, Error **errp)
 {
     Channel *c = opaque;
-    int ret = send_init(c, errp);
+    int ret = multifd_send_init(c, errp);
 
     if (!ret) {
-        ret = send_sync(c, errp);
+        ret = multifd_send_sync(c, errp);
     }
     if (!ret) {
-        ret = send_pages(c, errp);
+        ret = multifd_send_pages(c, errp);
     }
-    return ret ?: send_sync(c, errp);
+    if (!ret) {
+        ret = multifd_send_sync(c, errp);
+    }
+    return ret;
 }
 
 void coroutine_fn snap_multifd_sender_start(SnapMultifdSender *m)

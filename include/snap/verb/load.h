@@ -91,9 +91,10 @@ bool snap_load_refuse_fd(int fd);
 /**
  * snap_load_interrupt: let snap_load_run() return as soon as possible
  *
- * From the main loop, while it runs.  The first call gives requests in flight
- * a few seconds, a second one does not; -ETIMEDOUT says that storage has not
- * answered by then.
+ * The first call gives requests in flight a few seconds, a second one does not;
+ * -ETIMEDOUT says that storage has not answered by then.
+ *
+ * Context: main loop, outside coroutines, while snap_load_run() runs.
  */
 void snap_load_interrupt(SnapLoad *load);
 

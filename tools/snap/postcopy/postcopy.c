@@ -936,9 +936,6 @@ static void coroutine_fn postcopy_send(SnapPostcopy *pc)
     while (pc->sender_state != SENDER_OVER && !postcopy_peer_left(pc)) {
         qemu_co_sleep(&pc->run_sleep);
     }
-    if (pc->resumption) {
-        timer_del(pc->confirm_timer);
-    }
     if (pc->disconnected && pc->sender_state == SENDER_OVER) {
         /* What a destination said before it left tells why. */
         snap_task_group_wait_until(pc->tasks, DRAIN_NS +
@@ -956,6 +953,9 @@ static void coroutine_fn postcopy_end_tasks(SnapPostcopy *pc)
     snap_pusher_stop(pc->pusher);
     snap_task_group_wait(pc->tasks, NULL);
     snap_pusher_end(pc->pusher);
+    if (pc->resumption) {
+        timer_del(pc->confirm_timer);
+    }
 }
 
 int coroutine_fn snap_postcopy_run(SnapPostcopy *pc, Error **errp)

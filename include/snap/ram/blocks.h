@@ -5,9 +5,10 @@
  * The folder ram/ has the guest's RAM as all others see it: its blocks and
  * pages (here), the pages of the host under them (host-pages), what a stream
  * says of it besides pages (section), and how pages are read, whatever has
- * them (source).  Where it lies in an image is up to image/layout.
+ * them (source, and walk for many of them).  Where RAM lies in an image is up
+ * to image/layout.
  *
- * Pure arithmetic; nothing here does I/O.
+ * Blocks and pages are pure arithmetic.
  */
 
 #ifndef SNAP_RAM_BLOCKS_H

@@ -19,7 +19,7 @@
 #include "snap/image/update.h"
 #include "snap/verb/info.h"
 #include "snap/verb/load.h"
-#include "snap/image/ram-walk.h"
+#include "snap/ram/walk.h"
 #include "snap/image/working-set.h"
 #include "fuzz.h"
 #include "../unit/lib/snap-coroutine.h"

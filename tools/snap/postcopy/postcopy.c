@@ -52,7 +52,7 @@
 #include "snap/postcopy/postcopy.h"
 #include "snap/postcopy/recording.h"
 #include "snap/postcopy/resumption.h"
-#include "snap/image/ram-walk.h"
+#include "snap/ram/walk.h"
 #include "snap/stream/return-path.h"
 #include "snap/util/task-group.h"
 #include "snap/trace.h"

@@ -7,7 +7,7 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "snap/postcopy/prefetch.h"
-#include "snap/image/ram-walk.h"
+#include "snap/ram/walk.h"
 #include "snap/util/task.h"
 
 /*
@@ -38,7 +38,7 @@ struct SnapPrefetch {
     QemuCoSleep sleep;
 
     /* ranges whose pieces have yet to come, in the order of both */
-    Planned planned[SNAP_RAM_PIECES_AHEAD];
+    Planned planned[SNAP_RAM_WALK_AHEAD];
     unsigned head;
     unsigned nb_planned;
 

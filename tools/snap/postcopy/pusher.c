@@ -42,7 +42,7 @@
 #include "snap/postcopy/pacing.h"
 #include "snap/postcopy/prefetch.h"
 #include "snap/postcopy/pusher.h"
-#include "snap/image/ram-walk.h"
+#include "snap/ram/walk.h"
 #include "snap/transfer/send.h"
 #include "snap/util/task-group.h"
 #include "snap/trace.h"

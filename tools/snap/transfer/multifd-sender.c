@@ -9,7 +9,7 @@
 #include "qapi/error.h"
 #include "snap/stream/multifd.h"
 #include "snap/transfer/multifd-sender.h"
-#include "snap/image/ram-walk.h"
+#include "snap/ram/walk.h"
 #include "snap/util/task-group.h"
 #include "snap/trace.h"
 

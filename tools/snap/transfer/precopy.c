@@ -7,7 +7,7 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/units.h"
-#include "snap/image/ram-walk.h"
+#include "snap/ram/walk.h"
 #include "snap/stream/configuration.h"
 #include "snap/stream/multifd.h"
 #include "snap/transfer/precopy.h"

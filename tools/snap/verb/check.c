@@ -9,7 +9,7 @@
 #include "block/coroutines.h"
 #include "snap/verb/check.h"
 #include "snap/image/update.h"
-#include "snap/image/ram-walk.h"
+#include "snap/ram/walk.h"
 
 /* Bytes of RAM that are read at a time */
 #define CHECK_PIECE_SIZE (1 * MiB)

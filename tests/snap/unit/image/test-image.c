@@ -57,16 +57,16 @@ static void coroutine_fn test_info_of_many_devices(Snapshot *s)
 static void coroutine_fn assert_ram_corrupt(Snapshot *s)
 {
     g_autoptr(SnapImage) image = snap_image_open(s->blk, &error_abort);
-    g_autoptr(SnapRAMWalk) reader = new_reader(image);
+    g_autoptr(SnapRAMWalk) walk = new_walk(image);
     SnapPages pages;
     Error *err = NULL;
     int ret;
 
     do {
-        ret = snap_ram_walk_next(reader, &pages, &err);
+        ret = snap_ram_walk_next(walk, &pages, &err);
     } while (ret > 0);
     assert_failed(ret, -EBADMSG, &err);
-    snap_ram_walk_abort(reader);
+    snap_ram_walk_abort(walk);
 }
 
 static void coroutine_fn test_damaged_page(Snapshot *s)

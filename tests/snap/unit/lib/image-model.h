@@ -8,7 +8,7 @@
 
 #include "qemu/cutils.h"
 #include "snap/image/image.h"
-#include "snap/image/ram-walk.h"
+#include "snap/ram/walk.h"
 #include "snap/verb/check.h"
 #include "saved-snapshot.h"
 
@@ -38,18 +38,18 @@ static inline void coroutine_fn write_vmdesc(Snapshot *s, const char *vmdesc)
     snap_image_writer_vmdesc(s->image, vmdesc, strlen(vmdesc), &error_abort);
 }
 
-static inline SnapRAMWalk *new_reader(SnapImage *image)
+static inline SnapRAMWalk *new_walk(SnapImage *image)
 {
     return snap_ram_walk_new(&image->source, MiB, NULL, NULL);
 }
 
 static inline void coroutine_fn assert_ram(const Snapshot *s, SnapImage *image)
 {
-    g_autoptr(SnapRAMWalk) reader = new_reader(image);
+    g_autoptr(SnapRAMWalk) walk = new_walk(image);
     SnapPages pages;
     uint64_t next = 0;
 
-    while (snap_ram_walk_next(reader, &pages, &error_abort) > 0) {
+    while (snap_ram_walk_next(walk, &pages, &error_abort) > 0) {
         g_assert_cmpuint(pages.range.first, ==, next);
         assert_pages(s, &pages);
         next += pages.range.count;

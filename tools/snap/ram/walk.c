@@ -5,7 +5,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/units.h"
-#include "snap/image/ram-walk.h"
+#include "snap/ram/walk.h"
 
 /* Reads to start per call, so that the first result is not delayed. */
 #define READS_AT_ONCE 2
@@ -22,7 +22,7 @@ struct SnapRAMWalk {
     void *opaque;
 
     /* reads that were started, in order */
-    SnapPageRead reads[SNAP_RAM_PIECES_AHEAD];
+    SnapPageRead reads[SNAP_RAM_WALK_AHEAD];
     unsigned head;
     unsigned nb_ahead;
     SnapPageRead *taken;        /* the caller has it */
@@ -57,7 +57,7 @@ SnapRAMWalk *snap_ram_walk_new(SnapPageSource *source, size_t piece_size,
 {
     SnapRAMWalk *w = g_new0(SnapRAMWalk, 1);
     const SnapPageReaderLimits limits = {
-        .nb_reads = SNAP_RAM_PIECES_AHEAD,
+        .nb_reads = SNAP_RAM_WALK_AHEAD,
         .read_size = piece_size,
         .lookup_size = LOOKUP_SIZE,
     };
@@ -75,7 +75,7 @@ void snap_ram_walk_free(SnapRAMWalk *w)
     if (!w) {
         return;
     }
-    for (unsigned i = 0; i < SNAP_RAM_PIECES_AHEAD; i++) {
+    for (unsigned i = 0; i < SNAP_RAM_WALK_AHEAD; i++) {
         snap_page_reader_release(w->reader, &w->reads[i]);
     }
     snap_page_reader_close(w->reader);
@@ -86,7 +86,7 @@ void snap_ram_walk_free(SnapRAMWalk *w)
 static int coroutine_fn start_piece(SnapRAMWalk *w, Error **errp)
 {
     SnapPageRead *read = &w->reads[(w->head + w->nb_ahead) %
-                                  SNAP_RAM_PIECES_AHEAD];
+                                  SNAP_RAM_WALK_AHEAD];
     const SnapRAMBlock *block;
     SnapPageRange piece;
     int ret;
@@ -121,7 +121,7 @@ static int coroutine_fn take_piece(SnapRAMWalk *w, SnapPages *pages,
     SnapPageRead *read = &w->reads[w->head];
     int ret;
 
-    w->head = (w->head + 1) % SNAP_RAM_PIECES_AHEAD;
+    w->head = (w->head + 1) % SNAP_RAM_WALK_AHEAD;
     w->nb_ahead--;
     w->taken = read;
     ret = snap_page_reader_wait(w->reader, read, errp);
@@ -149,7 +149,7 @@ int coroutine_fn snap_ram_walk_next(SnapRAMWalk *w, SnapPages *pages,
     put_taken(w);
     w->corrupt_pages = 0;
     for (unsigned i = 0; i < READS_AT_ONCE && !w->at_end &&
-                         w->nb_ahead < SNAP_RAM_PIECES_AHEAD - 1; i++) {
+                         w->nb_ahead < SNAP_RAM_WALK_AHEAD - 1; i++) {
         int ret = start_piece(w, errp);
 
         if (ret < 0) {

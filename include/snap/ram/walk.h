@@ -3,15 +3,15 @@
  * Walking through a source's RAM in some order, with reads in flight
  */
 
-#ifndef SNAP_IMAGE_RAM_WALK_H
-#define SNAP_IMAGE_RAM_WALK_H
+#ifndef SNAP_RAM_WALK_H
+#define SNAP_RAM_WALK_H
 
 #include "snap/ram/source.h"
 
 typedef struct SnapRAMWalk SnapRAMWalk;
 
 /* Maximum reads in flight. */
-#define SNAP_RAM_PIECES_AHEAD 16
+#define SNAP_RAM_WALK_AHEAD 16
 
 /**
  * SnapRAMPlanFunc: what to read next
@@ -25,7 +25,7 @@ typedef int coroutine_fn SnapRAMPlanFunc(void *opaque, SnapPageRange *range,
 /**
  * snap_ram_walk_new: read pages in the order of a plan
  * @source: not owned, must outlive the walk
- * @piece_size: bytes of a piece at most, 64 KiB at least; the reader has 16 of
+ * @piece_size: bytes of a piece at most, 64 KiB at least; the walk has 16 of
  *              that size in memory
  * @plan: NULL for all of RAM, in order
  * @opaque: for @plan
@@ -34,7 +34,7 @@ SnapRAMWalk *snap_ram_walk_new(SnapPageSource *source, size_t piece_size,
                                SnapRAMPlanFunc *plan, void *opaque);
 
 /* Only after snap_ram_walk_abort(), unless the end was reached. */
-void snap_ram_walk_free(SnapRAMWalk *reader);
+void snap_ram_walk_free(SnapRAMWalk *walk);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapRAMWalk, snap_ram_walk_free)
 
 /**
@@ -47,7 +47,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapRAMWalk, snap_ram_walk_free)
  * After an error in the data of pages, and only then, the walk can go on with
  * the next piece: see snap_ram_walk_corrupt_pages().
  */
-int coroutine_fn snap_ram_walk_next(SnapRAMWalk *reader,
+int coroutine_fn snap_ram_walk_next(SnapRAMWalk *walk,
                                     SnapPages *pages, Error **errp);
 
 /**
@@ -56,9 +56,9 @@ int coroutine_fn snap_ram_walk_next(SnapRAMWalk *reader,
  * Returns: how many pages of the piece are damaged or could not be read; 0
  * if it was not about pages
  */
-unsigned snap_ram_walk_corrupt_pages(const SnapRAMWalk *reader);
+unsigned snap_ram_walk_corrupt_pages(const SnapRAMWalk *walk);
 
 /* Wait for what is in flight. */
-void coroutine_fn snap_ram_walk_abort(SnapRAMWalk *reader);
+void coroutine_fn snap_ram_walk_abort(SnapRAMWalk *walk);
 
-#endif /* SNAP_IMAGE_RAM_WALK_H */
+#endif /* SNAP_RAM_WALK_H */

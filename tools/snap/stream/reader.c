@@ -1,6 +1,40 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Reader of QEMU's migration stream
+ *
+ * Theory of operation: a pull parser, which is in one of these phases.  A call
+ * of snap_stream_next() goes on from there up to the next event.
+ *
+ *   phase        what is read                 events             next phase
+ *   -----------  ---------------------------  -----------------  -----------
+ *   HEADER       magic, version,              none               SECTIONS
+ *                configuration section
+ *   SECTIONS     sections ahead of RAM's      RAM_SETUP          (the same)
+ *                pages or among them, and     OPEN_RETURN_PATH   (the same)
+ *                commands                     PING               (the same)
+ *                head of a PART of RAM        none               RAM
+ *                head of an END of RAM        RAM_FINAL          RAM
+ *                a FULL section after pages   DEVICES            DEVICES
+ *   RAM          records of one section       PAGE, ZERO_PAGE    (the same)
+ *                                             MULTIFD_FLUSH      (the same)
+ *                its end, EOS                 RAM_EOS            SECTIONS
+ *   DEVICES      bytes of device state        DEVICE_DATA        (the same)
+ *                what may be its end          DEVICE_DATA        DEVICE_END
+ *   DEVICE_END   nothing                      DEVICE_END         DESCRIPTION
+ *   DESCRIPTION  a description and the end    END                OVER
+ *                anything else                DEVICE_RESUMED     DEVICES
+ *
+ * No section but RAM's has a length.  Ahead of the device state, a section is
+ * copied up to a footer of its own that the head of another section follows;
+ * device state is emitted as it comes, and its end is guessed and confirmed
+ * (device-end.h).  What is kept of the stream in memory is bounded: see
+ * extend().
+ *
+ * The data of a page is not part of its event: the caller says where it goes,
+ * and gets the pages that follow as well, as far as the channel has them.
+ *
+ * The footer of a section of RAM is read with the next event, not with EOS: a
+ * source with multifd sends it only once its channels are read from.
  */
 
 #include "qemu/osdep.h"

@@ -45,7 +45,7 @@
 #include "migration/ram.h"
 #include "migration/savevm.h"
 #include "snap/stream/device-end.h"
-#include "snap/stream/device-sections.h"
+#include "snap/stream/sections.h"
 #include "snap/stream/reader.h"
 #include "snap/trace.h"
 

@@ -9,7 +9,7 @@
 #include "qapi/qobject-output-visitor.h"
 #include "qobject/qdict.h"
 #include "snap/stream/configuration.h"
-#include "snap/stream/device-sections.h"
+#include "snap/stream/sections.h"
 #include "snap/verb/info.h"
 #include "tools/snap/qapi/snap-qapi-visit.h"
 

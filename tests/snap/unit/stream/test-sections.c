@@ -6,7 +6,7 @@
 #include "qemu/osdep.h"
 #include "qapi/qapi-builtin-types.h"
 #include "migration/savevm.h"
-#include "snap/stream/device-sections.h"
+#include "snap/stream/sections.h"
 #include "stream-bytes.h"
 #include "test-table.h"
 

@@ -7,8 +7,8 @@
  * of another section, or by the end.  Pure functions.
  */
 
-#ifndef SNAP_STREAM_DEVICE_SECTIONS_H
-#define SNAP_STREAM_DEVICE_SECTIONS_H
+#ifndef SNAP_STREAM_SECTIONS_H
+#define SNAP_STREAM_SECTIONS_H
 
 /**
  * SnapDeviceSection: one section
@@ -68,4 +68,4 @@ int snap_device_section_head_plausible(const uint8_t *data, size_t size);
  */
 char *snap_device_run_state(const uint8_t *data, size_t size);
 
-#endif /* SNAP_STREAM_DEVICE_SECTIONS_H */
+#endif /* SNAP_STREAM_SECTIONS_H */

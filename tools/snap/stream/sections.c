@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Sections of device state: what snap/device-sections.h promises
+ * Sections of device state
  */
 
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
 #include "qapi/qapi-builtin-types.h"
 #include "migration/savevm.h"
-#include "snap/stream/device-sections.h"
+#include "snap/stream/sections.h"
 #include "snap/ram/blocks.h"
 
 /* u8 type, be32 id */

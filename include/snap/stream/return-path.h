@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Reader of the return path: what a destination has to say
+ * The return path: what a destination has to say
  *
- * Nothing of it is believed that lies outside the RAM blocks of the snapshot.
+ * The reader believes nothing that lies outside the RAM blocks of the snapshot.
+ * The writer is for a save, which a source takes for a destination.
  */
 
 #ifndef SNAP_STREAM_RETURN_PATH_H
 #define SNAP_STREAM_RETURN_PATH_H
 
+#include "migration/qemu-file-types.h"
 #include "snap/ram/host-pages.h"
 #include "snap/channel/input.h"
 #include "snap/stream/stream.h"
@@ -46,5 +48,16 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapReturnPath, snap_return_path_free)
  */
 int coroutine_fn snap_return_path_next(SnapReturnPath *rp,
                                        SnapReturnEvent *event, Error **errp);
+
+/**
+ * snap_return_path_shut, snap_return_path_pong: answer a source
+ * @file: the return path
+ *
+ * The messages are flushed.
+ *
+ * Returns: 0 or -errno
+ */
+int coroutine_fn snap_return_path_shut(QEMUFile *file, uint32_t status);
+int coroutine_fn snap_return_path_pong(QEMUFile *file, uint32_t value);
 
 #endif /* SNAP_STREAM_RETURN_PATH_H */

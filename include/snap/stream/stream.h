@@ -30,7 +30,12 @@ typedef enum SnapCommand {
     SNAP_CMD_POSTCOPY_RESUME  = 9,
     SNAP_CMD_RECV_BITMAP      = 10,
     SNAP_CMD_SWITCHOVER_START = 11,
+    SNAP_CMD_MAX              = SNAP_CMD_SWITCHOVER_START,
 } SnapCommand;
+
+/* Bytes that a command without data takes, and one with a PING's value. */
+#define SNAP_COMMAND_SIZE 5
+#define SNAP_PING_SIZE    (SNAP_COMMAND_SIZE + 4)
 
 /* Messages on the return path (migration/migration.h:mig_rp_message_type). */
 typedef enum SnapReturnMessage {

@@ -17,10 +17,6 @@
 /* Ranges that fit in one RAM_DISCARD for any block name. */
 #define SNAP_MAX_DISCARD_RANGES 4000
 
-/* Bytes that a command without data takes, and one with a PING's value. */
-#define SNAP_COMMAND_SIZE 5
-#define SNAP_PING_SIZE    (SNAP_COMMAND_SIZE + 4)
-
 typedef struct SnapStreamWriter SnapStreamWriter;
 
 /**
@@ -128,16 +124,5 @@ void coroutine_fn snap_stream_put_eof(SnapStreamWriter *writer,
  * Returns: 0, or -EPIPE with @errp set: the first error of the channel
  */
 int coroutine_fn snap_stream_flush(SnapStreamWriter *writer, Error **errp);
-
-/**
- * snap_return_path_shut, snap_return_path_pong: answer a source
- * @file: the return path
- *
- * The messages are flushed.
- *
- * Returns: 0 or -errno
- */
-int coroutine_fn snap_return_path_shut(QEMUFile *file, uint32_t status);
-int coroutine_fn snap_return_path_pong(QEMUFile *file, uint32_t value);
 
 #endif /* SNAP_STREAM_WRITER_H */

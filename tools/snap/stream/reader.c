@@ -27,7 +27,7 @@
  * No section but RAM's has a length.  Ahead of the device state, a section is
  * copied up to a footer of its own that the head of another section follows;
  * device state is emitted as it comes, and its end is guessed and confirmed
- * (device-end.h).  What is kept of the stream in memory is bounded: see
+ * (sections.h).  What is kept of the stream in memory is bounded: see
  * extend().
  *
  * The data of a page is not part of its event: the caller says where it goes,
@@ -44,9 +44,8 @@
 #include "qapi/error.h"
 #include "migration/ram.h"
 #include "migration/savevm.h"
-#include "snap/stream/device-end.h"
-#include "snap/stream/sections.h"
 #include "snap/stream/reader.h"
+#include "snap/stream/sections.h"
 #include "snap/trace.h"
 
 /* Removed from QEMU's headers in 9.1, but older sources send it. */
@@ -427,7 +426,8 @@ static int coroutine_fn parse_header(SnapStreamReader *r, Error **errp)
 
 /* --- RAM --- */
 
-static int coroutine_fn read_name(SnapStreamReader *r, char name[256],
+static int coroutine_fn read_name(SnapStreamReader *r,
+                                  char name[SNAP_BLOCK_NAME_MAX + 1],
                                   Error **errp)
 {
     unsigned length = snap_input_get_byte(r->input);
@@ -470,7 +470,7 @@ static int coroutine_fn parse_blocks(SnapStreamReader *r, uint64_t total,
                                      Error **errp)
 {
     while (total) {
-        char name[256];
+        char name[SNAP_BLOCK_NAME_MAX + 1];
         uint64_t length, page_size;
         int ret = read_name(r, name, errp);
 
@@ -529,8 +529,8 @@ static int coroutine_fn read_footer(SnapStreamReader *r, uint32_t id,
     return ret;
 }
 
-static int coroutine_fn parse_ram_start(SnapStreamReader *r, uint32_t id,
-                                        uint32_t instance, uint32_t version,
+static int coroutine_fn parse_ram_start(SnapStreamReader *r,
+                                        const SnapSectionHead *head,
                                         Error **errp)
 {
     uint64_t mask = (UINT64_C(1) << r->page_bits) - 1;
@@ -541,9 +541,9 @@ static int coroutine_fn parse_ram_start(SnapStreamReader *r, uint32_t id,
         error_setg(errp, "RAM starts twice in the migration stream");
         return -EINVAL;
     }
-    if (version != SNAP_RAM_SECTION_VERSION) {
+    if (head->version != SNAP_RAM_SECTION_VERSION) {
         error_setg(errp, "RAM section of version %u is not supported",
-                   version);
+                   head->version);
         return -ENOTSUP;
     }
 
@@ -580,7 +580,9 @@ static int coroutine_fn parse_ram_start(SnapStreamReader *r, uint32_t id,
         return unsupported_record(word, errp);
     }
 
-    r->section = (SnapRAMSection) { .id = id, .instance = instance };
+    r->section = (SnapRAMSection) {
+        .id = head->id, .instance = head->instance,
+    };
     r->before_ram = r->setup->len;
     r->ram_started = true;
     r->section_open = true;
@@ -607,7 +609,7 @@ static int coroutine_fn finish_ram_section(SnapStreamReader *r, Error **errp)
 static int coroutine_fn parse_record_block(SnapStreamReader *r, uint64_t flags,
                                            uint64_t offset, Error **errp)
 {
-    char name[256];
+    char name[SNAP_BLOCK_NAME_MAX + 1];
     int ret;
 
     if (!(flags & RAM_SAVE_FLAG_CONTINUE)) {
@@ -816,28 +818,20 @@ static int coroutine_fn copy_section(SnapStreamReader *r, GByteArray *array,
     }
 }
 
-/* Keep the head of a section of @type; START and FULL have a @name. */
-static int append_head(SnapStreamReader *r, GByteArray *array, uint8_t type,
-                       uint32_t id, const char *name, uint32_t instance,
-                       uint32_t version, Error **errp)
+/* Keep the head of a section. */
+static int append_head(SnapStreamReader *r, GByteArray *array,
+                       const SnapSectionHead *head, Error **errp)
 {
-    size_t name_length = name ? strlen(name) : 0;
+    uint8_t buf[SNAP_SECTION_HEAD_MAX];
+    size_t size = snap_section_head_encode(head, buf);
     uint8_t *p;
 
     r->context = "a device's section";
-    p = extend(r, array, 5 + (name ? 1 + name_length + 8 : 0), SNAP_MAX_SETUP,
-               errp);
+    p = extend(r, array, size, SNAP_MAX_SETUP, errp);
     if (!p) {
         return -EINVAL;
     }
-    p[0] = type;
-    stl_be_p(p + 1, id);
-    if (name) {
-        p[5] = name_length;
-        memcpy(p + 6, name, name_length);
-        stl_be_p(p + 6 + name_length, instance);
-        stl_be_p(p + 10 + name_length, version);
-    }
+    memcpy(p, buf, size);
     return 0;
 }
 
@@ -856,34 +850,33 @@ static int coroutine_fn parse_named_section(SnapStreamReader *r, uint8_t type,
                                             uint32_t id, Error **errp)
 {
     GByteArray *array = r->ram_paged ? r->deferred : r->setup;
-    char name[256];
-    uint32_t instance, version;
+    SnapSectionHead head = { .type = type, .id = id };
     int ret;
 
-    ret = read_name(r, name, errp);
+    ret = read_name(r, head.name, errp);
     if (ret < 0) {
         return ret;
     }
-    instance = snap_input_get_be32(r->input);
-    version = snap_input_get_be32(r->input);
+    head.instance = snap_input_get_be32(r->input);
+    head.version = snap_input_get_be32(r->input);
     ret = check_input(r, errp);
     if (ret < 0) {
         return ret;
     }
-    trace_snap_stream_section(type, id, name);
+    trace_snap_stream_section(type, id, head.name);
     if (type == QEMU_VM_SECTION_START) {
-        if (!strcmp(name, SNAP_RAM_SECTION_NAME)) {
-            return parse_ram_start(r, id, instance, version, errp);
+        if (!strcmp(head.name, SNAP_RAM_SECTION_NAME)) {
+            return parse_ram_start(r, &head, errp);
         }
-        if (!is_known_iterable(name)) {
+        if (!is_known_iterable(head.name)) {
             error_setg(errp, "Device '%s' sends its state in iterations, "
-                       "which is not supported", name);
+                       "which is not supported", head.name);
             return -ENOTSUP;
         }
         g_hash_table_add(r->iterable, GUINT_TO_POINTER(id));
     }
 
-    return append_head(r, array, type, id, name, instance, version, errp) ?:
+    return append_head(r, array, &head, errp) ?:
            copy_section(r, array, id, errp);
 }
 
@@ -892,6 +885,8 @@ static int coroutine_fn parse_iteration(SnapStreamReader *r, uint8_t type,
                                         uint32_t id, SnapEvent *event,
                                         Error **errp)
 {
+    const SnapSectionHead head = { .type = type, .id = id };
+
     if (r->ram_started && id == r->section.id) {
         r->context = "RAM";
         r->phase = PHASE_RAM;
@@ -905,7 +900,7 @@ static int coroutine_fn parse_iteration(SnapStreamReader *r, uint8_t type,
         error_setg(errp, "Unknown section %u in the migration stream", id);
         return -EINVAL;
     }
-    return append_head(r, r->deferred, type, id, NULL, 0, 0, errp) ?:
+    return append_head(r, r->deferred, &head, errp) ?:
            copy_section(r, r->deferred, id, errp);
 }
 

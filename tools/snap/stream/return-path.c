@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Reader of the return path (migration/migration.c:source_return_path_thread,
+ * The return path (migration/migration.c:source_return_path_thread,
  * migration/ram.c:ram_dirty_bitmap_reload)
  */
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
+#include "migration/qemu-file.h"
 #include "snap/stream/return-path.h"
 #include "snap/trace.h"
 
@@ -280,4 +281,27 @@ int coroutine_fn snap_return_path_next(SnapReturnPath *rp,
     trace_snap_return_path_event(type, event->value, event->pages.first,
                                  event->pages.count);
     return 1;
+}
+
+/* --- the writer --- */
+
+static int coroutine_fn put_return_message(QEMUFile *file,
+                                           SnapReturnMessage type,
+                                           uint32_t value)
+{
+    trace_snap_return_path_message(type, value);
+    qemu_put_be16(file, type);
+    qemu_put_be16(file, sizeof(value));
+    qemu_put_be32(file, value);
+    return qemu_fflush(file);
+}
+
+int coroutine_fn snap_return_path_shut(QEMUFile *file, uint32_t status)
+{
+    return put_return_message(file, SNAP_RP_SHUT, status);
+}
+
+int coroutine_fn snap_return_path_pong(QEMUFile *file, uint32_t value)
+{
+    return put_return_message(file, SNAP_RP_PONG, value);
 }

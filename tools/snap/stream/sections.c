@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Sections of device state
+ * Sections of a migration stream: heads, footers, and where device state ends
  */
 
 #include "qemu/osdep.h"
@@ -8,7 +8,6 @@
 #include "qapi/qapi-builtin-types.h"
 #include "migration/savevm.h"
 #include "snap/stream/sections.h"
-#include "snap/ram/blocks.h"
 
 /* u8 type, be32 id */
 #define SHORT_HEAD_SIZE     5
@@ -16,13 +15,8 @@
 #define NAME_OFFSET         6
 /* be32 instance, be32 version after the name */
 #define IDENTITY_SIZE       8
-/* u8 type, be16 command, be16 length of its data */
-#define COMMAND_HEAD_SIZE   5
 /* u8 mark, be32 id */
 #define FOOTER_SIZE         5
-
-/* Highest command (migration/savevm.c:qemu_vm_cmd, MIG_CMD_SWITCHOVER_START) */
-#define COMMAND_MAX         11
 
 /* migration/global_state.c:vmstate_globalstate: be32 size, char runstate[32] */
 #define GLOBALSTATE_NAME    "globalstate"
@@ -51,11 +45,11 @@ static int command_plausible(const uint8_t *data, size_t size)
 {
     uint16_t command;
 
-    if (size < COMMAND_HEAD_SIZE) {
+    if (size < SNAP_COMMAND_SIZE) {
         return -1;
     }
     command = lduw_be_p(data + 1);
-    return command >= 1 && command <= COMMAND_MAX;
+    return command >= 1 && command <= SNAP_CMD_MAX;
 }
 
 int snap_device_section_head_plausible(const uint8_t *data, size_t size)
@@ -81,9 +75,30 @@ int snap_device_section_head_plausible(const uint8_t *data, size_t size)
     }
 }
 
-/* Returns: bytes of the head, 0 if @data does not hold a whole one */
-static size_t parse_head(const uint8_t *data, size_t size,
-                         SnapDeviceSection *section)
+static bool head_has_name(uint8_t type)
+{
+    return type == QEMU_VM_SECTION_START || type == QEMU_VM_SECTION_FULL;
+}
+
+size_t snap_section_head_encode(const SnapSectionHead *head, uint8_t *buf)
+{
+    size_t length = strlen(head->name);
+    uint8_t *identity = buf + NAME_OFFSET + length;
+
+    buf[0] = head->type;
+    stl_be_p(buf + 1, head->id);
+    if (!head_has_name(head->type)) {
+        return SHORT_HEAD_SIZE;
+    }
+    buf[NAME_OFFSET - 1] = length;
+    memcpy(buf + NAME_OFFSET, head->name, length);
+    stl_be_p(identity, head->instance);
+    stl_be_p(identity + 4, head->version);
+    return NAME_OFFSET + length + IDENTITY_SIZE;
+}
+
+size_t snap_section_head_decode(SnapSectionHead *head, const uint8_t *data,
+                                size_t size)
 {
     const uint8_t *identity;
     size_t length;
@@ -93,19 +108,15 @@ static size_t parse_head(const uint8_t *data, size_t size,
         return 0;
     }
 
-    *section = (SnapDeviceSection) {
-        .type = data[0],
-        .id = ldl_be_p(data + 1),
-    };
-    if (data[0] == QEMU_VM_SECTION_PART || data[0] == QEMU_VM_SECTION_END) {
+    *head = (SnapSectionHead) { .type = data[0], .id = ldl_be_p(data + 1) };
+    if (!head_has_name(head->type)) {
         return SHORT_HEAD_SIZE;
     }
-
     length = data[NAME_OFFSET - 1];
     identity = data + NAME_OFFSET + length;
-    memcpy(section->name, data + NAME_OFFSET, length);
-    section->instance = ldl_be_p(identity);
-    section->version = ldl_be_p(identity + 4);
+    memcpy(head->name, data + NAME_OFFSET, length);
+    head->instance = ldl_be_p(identity);
+    head->version = ldl_be_p(identity + 4);
     return NAME_OFFSET + length + IDENTITY_SIZE;
 }
 
@@ -130,17 +141,17 @@ size_t snap_device_section_parse(const uint8_t *data, size_t size,
 {
     const uint8_t *end = data + size;
     const uint8_t *footer;
-    size_t head;
+    size_t head_size = snap_section_head_decode(&section->head, data, size);
 
-    head = parse_head(data, size, section);
-    if (!head) {
+    if (!head_size) {
         return 0;
     }
-    section->payload = data + head;
+    section->payload = data + head_size;
+    section->length = 0;
 
     footer = section->payload;
     while ((footer = memchr(footer, QEMU_VM_SECTION_FOOTER, end - footer))) {
-        if (footer_at(footer, end - footer, section->id)) {
+        if (footer_at(footer, end - footer, section->head.id)) {
             section->length = footer - section->payload;
             return footer + FOOTER_SIZE - data;
         }
@@ -158,7 +169,7 @@ static size_t command_size(const uint8_t *data, size_t size)
         command_plausible(data, size) != 1) {
         return 0;
     }
-    length = COMMAND_HEAD_SIZE + lduw_be_p(data + 3);
+    length = SNAP_COMMAND_SIZE + lduw_be_p(data + 3);
     return length <= size ? length : 0;
 }
 
@@ -192,10 +203,76 @@ char *snap_device_run_state(const uint8_t *data, size_t size)
         if (!length) {
             break;
         }
-        if (section.type == QEMU_VM_SECTION_FULL &&
-            !strcmp(section.name, GLOBALSTATE_NAME)) {
+        if (section.head.type == QEMU_VM_SECTION_FULL &&
+            !strcmp(section.head.name, GLOBALSTATE_NAME)) {
             return parse_run_state(&section);
         }
     }
     return NULL;
+}
+
+/* --- where the device state ends --- */
+
+void snap_device_end_init(SnapDeviceEnd *end, bool footers)
+{
+    *end = (SnapDeviceEnd) { .footers = footers };
+}
+
+/*
+ * Section ids are counted up at each device that is plugged, and are never
+ * used again: 2^24 is what no virtual machine comes to.
+ */
+#define SECTION_ID_MAX  0xffffff
+
+/* Whether five bytes are a footer. */
+static bool is_footer(uint64_t bytes)
+{
+    return ((bytes >> 32) & 0xff) == QEMU_VM_SECTION_FOOTER &&
+           (uint32_t)bytes <= SECTION_ID_MAX;
+}
+
+uint32_t snap_device_end_description(const SnapDeviceEnd *end)
+{
+    uint32_t length = end->low >> 16;
+
+    if ((end->low >> 48) != ((QEMU_VM_EOF << 8) | QEMU_VM_VMDESCRIPTION) ||
+        (end->low & 0xffff) != (('{' << 8) | '"') ||
+        length <= 2 || length > SNAP_MAX_VMDESC ||
+        (end->footers && !is_footer(end->high))) {
+        return 0;
+    }
+    return length;
+}
+
+bool snap_device_end_is_eof(const SnapDeviceEnd *end)
+{
+    uint64_t before = (end->high << 56) | (end->low >> 8);
+
+    return (end->low & 0xff) == QEMU_VM_EOF &&
+           (!end->footers || is_footer(before));
+}
+
+bool snap_description_valid(const uint8_t *data, size_t length)
+{
+    unsigned depth = 0;
+    bool in_string = false;
+
+    for (size_t i = 0; i < length; i++) {
+        if (in_string) {
+            if (data[i] == '\\') {
+                i++;
+            } else if (data[i] == '"') {
+                in_string = false;
+            }
+        } else if (data[i] == '"') {
+            in_string = true;
+        } else if (data[i] == '{' || data[i] == '[') {
+            depth++;
+        } else if (data[i] == '}' || data[i] == ']') {
+            if (depth == 0 || --depth == 0) {
+                return i == length - 1;
+            }
+        }
+    }
+    return false;
 }

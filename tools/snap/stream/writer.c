@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Writer of QEMU's migration stream: what snap/stream-writer.h promises
+ * Writer of QEMU's migration stream
  */
 
 #include "qemu/osdep.h"
@@ -9,6 +9,7 @@
 #include "migration/qemu-file.h"
 #include "migration/ram.h"
 #include "migration/savevm.h"
+#include "snap/stream/sections.h"
 #include "snap/stream/writer.h"
 #include "snap/trace.h"
 
@@ -66,15 +67,16 @@ static void coroutine_fn put_counted_string(QEMUFile *file, const char *str)
 static void coroutine_fn put_section_head(SnapStreamWriter *writer,
                                           uint8_t type)
 {
-    QEMUFile *file = writer->file;
+    const SnapSectionHead head = {
+        .type = type,
+        .id = writer->section.id,
+        .name = SNAP_RAM_SECTION_NAME,
+        .instance = writer->section.instance,
+        .version = SNAP_RAM_SECTION_VERSION,
+    };
+    uint8_t buf[SNAP_SECTION_HEAD_MAX];
 
-    qemu_put_byte(file, type);
-    qemu_put_be32(file, writer->section.id);
-    if (type == QEMU_VM_SECTION_START) {
-        put_counted_string(file, SNAP_RAM_SECTION_NAME);
-        qemu_put_be32(file, writer->section.instance);
-        qemu_put_be32(file, SNAP_RAM_SECTION_VERSION);
-    }
+    qemu_put_buffer(writer->file, buf, snap_section_head_encode(&head, buf));
 
     /*
      * QEMU lets a record go on with the block of the section before
@@ -282,25 +284,4 @@ int coroutine_fn snap_stream_flush(SnapStreamWriter *writer, Error **errp)
     qemu_fflush(writer->file);
     /* QEMUFile calls each error of a channel -EIO. */
     return qemu_file_get_error_obj(writer->file, errp) < 0 ? -EPIPE : 0;
-}
-
-static int coroutine_fn put_return_message(QEMUFile *file,
-                                           SnapReturnMessage type,
-                                           uint32_t value)
-{
-    trace_snap_return_path_message(type, value);
-    qemu_put_be16(file, type);
-    qemu_put_be16(file, sizeof(value));
-    qemu_put_be32(file, value);
-    return qemu_fflush(file);
-}
-
-int coroutine_fn snap_return_path_shut(QEMUFile *file, uint32_t status)
-{
-    return put_return_message(file, SNAP_RP_SHUT, status);
-}
-
-int coroutine_fn snap_return_path_pong(QEMUFile *file, uint32_t value)
-{
-    return put_return_message(file, SNAP_RP_PONG, value);
 }

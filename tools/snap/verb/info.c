@@ -54,9 +54,9 @@ static SnapInfoSection *info_section(const SnapDeviceSection *section)
     SnapInfoSection *info = g_new(SnapInfoSection, 1);
 
     *info = (SnapInfoSection) {
-        .name = g_strdup(section->name),
-        .instance = section->instance,
-        .version = section->version,
+        .name = g_strdup(section->head.name),
+        .instance = section->head.instance,
+        .version = section->head.version,
         .size = section->length,
     };
     return info;
@@ -70,7 +70,7 @@ static void info_add_sections(InfoSectionList *list, const uint8_t *data,
 
     while (size && list->nb < INFO_MAX_SECTIONS &&
            (length = snap_device_section_parse(data, size, &section))) {
-        if (section.type == QEMU_VM_SECTION_FULL) {
+        if (section.head.type == QEMU_VM_SECTION_FULL) {
             QAPI_LIST_APPEND(list->tail, info_section(&section));
             list->nb++;
         }

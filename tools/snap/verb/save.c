@@ -23,7 +23,7 @@
 #include "snap/util/progress.h"
 #include "snap/verb/save.h"
 #include "snap/stream/reader.h"
-#include "snap/stream/writer.h"
+#include "snap/stream/return-path.h"
 #include "snap/util/task.h"
 #include "snap/trace.h"
 

@@ -6,7 +6,7 @@
 #include "qemu/osdep.h"
 #include "qapi/qapi-builtin-types.h"
 #include "migration/savevm.h"
-#include "snap/stream/device-end.h"
+#include "snap/stream/sections.h"
 #include "snap/stream/stream.h"
 #include "test-table.h"
 

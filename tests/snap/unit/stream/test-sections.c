@@ -44,11 +44,11 @@ static void test_full(void)
     put_footer(b, ID);
 
     g_assert_cmpuint(parse(b, &section), ==, b->len);
-    g_assert_cmpint(section.type, ==, QEMU_VM_SECTION_FULL);
-    g_assert_cmpuint(section.id, ==, ID);
-    g_assert_cmpstr(section.name, ==, "timer");
-    g_assert_cmpuint(section.instance, ==, 0);
-    g_assert_cmpuint(section.version, ==, 2);
+    g_assert_cmpint(section.head.type, ==, QEMU_VM_SECTION_FULL);
+    g_assert_cmpuint(section.head.id, ==, ID);
+    g_assert_cmpstr(section.head.name, ==, "timer");
+    g_assert_cmpuint(section.head.instance, ==, 0);
+    g_assert_cmpuint(section.head.version, ==, 2);
     g_assert_cmpmem(section.payload, section.length, "payload", 7);
 }
 
@@ -62,8 +62,8 @@ static void test_end_has_no_name(void)
     put_footer(b, ID);
 
     g_assert_cmpuint(parse(b, &section), ==, b->len);
-    g_assert_cmpint(section.type, ==, QEMU_VM_SECTION_END);
-    g_assert_cmpstr(section.name, ==, "");
+    g_assert_cmpint(section.head.type, ==, QEMU_VM_SECTION_END);
+    g_assert_cmpstr(section.head.name, ==, "");
     g_assert_cmpmem(section.payload, section.length, "x", 1);
 }
 
@@ -89,7 +89,43 @@ static void test_longest_name(void)
     put_footer(b, ID);
 
     g_assert_cmpuint(parse(b, &section), ==, b->len);
-    g_assert_cmpstr(section.name, ==, name);
+    g_assert_cmpstr(section.head.name, ==, name);
+}
+
+/* A head, as the bytes that the tests put together */
+static void check_head(const SnapSectionHead *head, const GByteArray *expected)
+{
+    uint8_t buf[SNAP_SECTION_HEAD_MAX];
+    size_t size = snap_section_head_encode(head, buf);
+    SnapSectionHead decoded;
+
+    g_assert_cmpmem(buf, size, expected->data, expected->len);
+    g_assert_cmpuint(snap_section_head_decode(&decoded, buf, size), ==, size);
+    g_assert_cmpint(decoded.type, ==, head->type);
+    g_assert_cmpuint(decoded.id, ==, head->id);
+    g_assert_cmpstr(decoded.name, ==, head->name);
+    g_assert_cmpuint(decoded.instance, ==, head->instance);
+    g_assert_cmpuint(decoded.version, ==, head->version);
+}
+
+static void test_head_round_trip(void)
+{
+    g_autoptr(GByteArray) full = g_byte_array_new();
+    g_autoptr(GByteArray) part = g_byte_array_new();
+    g_autoptr(GByteArray) longest = g_byte_array_new();
+    SnapSectionHead head = {
+        .type = QEMU_VM_SECTION_FULL, .id = ID, .name = "timer", .version = 2,
+    };
+
+    put_head(full, QEMU_VM_SECTION_FULL, ID, "timer", 2);
+    check_head(&head, full);
+    memset(head.name, 'x', SNAP_BLOCK_NAME_MAX);
+    put_head(longest, QEMU_VM_SECTION_FULL, ID, head.name, 2);
+    check_head(&head, longest);
+    g_assert_cmpuint(longest->len, ==, SNAP_SECTION_HEAD_MAX);
+    head = (SnapSectionHead) { .type = QEMU_VM_SECTION_PART, .id = ID };
+    put_short_head(part, QEMU_VM_SECTION_PART, ID);
+    check_head(&head, part);
 }
 
 static void test_ends_before_next(void)
@@ -364,6 +400,7 @@ static const Test tests[] = {
     { "end/has-no-name", test_end_has_no_name },
     { "payload/may-be-empty", test_empty_payload },
     { "name/may-have-255-bytes", test_longest_name },
+    { "head/is-read-back", test_head_round_trip },
     { "footer/next-section-follows", test_ends_before_next },
     { "footer/command-follows", test_ends_before_command },
     { "footer/of-another-section-is-payload", test_footer_of_another },

@@ -6,6 +6,7 @@
 #include "qemu/osdep.h"
 #include "qemu/units.h"
 #include "io/channel-buffer.h"
+#include "snap/stream/return-path.h"
 #include "test-table.h"
 #include "write-stream.h"
 

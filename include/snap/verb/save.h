@@ -64,12 +64,12 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapSave, snap_save_free)
 /**
  * snap_save_interrupt: let snap_save_run() return as soon as possible
  *
- * From the main loop, while it runs.  The first call waits for storage: for
- * requests in flight a few seconds, for a commit as long as it takes.  A second
- * call does not; -ETIMEDOUT says that something was still in flight.  If the
- * snapshot is in place and just the description is to come, the source may have
- * sent that, and believe that it was saved: it is still read as long as it
- * comes, and then the save succeeds.
+ * From the main loop, while it runs.  Storage has some seconds for what is in
+ * flight, and a commit as long as it takes; if that is too long, a second call
+ * waits for nothing, and -ETIMEDOUT says that something was still in flight.
+ * If the snapshot is in place and just the description is to come, the source
+ * may have sent that, and believe that it was saved: it is still read as long
+ * as it comes, and then the save succeeds.
  */
 void snap_save_interrupt(SnapSave *save);
 

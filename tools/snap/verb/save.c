@@ -2,12 +2,51 @@
 /*
  * Saving: from a migration stream to a snapshot image
  *
- * The source must not be able to believe in a snapshot that failed.  Over
- * exec: it asks nobody: it is done when its last byte is in the pipe.  So the
- * reading stops, while the source still has bytes to write, until RAM is on
- * stable storage, and again until the image is committed; where one of them
- * fails the process ends, and the source's write with it.  A source that
- * opened the return path waits for an answer instead.
+ * Theory of operation
+ *
+ * The source must not believe in a snapshot that failed, and it asks in one of
+ * two ways.  A source that opened the return path waits for an answer: the
+ * stream is read to its end, the image is committed, and the answer is sent.
+ * Any other one, as over exec:, is done when its last byte is in the pipe.  It
+ * is told of a failure by a write that fails, so it must still have something
+ * to write when that happens: at two points the reading stops, and the source
+ * with it, as the pipe holds less than what is to come (backpressure).
+ *
+ *   point    event                          what must be safe before it goes on
+ *   RAM      RAM_EOS when no page is        pages and tables: flushed
+ *            missing, else DEVICES
+ *   commit   DEVICE_END                     all but the description: flushed,
+ *                                           with its header, under its name
+ *
+ * Nothing tells that the device state is at its end but what follows, so
+ * DEVICE_END may be wrong.  Then DEVICE_RESUMED comes next, and the commit is
+ * taken back.  As a guest could fill its devices with what looks like an end,
+ * after some of these only END commits.
+ *
+ *   state        event           what is done               next state
+ *   STREAMING    pages, devices  written                    STREAMING
+ *                DEVICE_END      commit                     COMMITTING
+ *                END             commit, description        COMMITTING, OVER
+ *   COMMITTING   (storage)       header, name               COMMITTED
+ *   COMMITTED    DEVICE_RESUMED  name, then header removed  STREAMING
+ *                END             the description is written OVER
+ *   OVER         -               answer, confirm
+ *   any          an error        abort, answer, abandon
+ *
+ * Who waits for whom: the source for its pipe or the answer, the coroutine for
+ * the channels or storage, and the main loop for the coroutine.  So a signal
+ * depends on the state:
+ *
+ *   STREAMING    cancels the channels, and the coroutine returns when storage
+ *                has completed what is in flight; that has GRACE_NS
+ *   COMMITTING   the save fails when storage has answered, however long it
+ *                takes: half a commit is neither one thing nor the other
+ *   COMMITTED    the source may have sent its last byte, and then it has
+ *                completed, and so must the save: it is read on as long as
+ *                there is no silence of LAST_SILENCE_MS, and fails if that was
+ *                not the end
+ *   OVER         is too late
+ *   second one   does not wait for storage: the coroutine is left
  */
 
 #include "qemu/osdep.h"
@@ -31,16 +70,13 @@
 #define MAX_RESUMED 8
 
 /* Silence of a source that may have sent its last byte, in milliseconds */
-#define LAST_SILENCE 500
+#define LAST_SILENCE_MS 500
 
 /* For a source that has completed to close the channels of multifd */
 #define CLOSE_NS NANOSECONDS_PER_SECOND
 
-/*
- * How long requests in flight may take when a save is interrupted that waits
- * for the source
- */
-#define GRACE_NS (2 * NANOSECONDS_PER_SECOND)
+/* How long storage may take after a signal */
+#define GRACE_NS (10 * NANOSECONDS_PER_SECOND)
 
 /* How often to look whether a source that is silent has given up */
 #define GIVEN_UP_NS (1 * NANOSECONDS_PER_SECOND)
@@ -48,36 +84,49 @@
 /* Events until the main loop gets its turn, with signals and completions. */
 #define EVENTS_AT_A_TIME 256
 
+/* How far the save is; see above. */
+typedef enum SaveState {
+    SAVE_STREAMING,
+    SAVE_COMMITTING,
+    SAVE_COMMITTED,
+    SAVE_OVER,
+} SaveState;
+
+/* What a signal has asked for */
+typedef enum SaveInterrupt {
+    SAVE_GO_ON,
+    SAVE_FINISH,            /* to end, if that is still a success */
+    SAVE_STOP,              /* to fail */
+} SaveInterrupt;
+
 struct SnapSave {
-    /* constant */
+    /* Fields initialised in snap_save_new() and never changed */
     SnapSaveOptions options;
     SnapImageBuilder *builder;
     SnapTransport *transport;
     SnapTask *task;
 
-    /* set from the main loop: end soon; but only if that was not the end */
-    bool interrupted;
-    bool ending;
+    /* Set from the main loop */
+    SaveInterrupt interrupt;
 
-    /* a source that waits for an answer, and sends nothing */
+    /* A source that waits for an answer, and sends nothing: the main loop's */
     QEMUTimer *timer;
     unsigned nb_events_before;
     bool given_up;
 
-    /* the way of the data; made when the stream has told the size of RAM */
+    /* Made when the stream has told the size of RAM, and not changed again */
     SnapStreamReader *reader;
-    SnapBackpressure backpressure;
     SnapRAMWriter *ram;             /* of @builder */
-    SnapMultifdReceiver *multifd;   /* NULL where there is one channel */
+    SnapMultifdReceiver *multifd;   /* NULL if there is one channel */
 
-    /* how far the stream is */
-    bool reading;           /* the coroutine waits for the channel, maybe */
+    /* How far the stream is: the coroutine's */
+    SaveState state;
+    SnapBackpressure backpressure;
     unsigned nb_events;
     unsigned nb_resumed;    /* ends of the device state that were none */
     bool return_path;
     bool ram_end;           /* RAM ends with a section of its own */
     bool flushed_early;     /* RAM was flushed when every page was there */
-    bool over;
     uint64_t device_bytes;
     SnapProgress progress;
 };
@@ -124,28 +173,31 @@ void snap_save_free(SnapSave *s)
 
 void snap_save_interrupt(SnapSave *s)
 {
-    bool again = s->interrupted;
-
-    s->interrupted = true;
-    if (again) {
+    if (s->interrupt != SAVE_GO_ON) {
+        s->interrupt = SAVE_STOP;
         snap_task_cancel(s->task, 0);
-    } else if (s->reading && !snap_image_builder_is_committed(s->builder)) {
-        snap_task_cancel(s->task, GRACE_NS);
-    } else if (s->reading) {
-        /*
-         * The source may have sent its last byte.  Then it has completed, and
-         * so must the save.
-         */
-        s->ending = true;
-        snap_input_hurry(snap_transport_input(s->transport), LAST_SILENCE);
+        return;
     }
-    /* Else storage will answer, unless one has waited too long. */
+    switch (s->state) {
+    case SAVE_STREAMING:
+        s->interrupt = SAVE_STOP;
+        snap_task_cancel(s->task, GRACE_NS);
+        break;
+    case SAVE_COMMITTED:
+        s->interrupt = SAVE_FINISH;
+        snap_input_hurry(snap_transport_input(s->transport), LAST_SILENCE_MS);
+        break;
+    case SAVE_COMMITTING:
+    case SAVE_OVER:
+        s->interrupt = SAVE_STOP;
+        break;
+    }
 }
 
-/* Before each wait for the source: storage was waited for to its end. */
-static int check_interrupted(const SnapSave *s, Error **errp)
+/* Before each wait for the source. Returns: 0 or -errno with @errp set */
+static int save_check_interrupt(const SnapSave *s, Error **errp)
 {
-    if (s->interrupted && !s->ending) {
+    if (s->interrupt == SAVE_STOP) {
         error_setg(errp, "Interrupted");
         return -EINTR;
     }
@@ -160,11 +212,11 @@ static int check_interrupted(const SnapSave *s, Error **errp)
  * close_return_path_on_source), and with the guest for the main thread.  It
  * can shut down a socket, but not a pipe.
  */
-static void look_for_the_source(void *opaque)
+static void save_look_for_source(void *opaque)
 {
     SnapSave *s = opaque;
 
-    if (s->reading && s->nb_events == s->nb_events_before &&
+    if (s->nb_events == s->nb_events_before &&
         snap_transport_peer_waits(s->transport)) {
         s->given_up = true;
         snap_input_hurry(snap_transport_input(s->transport), 0);
@@ -174,7 +226,7 @@ static void look_for_the_source(void *opaque)
     timer_mod(s->timer, qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + GIVEN_UP_NS);
 }
 
-static int coroutine_fn open_return_path(SnapSave *s, Error **errp)
+static int coroutine_fn save_open_return_path(SnapSave *s, Error **errp)
 {
     if (!snap_transport_output(s->transport)) {
         error_setg(errp, "The source wants an answer, but %s has no way back",
@@ -184,13 +236,13 @@ static int coroutine_fn open_return_path(SnapSave *s, Error **errp)
     s->return_path = true;
     if (!s->timer) {
         s->timer = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
-                                 SCALE_NS, look_for_the_source, s);
-        look_for_the_source(s);
+                                 SCALE_NS, save_look_for_source, s);
+        save_look_for_source(s);
     }
     return 0;
 }
 
-static int answer(int ret, Error **errp)
+static int save_answer_result(int ret, Error **errp)
 {
     trace_snap_save_answer(ret);
     if (ret < 0) {
@@ -199,15 +251,27 @@ static int answer(int ret, Error **errp)
     return ret;
 }
 
-static int coroutine_fn pong(SnapSave *s, uint32_t value, Error **errp)
+static int coroutine_fn save_pong(SnapSave *s, uint32_t value, Error **errp)
 {
+    int ret;
+
     if (!s->return_path) {
         error_setg(errp, "The source wants an answer, but has not opened the "
                    "return path");
         return -EINVAL;
     }
-    return answer(snap_return_path_pong(snap_transport_output(s->transport),
-                                        value), errp);
+    ret = snap_return_path_pong(snap_transport_output(s->transport), value);
+    return save_answer_result(ret, errp);
+}
+
+/* Tell a source that waits for it how it went. */
+static int coroutine_fn save_shut(void *opaque, Error **errp)
+{
+    SnapSave *s = opaque;
+    int ret = snap_return_path_shut(snap_transport_output(s->transport),
+                                    s->state == SAVE_OVER ? 0 : 1);
+
+    return save_answer_result(ret, errp);
 }
 
 /* --- RAM --- */
@@ -218,7 +282,7 @@ static int coroutine_fn pong(SnapSave *s, uint32_t value, Error **errp)
  * unplugged.  That one sends a section ahead of RAM's pages; others that do so
  * are mistaken for it, which costs speed only.
  */
-static void apply_backpressure(SnapSave *s, uint64_t missing)
+static void save_apply_backpressure(SnapSave *s, uint64_t missing)
 {
     size_t before_ram;
 
@@ -234,7 +298,7 @@ static void apply_backpressure(SnapSave *s, uint64_t missing)
     }
 }
 
-static void show_progress(SnapSave *s)
+static void save_show_progress(SnapSave *s)
 {
     uint64_t nb_pages = snap_stream_ram(s->reader)->nb_pages;
 
@@ -242,70 +306,69 @@ static void show_progress(SnapSave *s)
                        nb_pages);
 }
 
+/* Read pages with data from @page on to where they belong. */
+static int coroutine_fn save_read_pages(SnapSave *s, uint64_t page,
+                                        Error **errp)
+{
+    /* Other channels may place pages as well. */
+    unsigned nb_pages = s->multifd ? 1 : UINT_MAX;
+    void *buf = snap_ram_writer_reserve(s->ram, page, &nb_pages);
+    int ret = snap_stream_read_pages(s->reader, buf, &nb_pages, errp);
+
+    if (ret < 0) {
+        snap_ram_writer_cancel(s->ram, page);
+        return ret;
+    }
+    return snap_ram_writer_commit(s->ram, page, nb_pages, errp);
+}
+
 static int coroutine_fn save_pages(SnapSave *s, const SnapEvent *event,
                                    Error **errp)
 {
     uint64_t page = event->page;
-    int ret;
+    int ret = event->type == SNAP_EVENT_ZERO_PAGE ?
+              snap_ram_writer_add_zero(s->ram, page, errp) :
+              save_read_pages(s, page, errp);
 
-    if (event->type == SNAP_EVENT_ZERO_PAGE) {
-        ret = snap_ram_writer_add_zero(s->ram, page, errp);
-    } else {
-        /* Other channels may place pages as well. */
-        unsigned nb_pages = s->multifd ? 1 : UINT_MAX;
-        void *buf = snap_ram_writer_reserve(s->ram, page, &nb_pages);
-
-        s->reading = true;
-        ret = snap_stream_read_pages(s->reader, buf, &nb_pages, errp);
-        s->reading = false;
-        if (ret < 0) {
-            snap_ram_writer_cancel(s->ram, page);
-            return ret;
-        }
-        ret = snap_ram_writer_commit(s->ram, page, nb_pages, errp);
+    if (ret < 0) {
+        return ret;
     }
     if (!s->return_path) {
-        apply_backpressure(s, snap_ram_writer_missing(s->ram));
+        save_apply_backpressure(s, snap_ram_writer_missing(s->ram));
     }
-    show_progress(s);
-    return ret;
+    save_show_progress(s);
+    return 0;
 }
 
-static int channels_missing(Error **errp)
+static int save_channels_missing(Error **errp)
 {
     error_setg(errp, "The source uses multifd, but its channels have not come: "
                "they need a socket, --uri=unix:PATH");
     return -EINVAL;
 }
 
-/* Pages may come over other channels: what follows must come behind them. */
-static int coroutine_fn multifd_flush(SnapSave *s, Error **errp)
+/* Pages may come over other channels: what follows must come after them. */
+static int coroutine_fn save_multifd_sync(SnapSave *s, Error **errp)
 {
     int ret;
 
     if (!s->multifd) {
-        return channels_missing(errp);
+        return save_channels_missing(errp);
     }
-    show_progress(s);
-    ret = check_interrupted(s, errp);
-    if (ret < 0) {
-        return ret;
-    }
-    s->reading = true;
-    ret = snap_multifd_receiver_sync(s->multifd, errp);
-    s->reading = false;
-    return ret;
+    save_show_progress(s);
+    ret = save_check_interrupt(s, errp);
+    return ret < 0 ? ret : snap_multifd_receiver_sync(s->multifd, errp);
 }
 
 /*
  * A background snapshot sends every page once, so that RAM is complete when
  * the last one is there.  In other streams this costs one early flush.
  */
-static int coroutine_fn ram_section_over(SnapSave *s, Error **errp)
+static int coroutine_fn save_ram_section_end(SnapSave *s, Error **errp)
 {
     if (s->multifd) {
-        return snap_stream_multifd_flush(s->reader) ? 0 :
-                                                      multifd_flush(s, errp);
+        return snap_stream_multifd_flush(s->reader) ?
+               0 : save_multifd_sync(s, errp);
     }
     if (s->flushed_early || s->return_path ||
         snap_ram_writer_missing(s->ram)) {
@@ -317,7 +380,8 @@ static int coroutine_fn ram_section_over(SnapSave *s, Error **errp)
 
 /* --- device state and the end --- */
 
-static int coroutine_fn commit(SnapSave *s, size_t vmdesc_length, Error **errp)
+static int coroutine_fn save_commit(SnapSave *s, size_t vmdesc_length,
+                                    Error **errp)
 {
     g_autoptr(QDict) metadata = qdict_new();
     SnapCommitInfo info = {
@@ -333,22 +397,43 @@ static int coroutine_fn commit(SnapSave *s, size_t vmdesc_length, Error **errp)
     }
     info.setup = snap_stream_setup(s->reader, &info.before_ram);
     qdict_put_str(metadata, "creator", "qemu-snap " QEMU_FULL_VERSION);
-    return snap_image_builder_commit(s->builder, &info, errp);
+    s->state = SAVE_COMMITTING;
+    ret = snap_image_builder_commit(s->builder, &info, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    s->state = SAVE_COMMITTED;
+    return 0;
 }
 
-/*
- * Hold the source back until all that has come is safe; see above.  Each thing
- * that looks like an end costs a commit, and a guest can fill its devices with
- * such: after a few, only the real end is committed.
- */
-static int coroutine_fn hold(SnapSave *s, const SnapEvent *event, Error **errp)
+/* What was committed does not count any more. */
+static int coroutine_fn save_uncommit(SnapSave *s, Error **errp)
+{
+    int ret;
+
+    s->nb_resumed++;
+    if (s->interrupt == SAVE_FINISH) {
+        s->interrupt = SAVE_STOP;
+    }
+    if (s->state == SAVE_STREAMING) {
+        return 0;
+    }
+    s->state = SAVE_COMMITTING;
+    ret = snap_image_builder_rollback(s->builder, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    s->state = SAVE_STREAMING;
+    return 0;
+}
+
+/* Hold the source back until what has come is safe: one of the two points. */
+static int coroutine_fn save_sync_point(SnapSave *s, const SnapEvent *event,
+                                        Error **errp)
 {
     if (s->multifd && event->type == SNAP_EVENT_DEVICES) {
-        int ret;
+        int ret = snap_multifd_receiver_pages_end(s->multifd, errp);
 
-        s->reading = true;
-        ret = snap_multifd_receiver_pages_end(s->multifd, errp);
-        s->reading = false;
         if (ret < 0) {
             return ret;
         }
@@ -358,44 +443,40 @@ static int coroutine_fn hold(SnapSave *s, const SnapEvent *event, Error **errp)
     }
     return event->type == SNAP_EVENT_DEVICES ?
            snap_image_builder_flush_ram(s->builder, errp) :
-           commit(s, event->length, errp);
+           save_commit(s, event->length, errp);
 }
 
-/* What was committed does not count any more. */
-static int coroutine_fn uncommit(SnapSave *s, Error **errp)
-{
-    int ret = snap_image_builder_rollback(s->builder, errp);
-
-    s->ending = false;
-    return ret;
-}
-
-static int coroutine_fn finish(SnapSave *s, const SnapEvent *event,
-                               Error **errp)
+static void coroutine_fn save_description(SnapSave *s, const SnapEvent *event)
 {
     Error *err = NULL;
-    int ret = 0;
 
-    if (!snap_image_builder_is_committed(s->builder)) {
-        ret = commit(s, event->length, errp);
-    }
-    if (ret < 0) {
-        return ret;
-    }
     if (event->length &&
         snap_image_builder_vmdesc(s->builder, event->data, event->length,
                                   &err) < 0) {
-        /* Only tools that analyse snapshots miss it, no load does. */
+        /* Not needed to load; only scripts/analyze-migration.py uses it. */
         warn_reportf_err(err, "The description of the devices is lost: ");
     }
-    s->over = true;
+}
+
+static int coroutine_fn save_end(SnapSave *s, const SnapEvent *event,
+                                 Error **errp)
+{
+    if (s->state == SAVE_STREAMING) {
+        int ret = save_commit(s, event->length, errp);
+
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    save_description(s, event);
+    s->state = SAVE_OVER;
     return 0;
 }
 
 /* --- the stream --- */
 
-static int coroutine_fn handle(SnapSave *s, const SnapEvent *event,
-                               Error **errp)
+static int coroutine_fn save_handle(SnapSave *s, const SnapEvent *event,
+                                    Error **errp)
 {
     switch (event->type) {
     case SNAP_EVENT_PAGE:
@@ -408,25 +489,24 @@ static int coroutine_fn handle(SnapSave *s, const SnapEvent *event,
         }
         return 0;
     case SNAP_EVENT_MULTIFD_FLUSH:
-        return multifd_flush(s, errp);
+        return save_multifd_sync(s, errp);
     case SNAP_EVENT_RAM_EOS:
-        return ram_section_over(s, errp);
+        return save_ram_section_end(s, errp);
     case SNAP_EVENT_OPEN_RETURN_PATH:
-        return open_return_path(s, errp);
+        return save_open_return_path(s, errp);
     case SNAP_EVENT_PING:
-        return pong(s, event->value, errp);
+        return save_pong(s, event->value, errp);
     case SNAP_EVENT_DEVICES:
     case SNAP_EVENT_DEVICE_END:
-        return hold(s, event, errp);
+        return save_sync_point(s, event, errp);
     case SNAP_EVENT_DEVICE_DATA:
         s->device_bytes += event->length;
         return snap_image_builder_devices(s->builder, event->data,
                                           event->length, errp);
     case SNAP_EVENT_DEVICE_RESUMED:
-        s->nb_resumed++;
-        return uncommit(s, errp);
+        return save_uncommit(s, errp);
     case SNAP_EVENT_END:
-        return finish(s, event, errp);
+        return save_end(s, event, errp);
     case SNAP_EVENT_RAM_SETUP:
         return 0;
     case SNAP_EVENT_NONE:
@@ -435,101 +515,99 @@ static int coroutine_fn handle(SnapSave *s, const SnapEvent *event,
     g_assert_not_reached();
 }
 
-static int coroutine_fn next_event(SnapSave *s, SnapEvent *event, Error **errp)
+static int coroutine_fn save_next_event(SnapSave *s, SnapEvent *event,
+                                        Error **errp)
 {
     Error *err = NULL;
-    int ret;
+    int ret = snap_stream_next(s->reader, event, &err);
 
-    s->reading = true;
-    ret = snap_stream_next(s->reader, event, &err);
-    s->reading = false;
     /* A channel that fails ends the main one, and knows better why. */
     if (ret < 0 && s->multifd &&
         snap_multifd_receiver_status(s->multifd, errp) < 0) {
         error_free(err);
-    } else {
-        error_propagate(errp, err);
+        return ret;
     }
+    error_propagate(errp, err);
     return ret;
 }
 
-static int coroutine_fn read_event(SnapSave *s, SnapEvent *event, Error **errp)
+static int coroutine_fn save_read_event(SnapSave *s, SnapEvent *event,
+                                        Error **errp)
 {
     int ret;
 
     if (s->nb_events++ % EVENTS_AT_A_TIME == 0) {
         snap_task_pause();
     }
-    ret = check_interrupted(s, errp) ?: next_event(s, event, errp);
-    return ret < 0 ? ret : handle(s, event, errp);
+    ret = save_check_interrupt(s, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = save_next_event(s, event, errp);
+    return ret < 0 ? ret : save_handle(s, event, errp);
 }
 
 /* Read as far as the size of RAM. */
-static int coroutine_fn read_setup(void *opaque, Error **errp)
+static int coroutine_fn save_read_setup(void *opaque, Error **errp)
 {
     SnapSave *s = opaque;
     SnapEvent event;
     int ret;
 
     do {
-        ret = read_event(s, &event, errp);
+        ret = save_read_event(s, &event, errp);
     } while (!ret && event.type != SNAP_EVENT_RAM_SETUP);
     return ret;
 }
 
-static int coroutine_fn read_stream(SnapSave *s, Error **errp)
+static int coroutine_fn save_stream(SnapSave *s, Error **errp)
 {
     SnapEvent event;
-    int ret = 0;
+    int ret = save_check_interrupt(s, errp);
 
+    if (ret < 0) {
+        return ret;
+    }
+    ret = snap_image_builder_start(s->builder, errp);
+    if (ret < 0) {
+        return ret;
+    }
     if (s->multifd) {
         snap_multifd_receiver_start(s->multifd);
         /* The end of RAM's START section is a point, too. */
-        ret = multifd_flush(s, errp);
+        ret = save_multifd_sync(s, errp);
     }
-    while (!ret && !s->over) {
-        ret = read_event(s, &event, errp);
+    while (!ret && s->state != SAVE_OVER) {
+        ret = save_read_event(s, &event, errp);
     }
     return ret;
 }
 
-static int coroutine_fn read_rest(void *opaque, Error **errp)
+static int coroutine_fn save_read_rest(void *opaque, Error **errp)
 {
     SnapSave *s = opaque;
-    int ret = snap_image_builder_start(s->builder, errp);
+    int ret = save_stream(s, errp);
 
-    if (!ret) {
-        ret = read_stream(s, errp);
-    }
-    if (ret < 0 && s->multifd) {
-        snap_multifd_receiver_end(s->multifd, 0);
-    }
     if (ret < 0) {
+        if (s->multifd) {
+            snap_multifd_receiver_end(s->multifd, 0);
+        }
         snap_image_builder_abort(s->builder);
     }
     return ret;
 }
 
-/* Tell a source that waits for it how it went. */
-static int coroutine_fn shut(void *opaque, Error **errp)
-{
-    SnapSave *s = opaque;
-
-    return answer(snap_return_path_shut(snap_transport_output(s->transport),
-                                        s->over ? 0 : 1), errp);
-}
-
 /* A source that has completed may still send packets without pages. */
-static int coroutine_fn close_channels(void *opaque, Error **errp)
+static int coroutine_fn save_close_channels(void *opaque, Error **errp)
 {
     SnapSave *s = opaque;
 
-    snap_multifd_receiver_end(s->multifd, s->over ? CLOSE_NS : 0);
+    snap_multifd_receiver_end(s->multifd, s->state == SAVE_OVER ? CLOSE_NS : 0);
     return 0;
 }
 
 /* A save that failed leaves nothing that could be taken for a snapshot. */
-static void abandon(SnapSave *s, Error **errp)
+static void save_abandon(SnapSave *s, Error **errp)
 {
     if (snap_image_builder_abandon(s->builder,
                                    snap_task_is_left(s->task)) < 0) {
@@ -538,7 +616,7 @@ static void abandon(SnapSave *s, Error **errp)
 }
 
 /* Make everything that needs the size of RAM. */
-static int create_target(SnapSave *s, Error **errp)
+static int save_create_image(SnapSave *s, Error **errp)
 {
     GPtrArray *channels = snap_transport_accept_channels(s->transport, errp);
     const SnapRAMBlocks *blocks = snap_stream_ram(s->reader);
@@ -549,7 +627,7 @@ static int create_target(SnapSave *s, Error **errp)
         return -EIO;
     }
     if (snap_stream_multifd_flush(s->reader) && !channels->len) {
-        return channels_missing(errp);
+        return save_channels_missing(errp);
     }
     if (s->options.max_ram && ram > s->options.max_ram) {
         error_setg(errp, "The guest has %" PRIu64 " bytes of RAM, more than "
@@ -571,7 +649,7 @@ static int create_target(SnapSave *s, Error **errp)
     return 0;
 }
 
-static void fill_stats(SnapSave *s, SnapStats *stats)
+static void save_fill_stats(SnapSave *s, SnapStats *stats)
 {
     const SnapRAMBlocks *ram = snap_stream_ram(s->reader);
     g_autofree SnapPageCounts *counts = snap_ram_writer_counts(s->ram);
@@ -592,7 +670,7 @@ static void fill_stats(SnapSave *s, SnapStats *stats)
  * save ends; only an answer gets past it.  Whoever has started us is QEMU, or
  * knows how we end.
  */
-static void warn_of_pipeline(SnapSave *s)
+static void save_warn_of_pipeline(SnapSave *s)
 {
     g_autofree char *name = NULL;
     SnapPeer peer;
@@ -608,7 +686,7 @@ static void warn_of_pipeline(SnapSave *s)
                 "takes a save that fails at its end for completed", name);
 }
 
-static int run(SnapSave *s, Error **errp)
+static int save_run(SnapSave *s, Error **errp)
 {
     SnapInput *input = snap_transport_input(s->transport);
     int ret;
@@ -618,16 +696,31 @@ static int run(SnapSave *s, Error **errp)
                    snap_transport_name(s->transport));
         return -EINVAL;
     }
-
     snap_backpressure_init(&s->backpressure, s->transport);
     s->reader = snap_stream_reader_new(input, s->options.page_bits);
-    ret = snap_task_run(read_setup, s, s->task, errp);
-    if (!ret) {
-        warn_of_pipeline(s);
-        ret = create_target(s, errp);
+    ret = snap_task_run(save_read_setup, s, s->task, errp);
+    if (ret < 0) {
+        return ret;
     }
-    if (!ret) {
-        ret = snap_task_run(read_rest, s, s->task, errp);
+    save_warn_of_pipeline(s);
+    ret = save_create_image(s, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    return snap_task_run(save_read_rest, s, s->task, errp);
+}
+
+/* Whatever happened, tell those who wait. Returns: @ret, or a new failure */
+static int save_tell(SnapSave *s, int ret, Error **errp)
+{
+    if (s->return_path && ret != -EINTR && ret != -ETIMEDOUT) {
+        int answered = snap_task_run(save_shut, s, s->task,
+                                     ret < 0 ? NULL : errp);
+
+        ret = ret < 0 ? ret : answered;
+    }
+    if (s->multifd && ret != -ETIMEDOUT) {
+        snap_task_run(save_close_channels, s, NULL, NULL);
     }
     return ret;
 }
@@ -639,7 +732,7 @@ int snap_save_run(SnapSave *s, SnapStats *stats, Error **errp)
 
     GLOBAL_STATE_CODE();
     assert(!qemu_in_coroutine());
-    ret = run(s, errp);
+    ret = save_run(s, errp);
     g_clear_pointer(&s->timer, timer_free);
     if (ret < 0 && s->given_up) {
         g_clear_pointer(errp, error_free);
@@ -647,20 +740,12 @@ int snap_save_run(SnapSave *s, SnapStats *stats, Error **errp)
                    "cancelled, or has failed");
     }
     snap_progress_end(&s->progress);
-    if (s->return_path && ret != -EINTR && ret != -ETIMEDOUT) {
-        int answer_ret = snap_task_run(shut, s, s->task,
-                                       ret ? NULL : errp);
-
-        ret = ret ?: answer_ret;
+    ret = save_tell(s, ret, errp);
+    if (ret < 0) {
+        save_abandon(s, errp);
+        return ret;
     }
-    if (s->multifd && !snap_task_is_left(s->task)) {
-        snap_task_run(close_channels, s, NULL, NULL);
-    }
-    if (!ret) {
-        snap_image_builder_confirm(s->builder);
-        fill_stats(s, stats);
-    } else {
-        abandon(s, errp);
-    }
-    return ret;
+    snap_image_builder_confirm(s->builder);
+    save_fill_stats(s, stats);
+    return 0;
 }

@@ -17,6 +17,7 @@
 #include "snap/verb/check.h"
 #include "snap-coroutine.h"
 #include "some-ram.h"
+#include "test-table.h"
 
 #define DISK_SIZE (1 * GiB)
 #define OLD "not a snapshot"
@@ -573,34 +574,38 @@ static void test_existing_abandoned_during_commit(Fixture *f, gconstpointer p)
     g_assert_cmpuint(nb_polls, >, 3);
 }
 
-static void add(const char *path, void (*test)(Fixture *f, gconstpointer data))
-{
-    g_autofree char *name = g_strdup_printf("/snap/builder/%s", path);
-
-    g_test_add(name, Fixture, NULL, fixture_set_up, test, fixture_tear_down);
-}
+static const struct {
+    const char *path;
+    void (*fn)(Fixture *f, gconstpointer data);
+} tests[] = {
+    { "new/file-is-there-once-committed",
+      test_new_file_is_there_once_committed },
+    { "new/file-is-gone-without-confirmation",
+      test_new_file_is_gone_without_confirmation },
+    { "new/file-is-gone-without-commit", test_new_file_is_gone_without_commit },
+    { "new/old-file-is-back-when-abandoned",
+      test_old_file_is_back_when_abandoned },
+    { "new/old-file-is-back-when-rolled-back",
+      test_old_file_is_back_when_rolled_back },
+    { "new/may-be-freed-before-it-is-created", test_free_before_create },
+    { "new/may-be-abandoned-during-the-commit",
+      test_new_file_abandoned_during_commit },
+    { "existing/file-has-the-new-snapshot", test_existing_has_snapshot },
+    { "existing/old-snapshot-is-gone-when-abandoned",
+      test_existing_loses_old_snapshot_when_abandoned },
+    { "existing/commit-may-follow-a-rollback", test_existing_is_rolled_back },
+    { "existing/file-that-is-too-small-is-refused", test_existing_too_small },
+    { "existing/may-be-abandoned-during-the-commit",
+      test_existing_abandoned_during_commit },
+    { "error/next-one-succeeds-after-a-failed-write",
+      test_after_each_failed_write },
+    { "error/header-that-stays-is-reported", test_header_that_stays_is_told },
+};
 
 int main(int argc, char **argv)
 {
-    module_call_init(MODULE_INIT_QOM);
-    bdrv_init();
-    qemu_init_main_loop(&error_abort);
-    g_test_init(&argc, &argv, NULL);
-    g_test_set_nonfatal_assertions();
-
-    add("new/commit", test_new_file_is_there_once_committed);
-    add("new/unconfirmed", test_new_file_is_gone_without_confirmation);
-    add("new/empty", test_new_file_is_gone_without_commit);
-    add("new/abandoned", test_old_file_is_back_when_abandoned);
-    add("new/rolled-back", test_old_file_is_back_when_rolled_back);
-    add("new/not-created", test_free_before_create);
-    add("new/in-flight", test_new_file_abandoned_during_commit);
-    add("existing/commit", test_existing_has_snapshot);
-    add("existing/abandoned", test_existing_loses_old_snapshot_when_abandoned);
-    add("existing/rolled-back", test_existing_is_rolled_back);
-    add("existing/too-small", test_existing_too_small);
-    add("existing/in-flight", test_existing_abandoned_during_commit);
-    add("error/write", test_after_each_failed_write);
-    add("error/header-stays", test_header_that_stays_is_told);
+    block_tests_init(&argc, &argv);
+    ADD_FIXTURE_TESTS("/snap/builder/", tests, Fixture, fixture_set_up,
+                      fixture_tear_down);
     return g_test_run();
 }

@@ -495,6 +495,6 @@ int main(int argc, char **argv)
         add(cases[i].name, &cases[i], test_case);
     }
     add("postcopy/interrupted-while-a-resumption-waits", NULL, test_resumption);
-    add("unused", NULL, test_unused);
+    add("may-be-freed-unused", NULL, test_unused);
     return g_test_run();
 }

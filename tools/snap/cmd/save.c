@@ -11,14 +11,14 @@
 #include "cmd.h"
 #include "report.h"
 
-static void on_interrupt(void *opaque)
+static void cmd_save_on_interrupt(void *opaque)
 {
     snap_save_interrupt(opaque);
 }
 
-/* Takes over @transport. Returns: a save that can run, NULL with @errp set */
-static SnapSave *begin(const SnapCmdOptions *options,
-                       SnapTransport *transport, Error **errp)
+/* Take over @transport. Returns: a save that can run, NULL with @errp set */
+static SnapSave *cmd_save_begin(const SnapCmdOptions *options,
+                                SnapTransport *transport, Error **errp)
 {
     SnapTargetOptions target_options = {
         .image = snap_cmd_image_options(options),
@@ -54,12 +54,12 @@ static SnapSave *begin(const SnapCmdOptions *options,
     return snap_save_new(&save_options, g_steal_pointer(&target), transport);
 }
 
-static int run(const SnapCmdOptions *options, SnapSave *s, SnapStats *stats,
-               Error **errp)
+static int cmd_save_run(const SnapCmdOptions *options, SnapSave *s,
+                        SnapStats *stats, Error **errp)
 {
     int ret;
 
-    snap_interrupt_watch(options->interrupt, on_interrupt, s);
+    snap_interrupt_watch(options->interrupt, cmd_save_on_interrupt, s);
     ret = snap_save_run(s, stats, errp);
     snap_interrupt_watch(options->interrupt, NULL, NULL);
     return ret;
@@ -76,10 +76,10 @@ int snap_cmd_save(const SnapCmdOptions *options)
     transport = snap_transport_open(options->uri, true, options->interrupt,
                                     &err);
     if (transport) {
-        s = begin(options, transport, &err);
+        s = cmd_save_begin(options, transport, &err);
     }
     if (s) {
-        ret = run(options, s, &stats, &err);
+        ret = cmd_save_run(options, s, &stats, &err);
     }
     if (!ret) {
         snap_save_free(s);

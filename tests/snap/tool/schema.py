@@ -163,11 +163,11 @@ class Validator(unittest.TestCase):
                  value.items() if member is not None}
         return list(Schema().faults(value, 'SnapCheck'))
 
-    def test_accepts_what_is_right(self):
+    def test_validator_accepts_what_is_right(self):
         self.assertEqual(self.faults(), [])
         self.assertEqual(self.faults(first_error='damage'), [])
 
-    def test_finds_what_is_wrong(self):
+    def test_validator_finds_what_is_wrong(self):
         for change in ({'leaks': None}, {'leaks': '0'}, {'leaks': True},
                        {'leaks': 0.5}, {'filename': 3}, {'more': 1},
                        {'pages-checked': -1}, {'first_error': 1}):
@@ -175,7 +175,7 @@ class Validator(unittest.TestCase):
                 self.assertEqual(len(self.faults(**change)), 1)
 
 
-class Output(PostcopyTest):
+class SchemaOfOutput(PostcopyTest):
 
     def setUp(self):
         super().setUp()
@@ -214,12 +214,12 @@ class Output(PostcopyTest):
         self.completes(peer)
         return self.validate(self.report(), 'SnapReport')
 
-    def test_info(self):
+    def test_info_is_what_the_schema_says(self):
         self.info_of(sample())
         bare = StreamBuilder([('ram', PAGE)])
         self.assertNotIn('run-state', self.info_of(bare))
 
-    def test_check(self):
+    def test_check_is_what_the_schema_says(self):
         self.save(sample().build(), self.image, '-O', 'raw')
         self.check()
         part = self.info()['parts']['device description']
@@ -229,7 +229,7 @@ class Output(PostcopyTest):
         self.assertEqual(self.check(status=2)['parts-corrupt'], 1)
         self.assertEqual(self.check('--repair')['parts-repaired'], 1)
 
-    def test_reports(self):
+    def test_reports_are_what_the_schema_says(self):
         data = sample().build()
         self.reported('save', self.image, stdin=data)
         self.reported('load', self.image)
@@ -241,9 +241,9 @@ class Output(PostcopyTest):
 
     def test_schema_has_nothing_more(self):
         """Each member was seen, and each that is optional was left out."""
-        self.test_info()
-        self.test_check()
-        self.test_reports()
+        self.test_info_is_what_the_schema_says()
+        self.test_check_is_what_the_schema_says()
+        self.test_reports_are_what_the_schema_says()
         self.assertEqual(self.schema.all_members() - self.schema.seen, set())
         # All streams have a machine type here.
         self.assertEqual(self.schema.optional_members() - self.schema.absent,

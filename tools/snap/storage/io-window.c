@@ -4,6 +4,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/main-loop.h"
 #include "qemu/madvise.h"
 #include "qemu/memalign.h"
 #include "qemu/units.h"
@@ -102,6 +103,7 @@ SnapIOBuffer *coroutine_fn snap_io_window_get(SnapIOWindow *w)
 {
     Request *request;
 
+    IO_CODE();
     while (QSIMPLEQ_EMPTY(&w->free_requests)) {
         qemu_co_queue_wait(&w->waiting, NULL);
     }
@@ -115,6 +117,7 @@ void snap_io_window_put(SnapIOWindow *w, SnapIOBuffer *buffer)
 {
     Request *request = container_of(buffer, Request, buffer);
 
+    IO_CODE();
     assert(!request->in_flight);
     QSIMPLEQ_INSERT_HEAD(&w->free_requests, request, next);
 }
@@ -193,6 +196,7 @@ void coroutine_fn snap_io_window_write(SnapIOWindow *w, SnapIOBuffer *buffer,
 {
     Request *request = container_of(buffer, Request, buffer);
 
+    IO_CODE();
     reqlist_wait_all(&w->writes, buffer->offset, w->buffer_size, NULL);
     if (!nb_extents || w->write_ret) {
         snap_io_window_put(w, buffer);
@@ -213,6 +217,7 @@ void coroutine_fn snap_io_window_read(SnapIOWindow *w, SnapIOBuffer *buffer,
 {
     Request *request = container_of(buffer, Request, buffer);
 
+    IO_CODE();
     assert(bytes && bytes <= w->buffer_size);
     request->is_write = false;
     request->bytes = bytes;
@@ -223,6 +228,7 @@ int coroutine_fn snap_io_window_wait(SnapIOWindow *w, SnapIOBuffer *buffer)
 {
     Request *request = container_of(buffer, Request, buffer);
 
+    IO_CODE();
     while (request->in_flight) {
         qemu_co_queue_wait(&w->waiting, NULL);
     }
@@ -231,6 +237,7 @@ int coroutine_fn snap_io_window_wait(SnapIOWindow *w, SnapIOBuffer *buffer)
 
 void coroutine_fn snap_io_window_drain(SnapIOWindow *w)
 {
+    IO_CODE();
     while (w->in_flight) {
         qemu_co_queue_wait(&w->waiting, NULL);
     }

@@ -6,6 +6,7 @@
 #include "qemu/osdep.h"
 #include <glib/gstdio.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
@@ -14,6 +15,18 @@
 #include "snap/storage/create.h"
 
 #define MASK 027                /* the umask of the tests */
+
+/* What storage fails with when it looks for data; 0 if it does not */
+static int seek_data_errno;
+
+off_t lseek(int fd, off_t offset, int whence)
+{
+    if (whence == SEEK_DATA && seek_data_errno) {
+        errno = seek_data_errno;
+        return -1;
+    }
+    return syscall(SYS_lseek, fd, offset, whence);
+}
 
 /* Two files, which are there and empty */
 typedef struct Fixture {
@@ -169,6 +182,16 @@ static void test_failure_is_an_error_that_says_so(Fixture *f,
     assert_fails(f->image, "qcow2", "no-such-option=1");
 }
 
+/* The image that is copied would end there. */
+static void test_no_answer_about_holes_is_an_error(Fixture *f,
+                                                   gconstpointer data)
+{
+    seek_data_errno = EIO;
+    assert_fails(f->image, "qcow2", NULL);
+    seek_data_errno = 0;
+    create(f->image, "qcow2", NULL, 1 * MiB);
+}
+
 static void test_missing_file_is_not_made(Fixture *f, gconstpointer data)
 {
     g_remove(f->image);
@@ -268,6 +291,8 @@ int main(int argc, char **argv)
         test_image_is_made_in_the_file_that_is_there);
     add("file-size-limit-is-an-error", test_file_size_limit_is_an_error);
     add("failure-says-why", test_failure_is_an_error_that_says_so);
+    add("no-answer-about-holes-is-an-error",
+        test_no_answer_about_holes_is_an_error);
     add("missing-file-is-not-made", test_missing_file_is_not_made);
     add("nothing-is-left-after-a-failure", test_nothing_is_left_behind);
     g_test_add_func("/snap/create/second-file-is-refused",

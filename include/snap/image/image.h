@@ -118,12 +118,12 @@ int coroutine_fn snap_image_working_set(SnapImage *image, GArray **pages,
                                         Error **errp);
 
 /**
- * snap_image_sound_arrivals: check the arrival list
+ * snap_image_check_arrivals: check the arrival list
  * @nb: filled in with the number of entries before the first damage
  *
  * Returns: 0 on success; -errno with @errp set, -EBADMSG if the list is damaged
  */
-int coroutine_fn snap_image_sound_arrivals(SnapImage *image, uint64_t *nb,
+int coroutine_fn snap_image_check_arrivals(SnapImage *image, uint64_t *nb,
                                            Error **errp);
 
 #endif /* SNAP_IMAGE_IMAGE_H */

@@ -13,8 +13,8 @@ typedef struct SnapInterrupt SnapInterrupt;
  * @end: ends the process, because of a signal; does not return.  Called in any
  *       thread, see snap_interrupt_begin_blocking()
  *
- * From now on they wait until somebody takes them: for the whole process, also
- * if other threads do not block them.  One that the process was started to
+ * From now on they stay pending until they are read: for the whole process,
+ * even if other threads do not block them.  One that the process was started to
  * ignore, such as SIGHUP under nohup, is still ignored.  For the rest of the
  * process: a signal after the end is decided must not change what is reported.
  */
@@ -40,9 +40,9 @@ void snap_interrupt_watch(SnapInterrupt *interrupt, void (*func)(void *opaque),
  *
  * Until snap_interrupt_end_blocking(), a signal ends the process: what
  * snap_interrupt_add() has added is called, the last one first, then @end of
- * snap_interrupt_new().  They run in another thread, while the main one stands
- * anywhere in the call that blocks, or leaves it: so they may read what that
- * call does not change, use descriptors and paths, allocate memory and report
+ * snap_interrupt_new().  They run in another thread, while the main one is
+ * anywhere in the blocking call, or leaves it: so they may read what that call
+ * does not change, use descriptors and paths, allocate memory and report
  * errors, but not free anything or run the main loop.  Does nothing without
  * @interrupt; may be nested.
  *
@@ -61,7 +61,7 @@ void snap_interrupt_end_blocking(SnapInterrupt *interrupt);
 void snap_interrupt_add(SnapInterrupt *interrupt, void (*func)(void *opaque),
                         void *opaque);
 
-/* It is not to be done any more, if it was. */
+/* Undo snap_interrupt_add(); does nothing if that was not called. */
 void snap_interrupt_remove(SnapInterrupt *interrupt,
                            void (*func)(void *opaque), void *opaque);
 

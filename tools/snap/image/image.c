@@ -279,7 +279,7 @@ int coroutine_fn snap_image_working_set(SnapImage *image, GArray **pages,
     return *pages ? 1 : -EBADMSG;
 }
 
-int coroutine_fn snap_image_sound_arrivals(SnapImage *image, uint64_t *nb,
+int coroutine_fn snap_image_check_arrivals(SnapImage *image, uint64_t *nb,
                                            Error **errp)
 {
     /* They are read in order. */

@@ -120,7 +120,7 @@ static int coroutine_fn cut_arrivals(SnapImage *image, SnapHeader *header,
                                      Error **errp)
 {
     Error *err = NULL;
-    int ret = snap_image_sound_arrivals(image, &header->nb_arrivals, &err);
+    int ret = snap_image_check_arrivals(image, &header->nb_arrivals, &err);
 
     if (ret < 0 && ret != -EBADMSG) {
         error_propagate(errp, err);

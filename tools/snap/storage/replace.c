@@ -18,9 +18,9 @@
  *   rolled back            as before; the next commit may follow
  *   abandoned              old or none   -               -
  *
- * An exchange needs renameat2(2), which NFS has not; some file systems do not
- * have links either, and there the old file is gone with the commit.  What is
- * abandoned after such a commit leaves no file.
+ * An exchange needs renameat2(2), which NFS does not have; some file systems do
+ * not have links either, and there the old file is gone with the commit.  To
+ * abandon that leaves no file.
  *
  * What a power cut or a kill leaves, and who may open it:
  *
@@ -31,13 +31,13 @@
  *   confirmed            new, perhaps old as above     new, perhaps old
  *   abandoned            old or none                   old
  *
- * The commit and the rollback return when that is on stable storage; what the
+ * The commit and the rollback are on stable storage when they return; what the
  * confirmation removes may come back with a power cut.  The next replacement
- * removes what was left under the two hidden names.
+ * removes .NAME.saving, and .NAME.saved when it needs that name.
  *
- * The temporary is the user's own, with mode 0600: a snapshot holds the guest's
- * memory.  It gets owner, mode, access list and label of the old file at the
- * commit, and loses them again in a rollback.
+ * The temporary belongs to the user, with mode 0600: a snapshot holds the
+ * guest's memory.  It gets owner, mode, access list and label of the old file
+ * at the commit, and loses them again in a rollback.
  *
  * Locks (file-lock.h), all of which end with the replacement:
  *
@@ -47,9 +47,9 @@
  *               byte of saves, shared: the next save must not take it for a
  *               leftover
  *
- * Functions that can fail return 0 or a positive number, or -errno; those that
- * have @errp set it as well.  Files are opened by open(2) and not qemu_open():
- * every name is that of a file here, /dev/fdset/1 as well.
+ * Functions that can fail return -errno, and set @errp if they have one.  Files
+ * are opened by open(2) and not qemu_open(): all names are those of files in
+ * one directory, also if that is /dev/fdset.
  */
 
 #include "qemu/osdep.h"

@@ -9,7 +9,7 @@
  *   it runs the main loop     a handler in the main AioContext
  *                             (snap_interrupt_watch)
  *   a call may block it       a thread that exists for that time only
- *   neither, for moments      nobody: the signal waits for one of the above
+ *   neither, briefly          nobody: the signal stays pending
  *
  * Calls that block are those that open an image or a connection: drivers run a
  * main loop of their own there, which cannot be left, or wait in a library.
@@ -19,8 +19,8 @@
  *
  * Threads that a library has started before main(), and threads of drivers, may
  * not have the signals blocked, and the kernel delivers a signal to any thread
- * that lets it.  Such a thread blocks it for itself, and gives it back to the
- * process.
+ * that lets it.  Such a thread blocks the signal, and sends it to the process
+ * again.
  */
 
 #include "qemu/osdep.h"
@@ -33,7 +33,7 @@
 #include "qemu/thread.h"
 #include "snap/util/interrupt.h"
 
-/* What is to be done before the process ends. */
+/* Something to do before the process ends */
 typedef struct Action {
     void (*func)(void *opaque);
     void *opaque;
@@ -43,7 +43,7 @@ struct SnapInterrupt {
     /* constant */
     void (*end)(void *opaque);
     void *opaque;
-    int fd;                         /* -1: signals do what they always do */
+    int fd;                         /* -1: signals have their usual effect */
     EventNotifier unblocked;        /* tells @thread to return */
 
     /* used by the main thread only */
@@ -53,7 +53,7 @@ struct SnapInterrupt {
     unsigned depth;                 /* calls that may block */
     QemuThread thread;
 
-    /* whoever ends the process does not release this any more */
+    /* the thread that ends the process does not release this */
     QemuMutex lock;
     GArray *actions;
 };

@@ -48,7 +48,7 @@ static void coroutine_fn check_arrivals(SnapImage *image,
     Error *err = NULL;
     uint64_t nb;
 
-    if (snap_image_sound_arrivals(image, &nb, &err) < 0) {
+    if (snap_image_check_arrivals(image, &nb, &err) < 0) {
         check_note_part(result, SNAP_PART_ARRIVALS, err);
     }
 }

@@ -274,7 +274,9 @@ static void interrupt_bh(void *opaque)
 {
     Fixture *f = opaque;
 
-    snap_load_interrupt(f->load);
+    if (f->load) {
+        snap_load_interrupt(f->load);
+    }
 }
 
 /* Read up to the end, or as much as the case wants. */
@@ -302,10 +304,16 @@ static void coroutine_fn interrupt_later(Fixture *f)
     aio_bh_schedule_oneshot(qemu_get_aio_context(), interrupt_bh, f);
 }
 
+/* While the load reads, however slow the machine is */
 static void coroutine_fn interrupt_twice_entry(void *opaque)
 {
-    interrupt_later(opaque);
-    interrupt_later(opaque);
+    Fixture *f = opaque;
+
+    while (!f->saved.snapshot.disk->in_flight) {
+        snap_task_pause();
+    }
+    interrupt_later(f);
+    interrupt_later(f);
 }
 
 static void coroutine_fn destination_do(Fixture *f, Event event,

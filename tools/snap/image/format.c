@@ -119,7 +119,7 @@ void snap_header_encode(const SnapHeader *header,
 }
 
 /* Longest length that a part may have. */
-static uint64_t part_limit(const SnapHeader *header, SnapPart part)
+static uint64_t header_part_limit(const SnapHeader *header, SnapPart part)
 {
     switch (part) {
     case SNAP_PART_PAGE_TABLE:
@@ -144,14 +144,14 @@ static uint64_t part_limit(const SnapHeader *header, SnapPart part)
     }
 }
 
-static bool part_valid(const SnapHeader *header, SnapPart part,
-                       uint64_t image_size)
+static bool header_part_valid(const SnapHeader *header, SnapPart part,
+                              uint64_t image_size)
 {
     const SnapPartInfo *info = &header->parts[part];
     bool is_table = part == SNAP_PART_PAGE_TABLE || part == SNAP_PART_ARRIVALS;
 
-    if (info->length > part_limit(header, part) ||
-        (is_table && info->length != part_limit(header, part))) {
+    if (info->length > header_part_limit(header, part) ||
+        (is_table && info->length != header_part_limit(header, part))) {
         return false;
     }
     return info->length == 0 ||
@@ -162,7 +162,7 @@ static bool part_valid(const SnapHeader *header, SnapPart part,
 }
 
 /* Whether a part overlaps one of those before it in the header. */
-static bool part_overlaps(const SnapHeader *header, SnapPart part)
+static bool header_part_overlaps(const SnapHeader *header, SnapPart part)
 {
     const SnapPartInfo *a = &header->parts[part];
 
@@ -177,7 +177,7 @@ static bool part_overlaps(const SnapHeader *header, SnapPart part)
     return false;
 }
 
-static bool numbers_valid(const SnapHeader *header)
+static bool header_numbers_valid(const SnapHeader *header)
 {
     return header->page_bits >= SNAP_MIN_PAGE_BITS &&
            header->page_bits <= SNAP_MAX_PAGE_BITS &&
@@ -188,7 +188,7 @@ static bool numbers_valid(const SnapHeader *header)
            header->before_ram <= header->parts[SNAP_PART_SETUP].length;
 }
 
-static void decode_fields(SnapHeader *header, const uint8_t *buf)
+static void header_decode_fields(SnapHeader *header, const uint8_t *buf)
 {
     *header = (SnapHeader) {
         .incompatible = ldq_be_p(buf + H_INCOMPATIBLE),
@@ -258,24 +258,24 @@ int snap_header_decode(SnapHeader *header, const uint8_t buf[SNAP_HEADER_SIZE],
         return -EBADMSG;
     }
 
-    decode_fields(header, buf);
+    header_decode_fields(header, buf);
     unknown = header->incompatible & ~SNAP_INCOMPATIBLE_KNOWN;
     if (unknown) {
         error_setg(errp, "The snapshot uses features that are not supported "
                    "(0x%" PRIx64 ")", unknown);
         return -ENOTSUP;
     }
-    if (!numbers_valid(header)) {
+    if (!header_numbers_valid(header)) {
         error_setg(errp, "The snapshot's header has values out of bounds");
         return -EBADMSG;
     }
     for (unsigned i = 0; i < SNAP_PART__MAX; i++) {
-        if (!part_valid(header, i, image_size)) {
+        if (!header_part_valid(header, i, image_size)) {
             error_setg(errp, "The place or length of the snapshot's %s is out "
                        "of bounds", snap_part_name(i));
             return -EBADMSG;
         }
-        if (part_overlaps(header, i)) {
+        if (header_part_overlaps(header, i)) {
             error_setg(errp, "The snapshot's %s overlaps another part",
                        snap_part_name(i));
             return -EBADMSG;
@@ -304,8 +304,9 @@ void snap_block_table_encode(const SnapRAMBlocks *ram,
 }
 
 /* Returns: bytes of the entry at @data, 0 if it is invalid */
-static size_t decode_block(SnapRAMBlocks *ram, SnapPageCounts *counts,
-                           const uint8_t *data, size_t length)
+static size_t block_table_decode_entry(SnapRAMBlocks *ram,
+                                       SnapPageCounts *counts,
+                                       const uint8_t *data, size_t length)
 {
     char name[SNAP_BLOCK_NAME_MAX + 1] = "";
     const SnapRAMBlock *block;
@@ -347,8 +348,8 @@ int snap_block_table_decode(SnapRAMBlocks *ram, SnapPageCounts **counts,
 
     snap_ram_blocks_init(ram, header->page_bits);
     for (uint32_t i = 0; i < header->nb_blocks; i++) {
-        size_t entry_size = decode_block(ram, &all[i], data + pos,
-                                         length - pos);
+        size_t entry_size = block_table_decode_entry(ram, &all[i], data + pos,
+                                                     length - pos);
 
         if (!entry_size) {
             break;

@@ -18,12 +18,12 @@
 
 #include <xxhash.h>
 
-static void part_corrupt(SnapPart part, Error **errp)
+static void image_part_corrupt(SnapPart part, Error **errp)
 {
     error_setg(errp, "The snapshot's %s is corrupt", snap_part_name(part));
 }
 
-static int coroutine_fn read_header(SnapImage *image, Error **errp)
+static int coroutine_fn image_read_header(SnapImage *image, Error **errp)
 {
     int64_t size = blk_co_getlength(image->blk);
     uint8_t *buf;
@@ -48,7 +48,7 @@ static int coroutine_fn read_header(SnapImage *image, Error **errp)
     return ret;
 }
 
-static int coroutine_fn read_block_table(SnapImage *image, Error **errp)
+static int coroutine_fn image_read_block_table(SnapImage *image, Error **errp)
 {
     g_autoptr(GByteArray) table = snap_image_read_part(image,
                                                        SNAP_PART_BLOCK_TABLE,
@@ -65,7 +65,7 @@ static int coroutine_fn read_block_table(SnapImage *image, Error **errp)
         return ret;
     }
     if (!snap_layout_init(&image->layout, &image->ram, NULL)) {
-        part_corrupt(SNAP_PART_BLOCK_TABLE, errp);
+        image_part_corrupt(SNAP_PART_BLOCK_TABLE, errp);
         return -EBADMSG;
     }
     for (unsigned i = 0; i < SNAP_PART__MAX; i++) {
@@ -89,7 +89,8 @@ SnapImage *coroutine_fn snap_image_open(BlockBackend *blk, Error **errp)
         .ops = &snap_verified_read_ops,
         .ram = &image->ram,
     };
-    if (read_header(image, errp) < 0 || read_block_table(image, errp) < 0) {
+    if (image_read_header(image, errp) < 0 ||
+        image_read_block_table(image, errp) < 0) {
         return NULL;
     }
     trace_snap_image_open(image->ram.nb_blocks, image->ram.nb_pages);
@@ -126,9 +127,9 @@ uint64_t snap_image_stored_pages(const SnapImage *image)
     return stored;
 }
 
-static int coroutine_fn read_at(SnapImage *image, SnapPart part,
-                                uint64_t offset, size_t length, void *buf,
-                                Error **errp)
+static int coroutine_fn image_read_at(SnapImage *image, SnapPart part,
+                                      uint64_t offset, size_t length, void *buf,
+                                      Error **errp)
 {
     int ret = blk_co_pread(image->blk, offset, length, buf, 0);
 
@@ -140,7 +141,7 @@ static int coroutine_fn read_at(SnapImage *image, SnapPart part,
 }
 
 /* Check the description, which its checksum follows, and cut that off. */
-static bool check_vmdesc(GByteArray *array)
+static bool image_check_vmdesc(GByteArray *array)
 {
     size_t length = array->len - SNAP_VMDESC_TRAILER;
 
@@ -168,19 +169,19 @@ GByteArray *coroutine_fn snap_image_read_part(SnapImage *image, SnapPart part,
         return g_steal_pointer(&array);
     }
     g_byte_array_set_size(array, info->length);
-    if (read_at(image, part, info->offset, info->length, array->data,
-                errp) < 0) {
+    if (image_read_at(image, part, info->offset, info->length, array->data,
+                      errp) < 0) {
         return NULL;
     }
     if (part == SNAP_PART_VMDESC) {
-        valid = check_vmdesc(array);
+        valid = image_check_vmdesc(array);
     } else if (part == SNAP_PART_WORKING_SET) {
         valid = true;       /* snap_working_set_decode() will tell */
     } else {
         valid = snap_checksum(array->data, array->len) == info->checksum;
     }
     if (!valid) {
-        part_corrupt(part, errp);
+        image_part_corrupt(part, errp);
         return NULL;
     }
     return g_steal_pointer(&array);
@@ -200,7 +201,7 @@ int coroutine_fn snap_image_copy_part(SnapImage *image, SnapPart part,
          pos += SNAP_DEVICE_CHUNK) {
         size_t length = MIN(info->length - pos, SNAP_DEVICE_CHUNK);
 
-        ret = read_at(image, part, info->offset + pos, length, buf, errp);
+        ret = image_read_at(image, part, info->offset + pos, length, buf, errp);
         if (!ret) {
             XXH3_64bits_update(hash, buf, length);
             if (func) {
@@ -209,7 +210,7 @@ int coroutine_fn snap_image_copy_part(SnapImage *image, SnapPart part,
         }
     }
     if (!ret && info->length && XXH3_64bits_digest(hash) != info->checksum) {
-        part_corrupt(part, errp);
+        image_part_corrupt(part, errp);
         ret = -EBADMSG;
     }
     qemu_vfree(buf);
@@ -217,8 +218,8 @@ int coroutine_fn snap_image_copy_part(SnapImage *image, SnapPart part,
     return ret;
 }
 
-static SnapTable *open_table(SnapImage *image, SnapPart part,
-                             uint64_t nb_entries, unsigned cached_chunks)
+static SnapTable *image_open_table(SnapImage *image, SnapPart part,
+                                   uint64_t nb_entries, unsigned cached_chunks)
 {
     return snap_blk_table_new(image->blk, snap_part_name(part),
                               image->header.parts[part].offset, nb_entries,
@@ -228,14 +229,14 @@ static SnapTable *open_table(SnapImage *image, SnapPart part,
 
 SnapTable *snap_image_page_table(SnapImage *image, unsigned cached_chunks)
 {
-    return open_table(image, SNAP_PART_PAGE_TABLE, image->header.nb_pages,
-                      cached_chunks);
+    return image_open_table(image, SNAP_PART_PAGE_TABLE, image->header.nb_pages,
+                            cached_chunks);
 }
 
 SnapTable *snap_image_arrivals(SnapImage *image, unsigned cached_chunks)
 {
-    return open_table(image, SNAP_PART_ARRIVALS, image->header.nb_arrivals,
-                      cached_chunks);
+    return image_open_table(image, SNAP_PART_ARRIVALS,
+                            image->header.nb_arrivals, cached_chunks);
 }
 
 QDict *coroutine_fn snap_image_metadata(SnapImage *image, Error **errp)
@@ -257,7 +258,7 @@ QDict *coroutine_fn snap_image_metadata(SnapImage *image, Error **errp)
     dict = qobject_to(QDict, object);
     if (!dict) {
         qobject_unref(object);
-        part_corrupt(SNAP_PART_METADATA, errp);
+        image_part_corrupt(SNAP_PART_METADATA, errp);
     }
     return dict;
 }
@@ -290,7 +291,7 @@ int coroutine_fn snap_image_check_arrivals(SnapImage *image, uint64_t *nb,
         int ret = snap_table_get(arrivals, *nb, &page, errp);
 
         if (!ret && page >= image->ram.nb_pages) {
-            part_corrupt(SNAP_PART_ARRIVALS, errp);
+            image_part_corrupt(SNAP_PART_ARRIVALS, errp);
             ret = -EBADMSG;
         }
         if (ret < 0) {

@@ -9,7 +9,7 @@
  *
  *   a buffer is  because of                      and then
  *   -----------  ------------------------------  ------------------------------
- *   free         the window, or a write's end    waits for find_or_open()
+ *   free         the window, or a write's end    waits for the next piece
  *   open         a page of its piece             collects pages of this piece
  *   held         reserve: somebody fills room    stays open until all of them
  *                                                commit or cancel
@@ -91,7 +91,7 @@ struct SnapRAMWriter {
 };
 
 /* Pages of the unit that the image allocates as a whole. */
-static unsigned fill_unit(BlockBackend *blk, unsigned page_bits)
+static unsigned ram_writer_fill_unit(BlockBackend *blk, unsigned page_bits)
 {
     BlockDriverInfo info = { };
     int64_t unit = DEFAULT_FILL;
@@ -116,7 +116,7 @@ SnapRAMWriter *snap_ram_writer_new(BlockBackend *blk, const SnapLayout *layout,
     w->window = snap_io_window_new(blk, NB_BUFFERS, BUFFER_SIZE);
     qemu_co_mutex_init(&w->lock);
     qemu_co_queue_init(&w->released);
-    w->fill_pages = fill_unit(blk, ram->page_bits);
+    w->fill_pages = ram_writer_fill_unit(blk, ram->page_bits);
     if (ram->nb_pages <= LONG_MAX) {
         w->seen = bitmap_try_new(ram->nb_pages);
         w->stored = bitmap_try_new(ram->nb_pages);
@@ -142,7 +142,7 @@ void snap_ram_writer_free(SnapRAMWriter *w)
 }
 
 /* Report the first error of a write, which may have been an earlier one. */
-static int write_status(SnapRAMWriter *w, Error **errp)
+static int ram_writer_write_status(SnapRAMWriter *w, Error **errp)
 {
     int ret = snap_io_window_status(w->window);
 
@@ -156,8 +156,8 @@ static int write_status(SnapRAMWriter *w, Error **errp)
  * Bits of @map from @first on as a map of their own. Pieces of RAM start at
  * any page number, so they are not aligned to words.
  */
-static void copy_bits(unsigned long *dst, const unsigned long *map,
-                      uint64_t first, unsigned nb)
+static void ram_writer_copy_bits(unsigned long *dst, const unsigned long *map,
+                                 uint64_t first, unsigned nb)
 {
     for (uint64_t page = find_next_bit(map, first + nb, first);
          page < first + nb; page = find_next_bit(map, first + nb, page + 1)) {
@@ -166,8 +166,8 @@ static void copy_bits(unsigned long *dst, const unsigned long *map,
 }
 
 /* Zero those pages of an extent that were not collected. */
-static void zero_gaps(const OpenBuffer *open, const SnapExtent *extent,
-                      unsigned page_bits)
+static void ram_writer_zero_gaps(const OpenBuffer *open,
+                                 const SnapExtent *extent, unsigned page_bits)
 {
     unsigned end = extent->first + extent->count;
     unsigned gap = find_next_zero_bit(open->present, end, extent->first);
@@ -182,7 +182,7 @@ static void zero_gaps(const OpenBuffer *open, const SnapExtent *extent,
 }
 
 /* Hand an open buffer to the window. */
-static void coroutine_fn submit(SnapRAMWriter *w, OpenBuffer *open)
+static void coroutine_fn ram_writer_submit(SnapRAMWriter *w, OpenBuffer *open)
 {
     g_autofree SnapExtent *extents = g_new(SnapExtent, MAX_BUFFER_PAGES);
     DECLARE_BITMAP(stored, MAX_BUFFER_PAGES);
@@ -190,11 +190,11 @@ static void coroutine_fn submit(SnapRAMWriter *w, OpenBuffer *open)
     unsigned nb_extents;
 
     bitmap_zero(stored, MAX_BUFFER_PAGES);
-    copy_bits(stored, w->stored, open->first_page, open->nb_pages);
+    ram_writer_copy_bits(stored, w->stored, open->first_page, open->nb_pages);
     nb_extents = snap_coalesce(open->present, stored, BUFFER_SIZE >> page_bits,
                                w->fill_pages, extents);
     for (unsigned i = 0; i < nb_extents; i++) {
-        zero_gaps(open, &extents[i], page_bits);
+        ram_writer_zero_gaps(open, &extents[i], page_bits);
     }
     trace_snap_ram_writer_submit(open->buffer->offset, nb_extents);
     w->current = NULL;
@@ -202,19 +202,19 @@ static void coroutine_fn submit(SnapRAMWriter *w, OpenBuffer *open)
                          extents, nb_extents);
 }
 
-static bool is_in(const OpenBuffer *open, uint64_t page)
+static bool open_buffer_has(const OpenBuffer *open, uint64_t page)
 {
     return open->buffer && page >= open->first_page &&
            page - open->first_page < open->nb_pages;
 }
 
-static OpenBuffer *find_open(SnapRAMWriter *w, uint64_t page)
+static OpenBuffer *ram_writer_find_open(SnapRAMWriter *w, uint64_t page)
 {
-    if (w->current && is_in(w->current, page)) {
+    if (w->current && open_buffer_has(w->current, page)) {
         return w->current;
     }
     for (unsigned i = 0; i < OPEN_BUFFERS; i++) {
-        if (is_in(&w->open[i], page)) {
+        if (open_buffer_has(&w->open[i], page)) {
             return &w->open[i];
         }
     }
@@ -222,7 +222,7 @@ static OpenBuffer *find_open(SnapRAMWriter *w, uint64_t page)
 }
 
 /* One not in use, or the least recently used one; NULL if all are held. */
-static OpenBuffer *victim(SnapRAMWriter *w)
+static OpenBuffer *ram_writer_victim(SnapRAMWriter *w)
 {
     OpenBuffer *victim = NULL;
 
@@ -240,8 +240,8 @@ static OpenBuffer *victim(SnapRAMWriter *w)
 }
 
 /* Turn @open into the buffer for the piece of the image with @page. */
-static void coroutine_fn reopen(SnapRAMWriter *w, OpenBuffer *open,
-                                uint64_t page)
+static void coroutine_fn ram_writer_reopen(SnapRAMWriter *w, OpenBuffer *open,
+                                           uint64_t page)
 {
     const SnapRAMBlock *block = snap_ram_block_of(w->ram, page);
     unsigned page_bits = w->ram->page_bits;
@@ -251,7 +251,7 @@ static void coroutine_fn reopen(SnapRAMWriter *w, OpenBuffer *open,
     SnapIOBuffer *buffer;
 
     if (open->buffer) {
-        submit(w, open);
+        ram_writer_submit(w, open);
     }
     buffer = snap_io_window_get(w->window);
     open->first_page = snap_ram_page(w->ram, block, in_block);
@@ -262,15 +262,16 @@ static void coroutine_fn reopen(SnapRAMWriter *w, OpenBuffer *open,
     open->buffer = buffer;
 }
 
-static OpenBuffer *coroutine_fn find_or_open(SnapRAMWriter *w, uint64_t page)
+static OpenBuffer *coroutine_fn ram_writer_find_or_open(SnapRAMWriter *w,
+                                                        uint64_t page)
 {
     QEMU_LOCK_GUARD(&w->lock);
     OpenBuffer *open;
 
-    while (!(open = find_open(w, page))) {
-        open = victim(w);
+    while (!(open = ram_writer_find_open(w, page))) {
+        open = ram_writer_victim(w);
         if (open) {
-            reopen(w, open, page);
+            ram_writer_reopen(w, open, page);
             break;
         }
         qemu_co_queue_wait(&w->released, &w->lock);
@@ -279,9 +280,11 @@ static OpenBuffer *coroutine_fn find_or_open(SnapRAMWriter *w, uint64_t page)
 }
 
 /* The open buffer for the piece of the image with @page. */
-static OpenBuffer *coroutine_fn open_buffer(SnapRAMWriter *w, uint64_t page)
+static OpenBuffer *coroutine_fn ram_writer_open_buffer(SnapRAMWriter *w,
+                                                       uint64_t page)
 {
-    OpenBuffer *open = find_open(w, page) ?: find_or_open(w, page);
+    OpenBuffer *open = ram_writer_find_open(w, page) ?:
+                       ram_writer_find_or_open(w, page);
 
     if (open != w->current) {
         open->last_use = ++w->use;
@@ -290,8 +293,8 @@ static OpenBuffer *coroutine_fn open_buffer(SnapRAMWriter *w, uint64_t page)
     return open;
 }
 
-static uint8_t *page_data(const SnapRAMWriter *w, const OpenBuffer *open,
-                          uint64_t page)
+static uint8_t *ram_writer_page_data(const SnapRAMWriter *w,
+                                     const OpenBuffer *open, uint64_t page)
 {
     return open->buffer->data +
            ((page - open->first_page) << w->ram->page_bits);
@@ -300,13 +303,13 @@ static uint8_t *page_data(const SnapRAMWriter *w, const OpenBuffer *open,
 void *coroutine_fn snap_ram_writer_reserve(SnapRAMWriter *w, uint64_t page,
                                            unsigned *nb_pages)
 {
-    OpenBuffer *open = open_buffer(w, page);
+    OpenBuffer *open = ram_writer_open_buffer(w, page);
     unsigned first = page - open->first_page;
     unsigned end = find_next_bit(open->present, open->nb_pages, first + 1);
 
     open->holders++;
     *nb_pages = MIN(*nb_pages, end - first);
-    return page_data(w, open, page);
+    return ram_writer_page_data(w, open, page);
 }
 
 unsigned coroutine_fn snap_ram_writer_reserve_several(SnapRAMWriter *w,
@@ -315,25 +318,25 @@ unsigned coroutine_fn snap_ram_writer_reserve_several(SnapRAMWriter *w,
                                                       QEMUIOVector *qiov)
 {
     size_t page_size = snap_ram_page_size(w->ram);
-    OpenBuffer *open = open_buffer(w, pages[0]);
+    OpenBuffer *open = ram_writer_open_buffer(w, pages[0]);
     unsigned i = 0;
 
     open->holders++;
-    while (i < nb_pages && is_in(open, pages[i])) {
+    while (i < nb_pages && open_buffer_has(open, pages[i])) {
         unsigned first = i++;
 
         while (i < nb_pages && pages[i] == pages[i - 1] + 1 &&
-               is_in(open, pages[i])) {
+               open_buffer_has(open, pages[i])) {
             i++;
         }
-        qemu_iovec_add(qiov, page_data(w, open, pages[first]),
+        qemu_iovec_add(qiov, ram_writer_page_data(w, open, pages[first]),
                        (i - first) * page_size);
     }
     return i;
 }
 
 /* The page that the sweep comes to next; after the last one it wraps around. */
-static uint64_t next_missing(const SnapRAMWriter *w)
+static uint64_t ram_writer_next_missing(const SnapRAMWriter *w)
 {
     uint64_t nb_pages = w->ram->nb_pages;
     uint64_t next = find_next_zero_bit(w->seen, nb_pages, w->expected);
@@ -345,8 +348,8 @@ static uint64_t next_missing(const SnapRAMWriter *w)
  * A page that is not the next one still missing was requested by a write of
  * the guest (migration/ram.c:get_queued_page): it belongs to its working set.
  */
-static int coroutine_fn note_arrival(SnapRAMWriter *w, uint64_t page,
-                                     Error **errp)
+static int coroutine_fn ram_writer_note_arrival(SnapRAMWriter *w, uint64_t page,
+                                                Error **errp)
 {
     int ret = 0;
 
@@ -354,7 +357,7 @@ static int coroutine_fn note_arrival(SnapRAMWriter *w, uint64_t page,
         return 0;
     }
     if (page != w->expected) {
-        uint64_t next = next_missing(w);
+        uint64_t next = ram_writer_next_missing(w);
 
         if (page != next && w->nb_arrivals < SNAP_MAX_ARRIVALS) {
             ret = snap_table_set(w->arrivals, w->nb_arrivals++, page, errp);
@@ -367,15 +370,15 @@ static int coroutine_fn note_arrival(SnapRAMWriter *w, uint64_t page,
 }
 
 /* Note what a page is, with or without data. */
-static int coroutine_fn note_page(SnapRAMWriter *w, uint64_t page,
-                                  bool has_data, Error **errp)
+static int coroutine_fn ram_writer_note_page(SnapRAMWriter *w, uint64_t page,
+                                             bool has_data, Error **errp)
 {
     int ret = 0;
 
     if (test_bit(page, w->seen)) {
         w->repeated = true;
     } else {
-        ret = note_arrival(w, page, errp);
+        ret = ram_writer_note_arrival(w, page, errp);
         set_bit(page, w->seen);
         w->nb_seen++;
     }
@@ -388,28 +391,28 @@ static int coroutine_fn note_page(SnapRAMWriter *w, uint64_t page,
 }
 
 /* Record a page in the table, and check earlier writes. */
-static int coroutine_fn record_page(SnapRAMWriter *w, uint64_t page,
-                                    uint64_t entry, Error **errp)
+static int coroutine_fn ram_writer_record_page(SnapRAMWriter *w, uint64_t page,
+                                               uint64_t entry, Error **errp)
 {
     int ret = snap_table_set(w->page_table, page, entry, errp);
 
     w->flushed = false;
     if (!ret) {
-        ret = note_page(w, page, entry != SNAP_PAGE_ZERO, errp);
+        ret = ram_writer_note_page(w, page, entry != SNAP_PAGE_ZERO, errp);
     }
-    return ret < 0 ? ret : write_status(w, errp);
+    return ret < 0 ? ret : ram_writer_write_status(w, errp);
 }
 
 /* The buffer that @page was reserved in: it is held, and so still open. */
-static OpenBuffer *held_buffer(SnapRAMWriter *w, uint64_t page)
+static OpenBuffer *ram_writer_held_buffer(SnapRAMWriter *w, uint64_t page)
 {
-    OpenBuffer *open = find_open(w, page);
+    OpenBuffer *open = ram_writer_find_open(w, page);
 
     assert(open && open->holders);
     return open;
 }
 
-static void coroutine_fn release(SnapRAMWriter *w, OpenBuffer *open)
+static void coroutine_fn ram_writer_release(SnapRAMWriter *w, OpenBuffer *open)
 {
     open->holders--;
     qemu_co_queue_restart_all(&w->released);
@@ -417,17 +420,18 @@ static void coroutine_fn release(SnapRAMWriter *w, OpenBuffer *open)
 
 void coroutine_fn snap_ram_writer_cancel(SnapRAMWriter *w, uint64_t page)
 {
-    release(w, held_buffer(w, page));
+    ram_writer_release(w, ram_writer_held_buffer(w, page));
 }
 
-static int coroutine_fn commit_page(SnapRAMWriter *w, OpenBuffer *open,
-                                    uint64_t page, Error **errp)
+static int coroutine_fn ram_writer_commit_page(SnapRAMWriter *w,
+                                               OpenBuffer *open, uint64_t page,
+                                               Error **errp)
 {
     size_t page_size = snap_ram_page_size(w->ram);
-    const uint8_t *data = page_data(w, open, page);
+    const uint8_t *data = ram_writer_page_data(w, open, page);
 
     set_bit(page - open->first_page, open->present);
-    return record_page(w, page, buffer_is_zero(data, page_size) ?
+    return ram_writer_record_page(w, page, buffer_is_zero(data, page_size) ?
                                 SNAP_PAGE_ZERO :
                                 snap_page_entry(data, page_size), errp);
 }
@@ -435,13 +439,13 @@ static int coroutine_fn commit_page(SnapRAMWriter *w, OpenBuffer *open,
 int coroutine_fn snap_ram_writer_commit(SnapRAMWriter *w, uint64_t page,
                                         unsigned nb_pages, Error **errp)
 {
-    OpenBuffer *open = held_buffer(w, page);
+    OpenBuffer *open = ram_writer_held_buffer(w, page);
     int ret = 0;
 
     for (unsigned i = 0; i < nb_pages && !ret; i++) {
-        ret = commit_page(w, open, page + i, errp);
+        ret = ram_writer_commit_page(w, open, page + i, errp);
     }
-    release(w, open);
+    ram_writer_release(w, open);
     return ret;
 }
 
@@ -450,13 +454,13 @@ int coroutine_fn snap_ram_writer_commit_several(SnapRAMWriter *w,
                                                 unsigned nb_pages,
                                                 Error **errp)
 {
-    OpenBuffer *open = held_buffer(w, pages[0]);
+    OpenBuffer *open = ram_writer_held_buffer(w, pages[0]);
     int ret = 0;
 
     for (unsigned i = 0; i < nb_pages && !ret; i++) {
-        ret = commit_page(w, open, pages[i], errp);
+        ret = ram_writer_commit_page(w, open, pages[i], errp);
     }
-    release(w, open);
+    ram_writer_release(w, open);
     return ret;
 }
 
@@ -471,7 +475,7 @@ int coroutine_fn snap_ram_writer_add_zero(SnapRAMWriter *w, uint64_t page,
         memset(room, 0, snap_ram_page_size(w->ram));
         return snap_ram_writer_commit(w, page, nb_pages, errp);
     }
-    return record_page(w, page, SNAP_PAGE_ZERO, errp);
+    return ram_writer_record_page(w, page, SNAP_PAGE_ZERO, errp);
 }
 
 int coroutine_fn snap_ram_writer_flush(SnapRAMWriter *w, Error **errp)
@@ -481,11 +485,11 @@ int coroutine_fn snap_ram_writer_flush(SnapRAMWriter *w, Error **errp)
     w->flushed = true;
     for (unsigned i = 0; i < OPEN_BUFFERS; i++) {
         if (w->open[i].buffer) {
-            submit(w, &w->open[i]);
+            ram_writer_submit(w, &w->open[i]);
         }
     }
     snap_io_window_drain(w->window);
-    ret = write_status(w, errp);
+    ret = ram_writer_write_status(w, errp);
     w->flushed &= !ret;
     return ret;
 }

@@ -90,18 +90,20 @@ void snap_table_free(SnapTable *t)
 }
 
 /* Seeding with the chunk number detects misplaced chunks. */
-static uint64_t chunk_checksum(const SnapTable *t, const Chunk *chunk)
+static uint64_t table_chunk_checksum(const SnapTable *t, const Chunk *chunk)
 {
     return XXH3_64bits_withSeed(chunk->entries, SNAP_CHUNK_ENTRIES * 8,
                                 t->seed + chunk->number);
 }
 
-static int coroutine_fn write_chunk(SnapTable *t, Chunk *chunk, Error **errp)
+static int coroutine_fn table_write_chunk(SnapTable *t, Chunk *chunk,
+                                          Error **errp)
 {
     int ret;
 
     trace_snap_table_write(t->name, chunk->number);
-    stq_be_p(&chunk->entries[SNAP_CHUNK_ENTRIES], chunk_checksum(t, chunk));
+    stq_be_p(&chunk->entries[SNAP_CHUNK_ENTRIES],
+             table_chunk_checksum(t, chunk));
     ret = t->io.write(t->io.opaque,
                       t->io.base + chunk->number * SNAP_CHUNK_SIZE,
                       chunk->entries);
@@ -114,7 +116,8 @@ static int coroutine_fn write_chunk(SnapTable *t, Chunk *chunk, Error **errp)
     return 0;
 }
 
-static int coroutine_fn read_chunk(SnapTable *t, Chunk *chunk, Error **errp)
+static int coroutine_fn table_read_chunk(SnapTable *t, Chunk *chunk,
+                                         Error **errp)
 {
     int ret;
 
@@ -127,7 +130,7 @@ static int coroutine_fn read_chunk(SnapTable *t, Chunk *chunk, Error **errp)
         return ret;
     }
     if (ldq_be_p(&chunk->entries[SNAP_CHUNK_ENTRIES]) !=
-        chunk_checksum(t, chunk)) {
+        table_chunk_checksum(t, chunk)) {
         error_setg(errp, "Chunk %" PRIu64 " of the %s is corrupt",
                    chunk->number, t->name);
         return -EBADMSG;
@@ -135,7 +138,7 @@ static int coroutine_fn read_chunk(SnapTable *t, Chunk *chunk, Error **errp)
     return 0;
 }
 
-static Chunk *least_recently_used(SnapTable *t)
+static Chunk *table_least_recently_used(SnapTable *t)
 {
     Chunk *chunk = &t->cache[0];
 
@@ -148,14 +151,14 @@ static Chunk *least_recently_used(SnapTable *t)
 }
 
 /* Take the least recently used place of the cache for chunk @number. */
-static int coroutine_fn load_chunk(SnapTable *t, uint64_t number,
-                                   Chunk **result, Error **errp)
+static int coroutine_fn table_load_chunk(SnapTable *t, uint64_t number,
+                                         Chunk **result, Error **errp)
 {
-    Chunk *chunk = least_recently_used(t);
+    Chunk *chunk = table_least_recently_used(t);
     int ret;
 
     if (chunk->dirty) {
-        ret = write_chunk(t, chunk, errp);
+        ret = table_write_chunk(t, chunk, errp);
         if (ret < 0) {
             return ret;
         }
@@ -165,7 +168,7 @@ static int coroutine_fn load_chunk(SnapTable *t, uint64_t number,
     }
     chunk->number = number;
     if (test_bit(number, t->stored)) {
-        ret = read_chunk(t, chunk, errp);
+        ret = table_read_chunk(t, chunk, errp);
         if (ret < 0) {
             chunk->number = UINT64_MAX;
             return ret;
@@ -179,14 +182,14 @@ static int coroutine_fn load_chunk(SnapTable *t, uint64_t number,
 }
 
 /* With the lock held. */
-static int coroutine_fn bring_chunk(SnapTable *t, uint64_t number,
-                                    Chunk **chunk, Error **errp)
+static int coroutine_fn table_bring_chunk(SnapTable *t, uint64_t number,
+                                          Chunk **chunk, Error **errp)
 {
     t->current = NULL;
     if (t->slots[number] >= 0) {
         *chunk = &t->cache[t->slots[number]];
     } else {
-        int ret = load_chunk(t, number, chunk, errp);
+        int ret = table_load_chunk(t, number, chunk, errp);
 
         if (ret < 0) {
             return ret;
@@ -196,14 +199,14 @@ static int coroutine_fn bring_chunk(SnapTable *t, uint64_t number,
     return 0;
 }
 
-static int coroutine_fn find_chunk(SnapTable *t, uint64_t number, Chunk **chunk,
-                                   Error **errp)
+static int coroutine_fn table_find_chunk(SnapTable *t, uint64_t number,
+                                         Chunk **chunk, Error **errp)
 {
     assert(number < t->nb_chunks);
 
     if (!t->current || t->current->number != number) {
         QEMU_LOCK_GUARD(&t->lock);
-        int ret = bring_chunk(t, number, chunk, errp);
+        int ret = table_bring_chunk(t, number, chunk, errp);
 
         if (ret < 0) {
             return ret;
@@ -218,7 +221,7 @@ int coroutine_fn snap_table_get(SnapTable *t, uint64_t index, uint64_t *entry,
                                 Error **errp)
 {
     Chunk *chunk;
-    int ret = find_chunk(t, index / SNAP_CHUNK_ENTRIES, &chunk, errp);
+    int ret = table_find_chunk(t, index / SNAP_CHUNK_ENTRIES, &chunk, errp);
 
     if (ret < 0) {
         return ret;
@@ -231,7 +234,7 @@ int coroutine_fn snap_table_set(SnapTable *t, uint64_t index, uint64_t entry,
                                 Error **errp)
 {
     Chunk *chunk;
-    int ret = find_chunk(t, index / SNAP_CHUNK_ENTRIES, &chunk, errp);
+    int ret = table_find_chunk(t, index / SNAP_CHUNK_ENTRIES, &chunk, errp);
 
     if (ret < 0) {
         return ret;
@@ -242,7 +245,8 @@ int coroutine_fn snap_table_set(SnapTable *t, uint64_t index, uint64_t entry,
 }
 
 /* Write a chunk, unless storage has it as it is. */
-static int coroutine_fn flush_chunk(SnapTable *t, uint64_t number, Error **errp)
+static int coroutine_fn table_flush_chunk(SnapTable *t, uint64_t number,
+                                          Error **errp)
 {
     QEMU_LOCK_GUARD(&t->lock);
     Chunk *chunk;
@@ -251,9 +255,9 @@ static int coroutine_fn flush_chunk(SnapTable *t, uint64_t number, Error **errp)
     if (t->slots[number] < 0 && test_bit(number, t->stored)) {
         return 0;
     }
-    ret = bring_chunk(t, number, &chunk, errp);
+    ret = table_bring_chunk(t, number, &chunk, errp);
     if (!ret && (chunk->dirty || !test_bit(number, t->stored))) {
-        ret = write_chunk(t, chunk, errp);
+        ret = table_write_chunk(t, chunk, errp);
     }
     return ret;
 }
@@ -266,7 +270,7 @@ int coroutine_fn snap_table_flush(SnapTable *t, uint64_t nb_entries,
 
     assert(nb_chunks <= t->nb_chunks);
     for (uint64_t number = 0; number < nb_chunks && !ret; number++) {
-        ret = flush_chunk(t, number, errp);
+        ret = table_flush_chunk(t, number, errp);
     }
     return ret;
 }

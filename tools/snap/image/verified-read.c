@@ -69,7 +69,7 @@ static int coroutine_fn image_reader_lookup(SnapPageReader *reader,
 }
 
 /* The pages with data that are the first and the last of @read. */
-static SnapPageRange stored_range(const SnapPageRead *read)
+static SnapPageRange image_read_stored_range(const SnapPageRead *read)
 {
     SnapPageRange stored = { };
 
@@ -84,8 +84,9 @@ static SnapPageRange stored_range(const SnapPageRead *read)
     return stored;
 }
 
-static void coroutine_fn start_request(ImageReader *r, SnapPageRead *read,
-                                       SnapPageRange stored)
+static void coroutine_fn image_read_start_request(ImageReader *r,
+                                                  SnapPageRead *read,
+                                                  SnapPageRange stored)
 {
     const SnapRAMBlocks *ram = &r->image->ram;
     const SnapRAMBlock *block = snap_ram_block_of(ram, stored.first);
@@ -112,24 +113,25 @@ static int coroutine_fn image_reader_start(SnapPageReader *reader,
     if (ret < 0) {
         return ret;
     }
-    stored = stored_range(read);
+    stored = image_read_stored_range(read);
     if (stored.count) {
-        start_request(image_reader(reader), read, stored);
+        image_read_start_request(image_reader(reader), read, stored);
     }
     return 0;
 }
 
 /* Whether the data of a page is what its entry says. */
-static bool hash_matches(const SnapImage *image, uint64_t entry,
-                         const uint8_t *data)
+static bool image_hash_matches(const SnapImage *image, uint64_t entry,
+                               const uint8_t *data)
 {
     return !image->verify_pages ||
            snap_page_entry(data, snap_ram_page_size(&image->ram)) == entry;
 }
 
 /* Count the stored pages that are damaged: without data, all of them. */
-static unsigned count_corrupt(const SnapImage *image, const SnapPageRead *read,
-                              unsigned *first_corrupt)
+static unsigned image_read_count_corrupt(const SnapImage *image,
+                                         const SnapPageRead *read,
+                                         unsigned *first_corrupt)
 {
     size_t page_size = snap_ram_page_size(&image->ram);
     const uint8_t *data = read->pages.data;
@@ -137,8 +139,8 @@ static unsigned count_corrupt(const SnapImage *image, const SnapPageRead *read,
 
     for (unsigned i = read->first_stored; i < read->pages.range.count; i++) {
         if (snap_page_is_stored(read->entries[i]) &&
-            !(data && hash_matches(image, read->entries[i],
-                                   data + i * page_size))) {
+            !(data && image_hash_matches(image, read->entries[i],
+                                         data + i * page_size))) {
             *first_corrupt = nb_corrupt++ ? *first_corrupt : i;
         }
     }
@@ -146,8 +148,9 @@ static unsigned count_corrupt(const SnapImage *image, const SnapPageRead *read,
 }
 
 /* Where page @index of a read is, as the guest has it: for messages. */
-static const char *name_page(const SnapImage *image, const SnapPageRead *read,
-                             unsigned index, uint64_t *offset)
+static const char *image_read_name_page(const SnapImage *image,
+                                        const SnapPageRead *read,
+                                        unsigned index, uint64_t *offset)
 {
     uint64_t page = read->pages.range.first + index;
     const SnapRAMBlock *block = snap_ram_block_of(&image->ram, page);
@@ -156,8 +159,9 @@ static const char *name_page(const SnapImage *image, const SnapPageRead *read,
     return block->name;
 }
 
-static int coroutine_fn wait_request(ImageReader *r, SnapPageRead *read,
-                                     Error **errp)
+static int coroutine_fn image_read_wait_request(ImageReader *r,
+                                                SnapPageRead *read,
+                                                Error **errp)
 {
     SnapIOBuffer *buffer = read->buffer;
     unsigned first_corrupt = 0;
@@ -167,8 +171,9 @@ static int coroutine_fn wait_request(ImageReader *r, SnapPageRead *read,
 
     ret = snap_io_window_wait(r->window, buffer);
     if (ret < 0) {
-        read->nb_corrupt = count_corrupt(r->image, read, &first_corrupt);
-        name = name_page(r->image, read, 0, &offset);
+        read->nb_corrupt = image_read_count_corrupt(r->image, read,
+                                                    &first_corrupt);
+        name = image_read_name_page(r->image, read, 0, &offset);
         error_setg_errno(errp, -ret, "Could not read RAM block '%s' at offset "
                          "0x%" PRIx64, name, offset);
         return ret;
@@ -176,9 +181,9 @@ static int coroutine_fn wait_request(ImageReader *r, SnapPageRead *read,
     /* As if it began at the first page */
     read->pages.data = buffer->data -
                        ((size_t)read->first_stored << r->image->ram.page_bits);
-    read->nb_corrupt = count_corrupt(r->image, read, &first_corrupt);
+    read->nb_corrupt = image_read_count_corrupt(r->image, read, &first_corrupt);
     if (read->nb_corrupt) {
-        name = name_page(r->image, read, first_corrupt, &offset);
+        name = image_read_name_page(r->image, read, first_corrupt, &offset);
         error_setg(errp, "The snapshot is corrupt: RAM block '%s', page at "
                    "offset 0x%" PRIx64, name, offset);
         return -EBADMSG;
@@ -189,8 +194,11 @@ static int coroutine_fn wait_request(ImageReader *r, SnapPageRead *read,
 static int coroutine_fn image_reader_wait(SnapPageReader *reader,
                                           SnapPageRead *read, Error **errp)
 {
-    int ret = read->buffer ? wait_request(image_reader(reader), read, errp) : 0;
+    int ret = 0;
 
+    if (read->buffer) {
+        ret = image_read_wait_request(image_reader(reader), read, errp);
+    }
     trace_snap_verified_read(read->pages.range.first, read->pages.range.count,
                              ret);
     return ret;

@@ -42,8 +42,8 @@ GByteArray *snap_working_set_encode(const GArray *pages, const QemuUUID *uuid)
     return array;
 }
 
-static bool check(const uint8_t *data, size_t length, const SnapHeader *header,
-                  Error **errp)
+static bool working_set_check(const uint8_t *data, size_t length,
+                              const SnapHeader *header, Error **errp)
 {
     if (length < SNAP_WORKING_SET_HEAD + 8 ||
         memcmp(data + W_MAGIC, MAGIC, strlen(MAGIC)) ||
@@ -71,7 +71,7 @@ GArray *snap_working_set_decode(const uint8_t *data, size_t length,
     g_autoptr(GArray) pages = g_array_new(false, false, sizeof(uint64_t));
     uint64_t nb_pages;
 
-    if (!check(data, length, header, errp)) {
+    if (!working_set_check(data, length, header, errp)) {
         return NULL;
     }
     nb_pages = ldq_be_p(data + W_NB_PAGES);
@@ -89,7 +89,8 @@ GArray *snap_working_set_decode(const uint8_t *data, size_t length,
 }
 
 /* Returns: 1, 0 if there is no such file, -errno with @errp set */
-static int read_file(const char *path, GByteArray *data, Error **errp)
+static int working_set_read_file(const char *path, GByteArray *data,
+                                 Error **errp)
 {
     struct stat st;
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
@@ -124,7 +125,7 @@ int snap_working_set_load(const char *path, const SnapHeader *header,
 {
     ERRP_GUARD();
     g_autoptr(GByteArray) data = g_byte_array_new();
-    int ret = read_file(path, data, errp);
+    int ret = working_set_read_file(path, data, errp);
 
     if (ret <= 0) {
         return ret;

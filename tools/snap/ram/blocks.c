@@ -35,8 +35,8 @@ bool snap_name_is_printable(const char *name, size_t length)
     return true;
 }
 
-static bool check_block(const SnapRAMBlocks *ram, const char *name,
-                        uint64_t length, uint64_t page_size, Error **errp)
+static bool ram_check_block(const SnapRAMBlocks *ram, const char *name,
+                            uint64_t length, uint64_t page_size, Error **errp)
 {
     uint64_t target_page = snap_ram_page_size(ram);
     size_t name_length = strlen(name);
@@ -71,7 +71,7 @@ const SnapRAMBlock *snap_ram_blocks_add(SnapRAMBlocks *ram, const char *name,
 {
     SnapRAMBlock *block;
 
-    if (!check_block(ram, name, length, page_size, errp)) {
+    if (!ram_check_block(ram, name, length, page_size, errp)) {
         return NULL;
     }
 

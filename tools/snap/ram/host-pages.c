@@ -10,7 +10,7 @@
 #include "snap/ram/host-pages.h"
 #include "snap/trace.h"
 
-static int largest_block(const SnapRAMBlocks *ram)
+static int host_pages_largest_block(const SnapRAMBlocks *ram)
 {
     int largest = 0;
 
@@ -22,8 +22,8 @@ static int largest_block(const SnapRAMBlocks *ram)
     return largest;
 }
 
-static bool check_host_page_size(const SnapHostPages *pages, int index,
-                                 uint64_t size, Error **errp)
+static bool host_pages_check_size(const SnapHostPages *pages, int index,
+                                  uint64_t size, Error **errp)
 {
     const SnapRAMBlock *block = &pages->ram->blocks[index];
 
@@ -38,12 +38,13 @@ static bool check_host_page_size(const SnapHostPages *pages, int index,
 }
 
 /* Take "[BLOCK=]SIZE" into @sizes. */
-static bool parse_option(const SnapHostPages *pages, const char *option,
-                         uint64_t *sizes, Error **errp)
+static bool host_pages_parse_option(const SnapHostPages *pages,
+                                    const char *option, uint64_t *sizes,
+                                    Error **errp)
 {
     const char *equals = strrchr(option, '=');
     g_autofree char *name = NULL;
-    int index = largest_block(pages->ram);
+    int index = host_pages_largest_block(pages->ram);
 
     if (equals) {
         name = g_strndup(option, equals - option);
@@ -77,12 +78,12 @@ bool snap_host_pages_init(SnapHostPages *pages, const SnapRAMBlocks *ram,
                    UINT64_C(1) << pages->default_bits;
     }
     for (; options && *options; options++) {
-        if (!parse_option(pages, *options, sizes, errp)) {
+        if (!host_pages_parse_option(pages, *options, sizes, errp)) {
             goto fail;
         }
     }
     for (int i = 0; i < ram->nb_blocks; i++) {
-        if (!check_host_page_size(pages, i, sizes[i], errp)) {
+        if (!host_pages_check_size(pages, i, sizes[i], errp)) {
             goto fail;
         }
         pages->bits[i] = ctz64(sizes[i]);

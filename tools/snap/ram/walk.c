@@ -35,8 +35,8 @@ struct SnapRAMWalk {
 };
 
 /* The default plan: one block after another. */
-static int coroutine_fn plan_all(void *opaque, SnapPageRange *range,
-                                 Error **errp)
+static int coroutine_fn ram_walk_plan_all(void *opaque, SnapPageRange *range,
+                                          Error **errp)
 {
     SnapRAMWalk *w = opaque;
     const SnapRAMBlock *block = &w->ram->blocks[w->next_block];
@@ -65,7 +65,7 @@ SnapRAMWalk *snap_ram_walk_new(SnapPageSource *source, size_t piece_size,
     w->ram = source->ram;
     w->reader = snap_page_reader_open(source, &limits);
     w->piece_pages = piece_size >> source->ram->page_bits;
-    w->plan = plan ?: plan_all;
+    w->plan = plan ?: ram_walk_plan_all;
     w->opaque = plan ? opaque : w;
     return w;
 }
@@ -83,7 +83,7 @@ void snap_ram_walk_free(SnapRAMWalk *w)
 }
 
 /* Start to read the next piece; pieces are aligned within their block. */
-static int coroutine_fn start_piece(SnapRAMWalk *w, Error **errp)
+static int coroutine_fn ram_walk_start_piece(SnapRAMWalk *w, Error **errp)
 {
     SnapPageRead *read = &w->reads[(w->head + w->nb_ahead) %
                                   SNAP_RAM_WALK_AHEAD];
@@ -115,8 +115,8 @@ static int coroutine_fn start_piece(SnapRAMWalk *w, Error **errp)
 }
 
 /* Wait for the head of the queue and hand it to the caller. */
-static int coroutine_fn take_piece(SnapRAMWalk *w, SnapPages *pages,
-                                   Error **errp)
+static int coroutine_fn ram_walk_take_piece(SnapRAMWalk *w, SnapPages *pages,
+                                            Error **errp)
 {
     SnapPageRead *read = &w->reads[w->head];
     int ret;
@@ -135,7 +135,7 @@ unsigned snap_ram_walk_corrupt_pages(const SnapRAMWalk *w)
     return w->corrupt_pages;
 }
 
-static void put_taken(SnapRAMWalk *w)
+static void ram_walk_put_taken(SnapRAMWalk *w)
 {
     if (w->taken) {
         snap_page_reader_release(w->reader, w->taken);
@@ -146,17 +146,17 @@ static void put_taken(SnapRAMWalk *w)
 int coroutine_fn snap_ram_walk_next(SnapRAMWalk *w, SnapPages *pages,
                                     Error **errp)
 {
-    put_taken(w);
+    ram_walk_put_taken(w);
     w->corrupt_pages = 0;
     for (unsigned i = 0; i < READS_AT_ONCE && !w->at_end &&
                          w->nb_ahead < SNAP_RAM_WALK_AHEAD - 1; i++) {
-        int ret = start_piece(w, errp);
+        int ret = ram_walk_start_piece(w, errp);
 
         if (ret < 0) {
             return ret;
         }
     }
-    return w->nb_ahead ? take_piece(w, pages, errp) : 0;
+    return w->nb_ahead ? ram_walk_take_piece(w, pages, errp) : 0;
 }
 
 void coroutine_fn snap_ram_walk_abort(SnapRAMWalk *w)

@@ -58,8 +58,8 @@ void snap_multifd_encode_init(uint8_t buf[SNAP_MULTIFD_INIT_SIZE],
     memcpy(buf, &init, sizeof(init));
 }
 
-static int check_version(uint32_t magic, uint32_t version, const char *what,
-                         Error **errp)
+static int multifd_check_version(uint32_t magic, uint32_t version,
+                                 const char *what, Error **errp)
 {
     if (be32_to_cpu(magic) != MAGIC) {
         error_setg(errp, "Bad magic 0x%08x in multifd %s", be32_to_cpu(magic),
@@ -81,7 +81,7 @@ int snap_multifd_decode_init(const uint8_t buf[SNAP_MULTIFD_INIT_SIZE],
     int ret;
 
     memcpy(&init, buf, sizeof(init));
-    ret = check_version(init.magic, init.version, "handshake", errp);
+    ret = multifd_check_version(init.magic, init.version, "handshake", errp);
     return ret < 0 ? ret : init.channel;
 }
 
@@ -108,8 +108,8 @@ size_t snap_multifd_head_size(const SnapRAMBlocks *ram)
 }
 
 /* The block, and where its pages are in it. */
-static void encode_pages(Head *head, const SnapMultifdPacket *packet,
-                         unsigned nb_pages, const SnapRAMBlocks *ram)
+static void multifd_encode_pages(Head *head, const SnapMultifdPacket *packet,
+                                 unsigned nb_pages, const SnapRAMBlocks *ram)
 {
     const SnapRAMBlock *block = snap_ram_block_of(ram, packet->pages[0]);
 
@@ -139,13 +139,13 @@ void snap_multifd_encode(uint8_t *buf, const SnapMultifdPacket *packet,
         .nb_zero = cpu_to_be32(packet->nb_zero),
     };
     if (nb_pages) {
-        encode_pages(head, packet, nb_pages, ram);
+        multifd_encode_pages(head, packet, nb_pages, ram);
     }
 }
 
 /* The counts of pages, which bound everything else. */
-static int decode_counts(const Head *head, SnapMultifdPacket *packet,
-                         const SnapRAMBlocks *ram, Error **errp)
+static int multifd_decode_counts(const Head *head, SnapMultifdPacket *packet,
+                                 const SnapRAMBlocks *ram, Error **errp)
 {
     unsigned max = snap_multifd_packet_pages(ram);
     uint32_t nb_normal = be32_to_cpu(head->nb_normal);
@@ -168,8 +168,8 @@ static int decode_counts(const Head *head, SnapMultifdPacket *packet,
     return 0;
 }
 
-static int decode_pages(const Head *head, SnapMultifdPacket *packet,
-                        const SnapRAMBlocks *ram, Error **errp)
+static int multifd_decode_pages(const Head *head, SnapMultifdPacket *packet,
+                                const SnapRAMBlocks *ram, Error **errp)
 {
     char name[BLOCK_NAME_SIZE + 1] = { };
     const SnapRAMBlock *block;
@@ -205,7 +205,7 @@ int snap_multifd_decode(const uint8_t *buf, SnapMultifdPacket *packet,
 {
     const Head *head = (const Head *)buf;
     uint32_t flags = be32_to_cpu(head->flags);
-    int ret = check_version(head->magic, head->version, "packet", errp);
+    int ret = multifd_check_version(head->magic, head->version, "packet", errp);
 
     if (ret < 0) {
         return ret;
@@ -226,9 +226,9 @@ int snap_multifd_decode(const uint8_t *buf, SnapMultifdPacket *packet,
     }
     packet->sync = flags & FLAG_SYNC;
     packet->number = be64_to_cpu(head->number);
-    ret = decode_counts(head, packet, ram, errp);
+    ret = multifd_decode_counts(head, packet, ram, errp);
     if (!ret && packet->nb_normal + packet->nb_zero) {
-        ret = decode_pages(head, packet, ram, errp);
+        ret = multifd_decode_pages(head, packet, ram, errp);
     }
     trace_snap_multifd_packet(packet->number, packet->sync,
                               packet->nb_normal, packet->nb_zero);

@@ -28,7 +28,7 @@
  * copied up to a footer of its own that the head of another section follows;
  * device state is emitted as it comes, and its end is guessed and confirmed
  * (sections.h).  What is kept of the stream in memory is bounded: see
- * extend().
+ * reader_extend().
  *
  * The data of a page is not part of its event: the caller says where it goes,
  * and gets the pages that follow as well, as far as the channel has them.
@@ -200,7 +200,7 @@ const GByteArray *snap_stream_setup(const SnapStreamReader *r,
  * the source waits for an answer, and so does not close the channel; negative
  * for no such limit.
  */
-static void limit_silence(SnapStreamReader *r, int ms)
+static void reader_limit_silence(SnapStreamReader *r, int ms)
 {
     if (r->return_path) {
         snap_input_set_timeout(r->input, ms);
@@ -210,7 +210,7 @@ static void limit_silence(SnapStreamReader *r, int ms)
 /*
  * After an error or the end, reads return zeroes: check before using a value.
  */
-static int check_input(SnapStreamReader *r, Error **errp)
+static int reader_check_input(SnapStreamReader *r, Error **errp)
 {
     Error *err = NULL;
     int ret = snap_input_error(r->input, &err);
@@ -234,8 +234,8 @@ static int check_input(SnapStreamReader *r, Error **errp)
  *
  * Returns: the room, NULL with @errp set
  */
-static uint8_t *extend(SnapStreamReader *r, GByteArray *array, size_t length,
-                       size_t max, Error **errp)
+static uint8_t *reader_extend(SnapStreamReader *r, GByteArray *array,
+                              size_t length, size_t max, Error **errp)
 {
     size_t start = array->len;
 
@@ -249,32 +249,35 @@ static uint8_t *extend(SnapStreamReader *r, GByteArray *array, size_t length,
 }
 
 /* Read @length bytes to the end of @array, which may grow up to @max bytes. */
-static int coroutine_fn read_bytes(SnapStreamReader *r, GByteArray *array,
-                                   size_t length, size_t max, Error **errp)
+static int coroutine_fn reader_read_bytes(SnapStreamReader *r,
+                                          GByteArray *array, size_t length,
+                                          size_t max, Error **errp)
 {
-    uint8_t *p = extend(r, array, length, max, errp);
+    uint8_t *p = reader_extend(r, array, length, max, errp);
 
     if (!p) {
         return -EINVAL;
     }
     snap_input_read(r->input, p, length);
-    return check_input(r, errp);
+    return reader_check_input(r, errp);
 }
 
 /* --- header and configuration section --- */
 
-static int coroutine_fn read_configuration(SnapStreamReader *r, size_t length,
-                                           const uint8_t **data, Error **errp)
+static int coroutine_fn reader_read_configuration(SnapStreamReader *r,
+                                                  size_t length,
+                                                  const uint8_t **data,
+                                                  Error **errp)
 {
-    int ret = read_bytes(r, r->configuration, length, SNAP_MAX_CONFIGURATION,
-                         errp);
+    int ret = reader_read_bytes(r, r->configuration, length,
+                                SNAP_MAX_CONFIGURATION, errp);
 
     *data = r->configuration->data + r->configuration->len - length;
     return ret;
 }
 
 /* The name at @data, which the configuration ends with; fit for messages. */
-static char *last_name(const SnapStreamReader *r, const uint8_t *data)
+static char *reader_last_name(const SnapStreamReader *r, const uint8_t *data)
 {
     const GByteArray *array = r->configuration;
     g_autofree char *name = g_strndup((const char *)data,
@@ -283,10 +286,11 @@ static char *last_name(const SnapStreamReader *r, const uint8_t *data)
     return g_strescape(name, NULL);
 }
 
-static int coroutine_fn parse_page_bits(SnapStreamReader *r, Error **errp)
+static int coroutine_fn reader_parse_page_bits(SnapStreamReader *r,
+                                               Error **errp)
 {
     const uint8_t *p;
-    int ret = read_configuration(r, 4, &p, errp);
+    int ret = reader_read_configuration(r, 4, &p, errp);
 
     if (ret < 0) {
         return ret;
@@ -305,11 +309,12 @@ static int coroutine_fn parse_page_bits(SnapStreamReader *r, Error **errp)
  * The capabilities that QEMU lists are those that change the format of RAM
  * (migration/savevm.c:should_validate_capability): none of them can be taken.
  */
-static int coroutine_fn parse_capabilities(SnapStreamReader *r, Error **errp)
+static int coroutine_fn reader_parse_capabilities(SnapStreamReader *r,
+                                                  Error **errp)
 {
     g_autofree char *name = NULL;
     const uint8_t *p;
-    int ret = read_configuration(r, 4, &p, errp);
+    int ret = reader_read_configuration(r, 4, &p, errp);
 
     if (ret < 0) {
         return ret;
@@ -317,59 +322,60 @@ static int coroutine_fn parse_capabilities(SnapStreamReader *r, Error **errp)
     if (ldl_be_p(p) == 0) {
         return 0;
     }
-    ret = read_configuration(r, 1, &p, errp);
+    ret = reader_read_configuration(r, 1, &p, errp);
     if (ret < 0) {
         return ret;
     }
-    ret = read_configuration(r, *p, &p, errp);
+    ret = reader_read_configuration(r, *p, &p, errp);
     if (ret < 0) {
         return ret;
     }
-    name = last_name(r, p);
+    name = reader_last_name(r, p);
     error_setg(errp, "Migration capability '%s' is not supported: "
                "switch it off for the save", name);
     return -ENOTSUP;
 }
 
-static int coroutine_fn parse_subsection(SnapStreamReader *r, Error **errp)
+static int coroutine_fn reader_parse_subsection(SnapStreamReader *r,
+                                                Error **errp)
 {
     g_autofree char *name = NULL;
     const uint8_t *p;
     int ret;
 
-    ret = read_configuration(r, 2, &p, errp);
+    ret = reader_read_configuration(r, 2, &p, errp);
     if (ret < 0) {
         return ret;
     }
-    ret = read_configuration(r, p[1], &p, errp);
+    ret = reader_read_configuration(r, p[1], &p, errp);
     if (ret < 0) {
         return ret;
     }
-    name = last_name(r, p);
-    ret = read_configuration(r, 4, &p, errp); /* version */
+    name = reader_last_name(r, p);
+    ret = reader_read_configuration(r, 4, &p, errp); /* version */
     if (ret < 0) {
         return ret;
     }
 
     if (!strcmp(name, "configuration/target-page-bits")) {
-        return parse_page_bits(r, errp);
+        return reader_parse_page_bits(r, errp);
     } else if (!strcmp(name, "configuration/capabilities")) {
-        return parse_capabilities(r, errp);
+        return reader_parse_capabilities(r, errp);
     } else if (!strcmp(name, "configuration/uuid")) {
-        return read_configuration(r, 16, &p, errp);
+        return reader_read_configuration(r, 16, &p, errp);
     }
     error_setg(errp, "Unknown subsection '%s' in the migration stream", name);
     return -ENOTSUP;
 }
 
-static int coroutine_fn parse_machine(SnapStreamReader *r, Error **errp)
+static int coroutine_fn reader_parse_machine(SnapStreamReader *r, Error **errp)
 {
     g_autofree char *machine = NULL;
     const uint8_t *p;
     uint32_t length;
     int ret;
 
-    ret = read_configuration(r, 5, &p, errp);
+    ret = reader_read_configuration(r, 5, &p, errp);
     if (ret < 0) {
         return ret;
     }
@@ -379,7 +385,7 @@ static int coroutine_fn parse_machine(SnapStreamReader *r, Error **errp)
                    length, MAX_MACHINE_NAME);
         return -EINVAL;
     }
-    ret = read_configuration(r, length, &p, errp);
+    ret = reader_read_configuration(r, length, &p, errp);
     if (ret < 0) {
         return ret;
     }
@@ -388,7 +394,7 @@ static int coroutine_fn parse_machine(SnapStreamReader *r, Error **errp)
     return 0;
 }
 
-static int coroutine_fn parse_header(SnapStreamReader *r, Error **errp)
+static int coroutine_fn reader_parse_header(SnapStreamReader *r, Error **errp)
 {
     const uint8_t *p;
     int ret;
@@ -399,7 +405,7 @@ static int coroutine_fn parse_header(SnapStreamReader *r, Error **errp)
         error_setg(errp, "No migration stream to read");
         return -EIO;
     }
-    ret = read_configuration(r, 8, &p, errp);
+    ret = reader_read_configuration(r, 8, &p, errp);
     if (ret < 0) {
         return ret;
     }
@@ -415,27 +421,27 @@ static int coroutine_fn parse_header(SnapStreamReader *r, Error **errp)
 
     r->context = "its configuration section";
     if (snap_input_peek_byte(r->input) == QEMU_VM_CONFIGURATION) {
-        ret = parse_machine(r, errp);
+        ret = reader_parse_machine(r, errp);
         while (!ret && snap_input_peek_byte(r->input) == QEMU_VM_SUBSECTION) {
-            ret = parse_subsection(r, errp);
+            ret = reader_parse_subsection(r, errp);
         }
     }
     trace_snap_stream_header(r->page_bits);
-    return ret ?: check_input(r, errp);
+    return ret ?: reader_check_input(r, errp);
 }
 
 /* --- RAM --- */
 
-static int coroutine_fn read_name(SnapStreamReader *r,
-                                  char name[SNAP_BLOCK_NAME_MAX + 1],
-                                  Error **errp)
+static int coroutine_fn reader_read_name(SnapStreamReader *r,
+                                         char name[SNAP_BLOCK_NAME_MAX + 1],
+                                         Error **errp)
 {
     unsigned length = snap_input_get_byte(r->input);
     int ret;
 
     snap_input_read(r->input, (uint8_t *)name, length);
     name[length] = '\0';
-    ret = check_input(r, errp);
+    ret = reader_check_input(r, errp);
     if (!ret && (length == 0 || !snap_name_is_printable(name, length))) {
         error_setg(errp, "Invalid name in %s of the migration stream",
                    r->context);
@@ -450,8 +456,8 @@ static int coroutine_fn read_name(SnapStreamReader *r,
  * be64 and so begins with a zero byte, which no length of a name does; after
  * the last block, it has no flags, while every record has some.
  */
-static uint64_t coroutine_fn read_block_page_size(SnapStreamReader *r,
-                                                  bool last)
+static uint64_t coroutine_fn reader_read_block_page_size(SnapStreamReader *r,
+                                                         bool last)
 {
     const uint8_t *p;
 
@@ -466,13 +472,13 @@ static uint64_t coroutine_fn read_block_page_size(SnapStreamReader *r,
     return snap_input_get_be64(r->input);
 }
 
-static int coroutine_fn parse_blocks(SnapStreamReader *r, uint64_t total,
-                                     Error **errp)
+static int coroutine_fn reader_parse_blocks(SnapStreamReader *r, uint64_t total,
+                                            Error **errp)
 {
     while (total) {
         char name[SNAP_BLOCK_NAME_MAX + 1];
         uint64_t length, page_size;
-        int ret = read_name(r, name, errp);
+        int ret = reader_read_name(r, name, errp);
 
         if (ret < 0) {
             return ret;
@@ -484,8 +490,8 @@ static int coroutine_fn parse_blocks(SnapStreamReader *r, uint64_t total,
             return -EINVAL;
         }
         total -= length;
-        page_size = read_block_page_size(r, total == 0);
-        ret = check_input(r, errp);
+        page_size = reader_read_block_page_size(r, total == 0);
+        ret = reader_check_input(r, errp);
         if (ret < 0) {
             return ret;
         }
@@ -497,7 +503,7 @@ static int coroutine_fn parse_blocks(SnapStreamReader *r, uint64_t total,
     return 0;
 }
 
-static int unsupported_record(uint64_t flags, Error **errp)
+static int reader_unsupported_record(uint64_t flags, Error **errp)
 {
     if (flags & RAM_SAVE_FLAG_COMPRESS_PAGE) {
         error_setg(errp, "Migration capability 'compress' is not supported: "
@@ -514,12 +520,12 @@ static int unsupported_record(uint64_t flags, Error **errp)
     return -ENOTSUP;
 }
 
-static int coroutine_fn read_footer(SnapStreamReader *r, uint32_t id,
-                                    Error **errp)
+static int coroutine_fn reader_read_footer(SnapStreamReader *r, uint32_t id,
+                                           Error **errp)
 {
     uint8_t type = snap_input_get_byte(r->input);
     uint32_t footer_id = snap_input_get_be32(r->input);
-    int ret = check_input(r, errp);
+    int ret = reader_check_input(r, errp);
 
     if (!ret && (type != QEMU_VM_SECTION_FOOTER || footer_id != id)) {
         error_setg(errp, "Missing or mismatched footer of section %u in the "
@@ -529,9 +535,9 @@ static int coroutine_fn read_footer(SnapStreamReader *r, uint32_t id,
     return ret;
 }
 
-static int coroutine_fn parse_ram_start(SnapStreamReader *r,
-                                        const SnapSectionHead *head,
-                                        Error **errp)
+static int coroutine_fn reader_parse_ram_start(SnapStreamReader *r,
+                                               const SnapSectionHead *head,
+                                               Error **errp)
 {
     uint64_t mask = (UINT64_C(1) << r->page_bits) - 1;
     uint64_t word;
@@ -550,7 +556,7 @@ static int coroutine_fn parse_ram_start(SnapStreamReader *r,
     r->context = "RAM's START section";
     snap_ram_blocks_init(&r->ram, r->page_bits);
     word = snap_input_get_be64(r->input);
-    ret = check_input(r, errp);
+    ret = reader_check_input(r, errp);
     if (ret < 0) {
         return ret;
     }
@@ -558,7 +564,7 @@ static int coroutine_fn parse_ram_start(SnapStreamReader *r,
         error_setg(errp, "RAM's START section does not begin with MEM_SIZE");
         return -EINVAL;
     }
-    ret = parse_blocks(r, word & ~mask, errp);
+    ret = reader_parse_blocks(r, word & ~mask, errp);
     if (ret < 0) {
         return ret;
     }
@@ -572,12 +578,12 @@ static int coroutine_fn parse_ram_start(SnapStreamReader *r,
         r->multifd_flush = true;
         word = snap_input_get_be64(r->input);
     }
-    ret = check_input(r, errp);
+    ret = reader_check_input(r, errp);
     if (ret < 0) {
         return ret;
     }
     if (word != RAM_SAVE_FLAG_EOS) {
-        return unsupported_record(word, errp);
+        return reader_unsupported_record(word, errp);
     }
 
     r->section = (SnapRAMSection) {
@@ -593,7 +599,8 @@ static int coroutine_fn parse_ram_start(SnapStreamReader *r,
  * Read what follows the last record of a section of RAM.  A source with multifd
  * may send it only once its channels are read from.
  */
-static int coroutine_fn finish_ram_section(SnapStreamReader *r, Error **errp)
+static int coroutine_fn reader_finish_ram_section(SnapStreamReader *r,
+                                                  Error **errp)
 {
     r->section_open = false;
     if (!r->footers_known) {
@@ -601,19 +608,20 @@ static int coroutine_fn finish_ram_section(SnapStreamReader *r, Error **errp)
         r->section.footers = snap_input_peek_byte(r->input) ==
                              QEMU_VM_SECTION_FOOTER;
     }
-    return r->section.footers ? read_footer(r, r->section.id, errp) :
-                                check_input(r, errp);
+    return r->section.footers ? reader_read_footer(r, r->section.id, errp) :
+                                reader_check_input(r, errp);
 }
 
 /* Resolve the block of a page record. */
-static int coroutine_fn parse_record_block(SnapStreamReader *r, uint64_t flags,
-                                           uint64_t offset, Error **errp)
+static int coroutine_fn reader_parse_record_block(SnapStreamReader *r,
+                                                  uint64_t flags,
+                                                  uint64_t offset, Error **errp)
 {
     char name[SNAP_BLOCK_NAME_MAX + 1];
     int ret;
 
     if (!(flags & RAM_SAVE_FLAG_CONTINUE)) {
-        ret = read_name(r, name, errp);
+        ret = reader_read_name(r, name, errp);
         if (ret < 0) {
             return ret;
         }
@@ -637,13 +645,13 @@ static int coroutine_fn parse_record_block(SnapStreamReader *r, uint64_t flags,
 }
 
 /* One record of a PART or END section. */
-static int coroutine_fn parse_record(SnapStreamReader *r, SnapEvent *event,
-                                     Error **errp)
+static int coroutine_fn reader_parse_record(SnapStreamReader *r,
+                                            SnapEvent *event, Error **errp)
 {
     uint64_t mask = snap_ram_page_size(&r->ram) - 1;
     uint64_t word = snap_input_get_be64(r->input);
     uint64_t flags = word & mask;
-    int ret = check_input(r, errp);
+    int ret = reader_check_input(r, errp);
 
     if (ret < 0) {
         return ret;
@@ -660,9 +668,9 @@ static int coroutine_fn parse_record(SnapStreamReader *r, SnapEvent *event,
     }
     if ((flags & ~RAM_SAVE_FLAG_CONTINUE) != RAM_SAVE_FLAG_PAGE &&
         (flags & ~RAM_SAVE_FLAG_CONTINUE) != RAM_SAVE_FLAG_ZERO) {
-        return unsupported_record(flags, errp);
+        return reader_unsupported_record(flags, errp);
     }
-    ret = parse_record_block(r, flags, word & ~mask, errp);
+    ret = reader_parse_record_block(r, flags, word & ~mask, errp);
     if (ret < 0) {
         return ret;
     }
@@ -681,7 +689,7 @@ static int coroutine_fn parse_record(SnapStreamReader *r, SnapEvent *event,
         error_setg(errp, "Zero page with a fill value in the migration stream");
         return -ENOTSUP;
     }
-    return check_input(r, errp);
+    return reader_check_input(r, errp);
 }
 
 /*
@@ -691,9 +699,9 @@ static int coroutine_fn parse_record(SnapStreamReader *r, SnapEvent *event,
  *
  * Returns: elements of @iov
  */
-static unsigned expect_pages(const SnapStreamReader *r, uint8_t *buf,
-                             unsigned nb_pages, uint64_t *heads,
-                             struct iovec *iov)
+static unsigned reader_expect_pages(const SnapStreamReader *r, uint8_t *buf,
+                                    unsigned nb_pages, uint64_t *heads,
+                                    struct iovec *iov)
 {
     size_t page_size = snap_ram_page_size(&r->ram);
     unsigned n = 0;
@@ -708,8 +716,9 @@ static unsigned expect_pages(const SnapStreamReader *r, uint8_t *buf,
 }
 
 /* How many of the pages that were expected have come whole. */
-static unsigned count_pages(const SnapStreamReader *r, const uint64_t *heads,
-                            unsigned nb_pages, size_t bytes)
+static unsigned reader_count_pages(const SnapStreamReader *r,
+                                   const uint64_t *heads, unsigned nb_pages,
+                                   size_t bytes)
 {
     size_t page_size = snap_ram_page_size(&r->ram);
     uint64_t first = snap_ram_page_offset(&r->ram, &r->ram.blocks[r->block],
@@ -746,14 +755,14 @@ int coroutine_fn snap_stream_read_pages(SnapStreamReader *r, void *buf,
 
     /* Only read ahead once two consecutive pages were seen. */
     max = r->in_order ? MAX(max, 1) : 1;
-    niov = expect_pages(r, buf, max, heads, iov);
+    niov = reader_expect_pages(r, buf, max, heads, iov);
     bytes = snap_input_read_ahead(r->input, iov, niov);
     if (bytes < page_size) {
-        ret = check_input(r, errp);
+        ret = reader_check_input(r, errp);
         assert(ret < 0);
         return ret;
     }
-    *nb_pages = count_pages(r, heads, max, bytes);
+    *nb_pages = reader_count_pages(r, heads, max, bytes);
     used = *nb_pages * (page_size + RECORD_HEAD_SIZE) - RECORD_HEAD_SIZE;
     snap_input_unread(r->input, iov, niov, used, bytes - used);
     r->page += *nb_pages - 1;
@@ -763,7 +772,7 @@ int coroutine_fn snap_stream_read_pages(SnapStreamReader *r, void *buf,
 /* --- sections other than RAM, before the device state --- */
 
 /* Whether a known section can start at what is next in the file. */
-static bool coroutine_fn next_head_plausible(SnapStreamReader *r)
+static bool coroutine_fn reader_next_head_plausible(SnapStreamReader *r)
 {
     const uint8_t *p;
     size_t wanted = 1, got;
@@ -792,8 +801,9 @@ static bool coroutine_fn next_head_plausible(SnapStreamReader *r)
  * Copy the rest of section @id, whose length is not known: it ends with a
  * footer of its own that is followed by the head of another section.
  */
-static int coroutine_fn copy_section(SnapStreamReader *r, GByteArray *array,
-                                     uint32_t id, Error **errp)
+static int coroutine_fn reader_copy_section(SnapStreamReader *r,
+                                            GByteArray *array, uint32_t id,
+                                            Error **errp)
 {
     uint64_t footer = ((uint64_t)QEMU_VM_SECTION_FOOTER << 32) | id;
     uint64_t tail = 0;
@@ -805,29 +815,29 @@ static int coroutine_fn copy_section(SnapStreamReader *r, GByteArray *array,
     }
     for (;;) {
         uint8_t byte;
-        int ret = read_bytes(r, array, 1, SNAP_MAX_SETUP, errp);
+        int ret = reader_read_bytes(r, array, 1, SNAP_MAX_SETUP, errp);
 
         if (ret < 0) {
             return ret;
         }
         byte = array->data[array->len - 1];
         tail = ((tail << 8) | byte) & MAKE_64BIT_MASK(0, 40);
-        if (tail == footer && next_head_plausible(r)) {
+        if (tail == footer && reader_next_head_plausible(r)) {
             return 0;
         }
     }
 }
 
 /* Keep the head of a section. */
-static int append_head(SnapStreamReader *r, GByteArray *array,
-                       const SnapSectionHead *head, Error **errp)
+static int reader_append_head(SnapStreamReader *r, GByteArray *array,
+                              const SnapSectionHead *head, Error **errp)
 {
     uint8_t buf[SNAP_SECTION_HEAD_MAX];
     size_t size = snap_section_head_encode(head, buf);
     uint8_t *p;
 
     r->context = "a device's section";
-    p = extend(r, array, size, SNAP_MAX_SETUP, errp);
+    p = reader_extend(r, array, size, SNAP_MAX_SETUP, errp);
     if (!p) {
         return -EINVAL;
     }
@@ -839,36 +849,37 @@ static int append_head(SnapStreamReader *r, GByteArray *array,
  * Devices whose iterations can be told from each other by their footers, and
  * sent again after RAM: what they send does not depend on RAM.
  */
-static bool is_known_iterable(const char *name)
+static bool reader_is_known_iterable(const char *name)
 {
     return !strcmp(name, "dirty-bitmap") ||
            !strcmp(name, "s390-storage_attributes");
 }
 
 /* START or FULL: name, instance and version follow the id. */
-static int coroutine_fn parse_named_section(SnapStreamReader *r, uint8_t type,
-                                            uint32_t id, Error **errp)
+static int coroutine_fn reader_parse_named_section(SnapStreamReader *r,
+                                                   uint8_t type, uint32_t id,
+                                                   Error **errp)
 {
     GByteArray *array = r->ram_paged ? r->deferred : r->setup;
     SnapSectionHead head = { .type = type, .id = id };
     int ret;
 
-    ret = read_name(r, head.name, errp);
+    ret = reader_read_name(r, head.name, errp);
     if (ret < 0) {
         return ret;
     }
     head.instance = snap_input_get_be32(r->input);
     head.version = snap_input_get_be32(r->input);
-    ret = check_input(r, errp);
+    ret = reader_check_input(r, errp);
     if (ret < 0) {
         return ret;
     }
     trace_snap_stream_section(type, id, head.name);
     if (type == QEMU_VM_SECTION_START) {
         if (!strcmp(head.name, SNAP_RAM_SECTION_NAME)) {
-            return parse_ram_start(r, &head, errp);
+            return reader_parse_ram_start(r, &head, errp);
         }
-        if (!is_known_iterable(head.name)) {
+        if (!reader_is_known_iterable(head.name)) {
             error_setg(errp, "Device '%s' sends its state in iterations, "
                        "which is not supported", head.name);
             return -ENOTSUP;
@@ -876,14 +887,14 @@ static int coroutine_fn parse_named_section(SnapStreamReader *r, uint8_t type,
         g_hash_table_add(r->iterable, GUINT_TO_POINTER(id));
     }
 
-    return append_head(r, array, &head, errp) ?:
-           copy_section(r, array, id, errp);
+    return reader_append_head(r, array, &head, errp) ?:
+           reader_copy_section(r, array, id, errp);
 }
 
 /* PART or END */
-static int coroutine_fn parse_iteration(SnapStreamReader *r, uint8_t type,
-                                        uint32_t id, SnapEvent *event,
-                                        Error **errp)
+static int coroutine_fn reader_parse_iteration(SnapStreamReader *r,
+                                               uint8_t type, uint32_t id,
+                                               SnapEvent *event, Error **errp)
 {
     const SnapSectionHead head = { .type = type, .id = id };
 
@@ -900,12 +911,12 @@ static int coroutine_fn parse_iteration(SnapStreamReader *r, uint8_t type,
         error_setg(errp, "Unknown section %u in the migration stream", id);
         return -EINVAL;
     }
-    return append_head(r, r->deferred, &head, errp) ?:
-           copy_section(r, r->deferred, id, errp);
+    return reader_append_head(r, r->deferred, &head, errp) ?:
+           reader_copy_section(r, r->deferred, id, errp);
 }
 
 /* Names as in migration/savevm.c:enum qemu_vm_cmd. */
-static int unsupported_command(unsigned command, Error **errp)
+static int reader_unsupported_command(unsigned command, Error **errp)
 {
     static const char *const names[] = {
         [SNAP_CMD_OPEN_RETURN_PATH] = "OPEN_RETURN_PATH",
@@ -926,8 +937,8 @@ static int unsupported_command(unsigned command, Error **errp)
     return -ENOTSUP;
 }
 
-static int coroutine_fn parse_command(SnapStreamReader *r, SnapEvent *event,
-                                      Error **errp)
+static int coroutine_fn reader_parse_command(SnapStreamReader *r,
+                                             SnapEvent *event, Error **errp)
 {
     unsigned command = snap_input_get_be16(r->input);
     unsigned length = snap_input_get_be16(r->input);
@@ -939,11 +950,11 @@ static int coroutine_fn parse_command(SnapStreamReader *r, SnapEvent *event,
         return -EINVAL;
     }
     if (length > sizeof(data)) {
-        ret = check_input(r, errp);
-        return ret < 0 ? ret : unsupported_command(command, errp);
+        ret = reader_check_input(r, errp);
+        return ret < 0 ? ret : reader_unsupported_command(command, errp);
     }
     snap_input_read(r->input, data, length);
-    ret = check_input(r, errp);
+    ret = reader_check_input(r, errp);
     if (ret < 0) {
         return ret;
     }
@@ -959,21 +970,21 @@ static int coroutine_fn parse_command(SnapStreamReader *r, SnapEvent *event,
                command == SNAP_CMD_SWITCHOVER_START) {
         /* Offered by the source; a complete precopy does not use them. */
     } else {
-        return unsupported_command(command, errp);
+        return reader_unsupported_command(command, errp);
     }
     return 0;
 }
 
-static int coroutine_fn read_section_id(SnapStreamReader *r, uint32_t *id,
-                                        Error **errp)
+static int coroutine_fn reader_read_section_id(SnapStreamReader *r,
+                                               uint32_t *id, Error **errp)
 {
     *id = snap_input_get_be32(r->input);
-    return check_input(r, errp);
+    return reader_check_input(r, errp);
 }
 
 /* Whatever starts at the next byte, while device state has not begun. */
-static int coroutine_fn parse_section(SnapStreamReader *r, SnapEvent *event,
-                                      Error **errp)
+static int coroutine_fn reader_parse_section(SnapStreamReader *r,
+                                             SnapEvent *event, Error **errp)
 {
     uint8_t type;
     bool was_started = r->ram_started;
@@ -982,7 +993,7 @@ static int coroutine_fn parse_section(SnapStreamReader *r, SnapEvent *event,
 
     r->context = r->ram_paged ? "RAM" : "the sections before RAM";
     type = snap_input_peek_byte(r->input);
-    ret = check_input(r, errp);
+    ret = reader_check_input(r, errp);
     if (ret < 0) {
         return ret;
     }
@@ -998,16 +1009,16 @@ static int coroutine_fn parse_section(SnapStreamReader *r, SnapEvent *event,
     switch (type) {
     case QEMU_VM_SECTION_START:
     case QEMU_VM_SECTION_FULL:
-        ret = read_section_id(r, &id, errp) ?:
-              parse_named_section(r, type, id, errp);
+        ret = reader_read_section_id(r, &id, errp) ?:
+              reader_parse_named_section(r, type, id, errp);
         break;
     case QEMU_VM_SECTION_PART:
     case QEMU_VM_SECTION_END:
-        ret = read_section_id(r, &id, errp) ?:
-              parse_iteration(r, type, id, event, errp);
+        ret = reader_read_section_id(r, &id, errp) ?:
+              reader_parse_iteration(r, type, id, event, errp);
         break;
     case QEMU_VM_COMMAND:
-        ret = parse_command(r, event, errp);
+        ret = reader_parse_command(r, event, errp);
         break;
     default:
         error_setg(errp, "Unknown section type 0x%02x in the migration stream",
@@ -1023,7 +1034,7 @@ static int coroutine_fn parse_section(SnapStreamReader *r, SnapEvent *event,
 /* --- device state --- */
 
 /* Next byte of device state; -1 at the end of the file or an error. */
-static int coroutine_fn next_byte(SnapStreamReader *r)
+static int coroutine_fn reader_next_byte(SnapStreamReader *r)
 {
     const uint8_t *p;
 
@@ -1041,22 +1052,22 @@ static int coroutine_fn next_byte(SnapStreamReader *r)
  * Next byte, after one that may have been EOF.  Without footers any zero byte
  * may be, which is too little to take silence for the end.
  */
-static int coroutine_fn next_byte_or_silence(SnapStreamReader *r)
+static int coroutine_fn reader_next_byte_or_silence(SnapStreamReader *r)
 {
     int byte;
 
     if (!r->section.footers || !snap_device_end_is_eof(&r->end)) {
-        return next_byte(r);
+        return reader_next_byte(r);
     }
-    limit_silence(r, EOF_SILENCE);
-    byte = next_byte(r);
-    limit_silence(r, -1);
+    reader_limit_silence(r, EOF_SILENCE);
+    byte = reader_next_byte(r);
+    reader_limit_silence(r, -1);
     return byte;
 }
 
 /* Emit @length of the buffered bytes. */
-static void emit_device_data(SnapStreamReader *r, SnapEvent *event,
-                             size_t length)
+static void reader_emit_device_data(SnapStreamReader *r, SnapEvent *event,
+                                    size_t length)
 {
     event->type = SNAP_EVENT_DEVICE_DATA;
     event->data = r->buffered->data;
@@ -1068,22 +1079,22 @@ static void emit_device_data(SnapStreamReader *r, SnapEvent *event,
  * Bytes are taken one at a time, so that no byte after the possible end is
  * consumed: what the source still has to write is what holds it back.
  */
-static int coroutine_fn parse_devices(SnapStreamReader *r, SnapEvent *event,
-                                      Error **errp)
+static int coroutine_fn reader_parse_devices(SnapStreamReader *r,
+                                             SnapEvent *event, Error **errp)
 {
     r->context = "the device state";
     while (r->buffered->len < DEVICE_CHUNK + SNAP_DESCRIPTION_HEAD) {
-        int byte = next_byte_or_silence(r);
+        int byte = reader_next_byte_or_silence(r);
         uint8_t value = byte;
 
         if (byte < 0) {
             if (!snap_input_ended(r->input) ||
                 !snap_device_end_is_eof(&r->end)) {
-                return check_input(r, errp);
+                return reader_check_input(r, errp);
             }
             r->description_length = 0;
             r->phase = PHASE_DEVICE_END;
-            emit_device_data(r, event, r->buffered->len - 1);
+            reader_emit_device_data(r, event, r->buffered->len - 1);
             r->consumed++;
             return 0;
         }
@@ -1092,29 +1103,29 @@ static int coroutine_fn parse_devices(SnapStreamReader *r, SnapEvent *event,
         r->description_length = snap_device_end_description(&r->end);
         if (r->description_length) {
             r->phase = PHASE_DEVICE_END;
-            emit_device_data(r, event,
-                             r->buffered->len - SNAP_DESCRIPTION_HEAD);
+            reader_emit_device_data(r, event,
+                                    r->buffered->len - SNAP_DESCRIPTION_HEAD);
             return 0;
         }
     }
-    emit_device_data(r, event, r->buffered->len - SNAP_DESCRIPTION_HEAD);
+    reader_emit_device_data(r, event, r->buffered->len - SNAP_DESCRIPTION_HEAD);
     return 0;
 }
 
 /* Whether nothing follows; a source that waits for an answer stays silent. */
-static bool coroutine_fn stream_is_over(SnapStreamReader *r)
+static bool coroutine_fn reader_is_over(SnapStreamReader *r)
 {
     if (r->replay_pos < r->replay->len) {
         return false;
     }
-    limit_silence(r, DESCRIPTION_SILENCE);
+    reader_limit_silence(r, DESCRIPTION_SILENCE);
     snap_input_peek_byte(r->input);
-    limit_silence(r, -1);
+    reader_limit_silence(r, -1);
     return snap_input_ended(r->input);
 }
 
-static void coroutine_fn parse_description(SnapStreamReader *r,
-                                           SnapEvent *event)
+static void coroutine_fn reader_parse_description(SnapStreamReader *r,
+                                                  SnapEvent *event)
 {
     static const uint8_t begin[] = { '{', '"' };
     GByteArray *array = r->description;
@@ -1131,7 +1142,7 @@ static void coroutine_fn parse_description(SnapStreamReader *r,
      * guest cannot make parsing quadratic.
      */
     while (array->len < r->description_length && printable &&
-           (byte = next_byte(r)) >= 0) {
+           (byte = reader_next_byte(r)) >= 0) {
         uint8_t value = byte;
 
         g_byte_array_append(array, &value, 1);
@@ -1140,7 +1151,7 @@ static void coroutine_fn parse_description(SnapStreamReader *r,
     if (!r->description_length ||
         (byte >= 0 && printable &&
          snap_description_valid(array->data, array->len) &&
-         stream_is_over(r))) {
+         reader_is_over(r))) {
         r->phase = PHASE_OVER;
         event->type = SNAP_EVENT_END;
         event->data = array->data;
@@ -1160,21 +1171,21 @@ static void coroutine_fn parse_description(SnapStreamReader *r,
 
 /* --- the parser --- */
 
-static int coroutine_fn parse_event(SnapStreamReader *r, SnapEvent *event,
-                                    Error **errp)
+static int coroutine_fn reader_parse_event(SnapStreamReader *r,
+                                           SnapEvent *event, Error **errp)
 {
     switch (r->phase) {
     case PHASE_RAM:
-        return parse_record(r, event, errp);
+        return reader_parse_record(r, event, errp);
     case PHASE_DEVICES:
-        return parse_devices(r, event, errp);
+        return reader_parse_devices(r, event, errp);
     case PHASE_DEVICE_END:
         r->phase = PHASE_DESCRIPTION;
         event->type = SNAP_EVENT_DEVICE_END;
         event->length = r->description_length;
         return 0;
     case PHASE_DESCRIPTION:
-        parse_description(r, event);
+        reader_parse_description(r, event);
         return 0;
     default:
         g_assert_not_reached();
@@ -1191,16 +1202,16 @@ int coroutine_fn snap_stream_next(SnapStreamReader *r, SnapEvent *event,
     r->consumed = 0;
 
     if (r->phase == PHASE_HEADER) {
-        ret = parse_header(r, errp);
+        ret = reader_parse_header(r, errp);
         r->phase = PHASE_SECTIONS;
     } else if (r->section_open) {
-        ret = finish_ram_section(r, errp);
+        ret = reader_finish_ram_section(r, errp);
     }
     while (!ret && r->phase == PHASE_SECTIONS && !event->type) {
-        ret = parse_section(r, event, errp);
+        ret = reader_parse_section(r, event, errp);
     }
     if (!ret && !event->type) {
-        ret = parse_event(r, event, errp);
+        ret = reader_parse_event(r, event, errp);
     }
     return ret;
 }

@@ -50,7 +50,7 @@ void snap_return_path_free(SnapReturnPath *rp)
 }
 
 /* After an error, reads return zeroes: check before using a value. */
-static int check_input(SnapReturnPath *rp, Error **errp)
+static int return_path_check_input(SnapReturnPath *rp, Error **errp)
 {
     Error *err = NULL;
     int ret = snap_input_error(rp->input, &err);
@@ -68,7 +68,7 @@ static int check_input(SnapReturnPath *rp, Error **errp)
 }
 
 /* Whether there are no more messages. */
-static bool coroutine_fn at_end(SnapReturnPath *rp)
+static bool coroutine_fn return_path_at_end(SnapReturnPath *rp)
 {
     snap_input_peek_byte(rp->input);
     return snap_input_ended(rp->input);
@@ -78,7 +78,7 @@ static bool coroutine_fn at_end(SnapReturnPath *rp)
  * Returns: the length that a message must have, -1 if it varies, -2 if there is
  * no such message
  */
-static int message_length(unsigned type)
+static int return_path_message_length(unsigned type)
 {
     switch (type) {
     case SNAP_RP_SHUT:
@@ -97,19 +97,19 @@ static int message_length(unsigned type)
     }
 }
 
-static int coroutine_fn read_message(SnapReturnPath *rp, unsigned *type,
-                                     uint8_t *buf, size_t *length,
-                                     Error **errp)
+static int coroutine_fn return_path_read_message(SnapReturnPath *rp,
+                                                 unsigned *type, uint8_t *buf,
+                                                 size_t *length, Error **errp)
 {
     int expected, ret;
 
     *type = snap_input_get_be16(rp->input);
     *length = snap_input_get_be16(rp->input);
-    ret = check_input(rp, errp);
+    ret = return_path_check_input(rp, errp);
     if (ret < 0) {
         return ret;
     }
-    expected = message_length(*type);
+    expected = return_path_message_length(*type);
     if (expected == -2) {
         error_setg(errp, "The return path has an unknown message: type %u",
                    *type);
@@ -121,12 +121,12 @@ static int coroutine_fn read_message(SnapReturnPath *rp, unsigned *type,
         return -EINVAL;
     }
     snap_input_read(rp->input, buf, *length);
-    return check_input(rp, errp);
+    return return_path_check_input(rp, errp);
 }
 
 /* A counted name that fills @length bytes. */
-static int parse_block(SnapReturnPath *rp, const uint8_t *buf, size_t length,
-                       Error **errp)
+static int return_path_parse_block(SnapReturnPath *rp, const uint8_t *buf,
+                                   size_t length, Error **errp)
 {
     g_autofree char *name = NULL;
     int block;
@@ -148,8 +148,9 @@ static int parse_block(SnapReturnPath *rp, const uint8_t *buf, size_t length,
 }
 
 /* The pages of a request at the wire: whole host pages of a block. */
-static int decode_request(const SnapReturnPath *rp, int index, uint64_t offset,
-                          uint64_t length, SnapPageRange *pages, Error **errp)
+static int return_path_decode_request(const SnapReturnPath *rp, int index,
+                                      uint64_t offset, uint64_t length,
+                                      SnapPageRange *pages, Error **errp)
 {
     const SnapRAMBlock *block = &rp->ram->blocks[index];
     uint64_t host_page = snap_host_pages_size(rp->host_pages, index);
@@ -175,16 +176,17 @@ static int decode_request(const SnapReturnPath *rp, int index, uint64_t offset,
     return 0;
 }
 
-static int parse_request(SnapReturnPath *rp, unsigned type, const uint8_t *buf,
-                         size_t length, SnapReturnEvent *event, Error **errp)
+static int return_path_parse_request(SnapReturnPath *rp, unsigned type,
+                                     const uint8_t *buf, size_t length,
+                                     SnapReturnEvent *event, Error **errp)
 {
     if (length < REQUEST_LENGTH) {
         error_setg(errp, "The return path has a request that is too short");
         return -EINVAL;
     }
     if (type == SNAP_RP_REQ_PAGES_ID) {
-        int index = parse_block(rp, buf + REQUEST_LENGTH,
-                                length - REQUEST_LENGTH, errp);
+        int index = return_path_parse_block(rp, buf + REQUEST_LENGTH,
+                                            length - REQUEST_LENGTH, errp);
 
         if (index < 0) {
             return index;
@@ -197,20 +199,22 @@ static int parse_request(SnapReturnPath *rp, unsigned type, const uint8_t *buf,
         return -EINVAL;
     }
     event->type = SNAP_RP_REQ_PAGES;
-    return decode_request(rp, rp->last_block, ldq_be_p(buf),
-                          (uint32_t)ldl_be_p(buf + 8), &event->pages, errp);
+    return return_path_decode_request(rp, rp->last_block, ldq_be_p(buf),
+                                      (uint32_t)ldl_be_p(buf + 8),
+                                      &event->pages, errp);
 }
 
 /* What follows the message RECV_BITMAP, outside of its length. */
-static int coroutine_fn read_bitmap(SnapReturnPath *rp, SnapReturnEvent *event,
-                                    Error **errp)
+static int coroutine_fn return_path_read_bitmap(SnapReturnPath *rp,
+                                                SnapReturnEvent *event,
+                                                Error **errp)
 {
     const SnapRAMBlock *block = &rp->ram->blocks[event->block];
     uint64_t nb_pages = snap_ram_block_pages(rp->ram, block);
     uint64_t expected = ROUND_UP(DIV_ROUND_UP(nb_pages, 8), 8);
     uint64_t size = snap_input_get_be64(rp->input);
     g_autofree uint8_t *bitmap = NULL;
-    int ret = check_input(rp, errp);
+    int ret = return_path_check_input(rp, errp);
 
     if (ret < 0) {
         return ret;
@@ -233,25 +237,29 @@ static int coroutine_fn read_bitmap(SnapReturnPath *rp, SnapReturnEvent *event,
                    block->name);
         return -EINVAL;
     }
-    ret = check_input(rp, errp);
+    ret = return_path_check_input(rp, errp);
     if (!ret) {
         event->bitmap = g_steal_pointer(&bitmap);
     }
     return ret;
 }
 
-static int coroutine_fn parse_message(SnapReturnPath *rp, unsigned type,
-                                      const uint8_t *buf, size_t length,
-                                      SnapReturnEvent *event, Error **errp)
+static int coroutine_fn return_path_parse_message(SnapReturnPath *rp,
+                                                  unsigned type,
+                                                  const uint8_t *buf,
+                                                  size_t length,
+                                                  SnapReturnEvent *event,
+                                                  Error **errp)
 {
     *event = (SnapReturnEvent) { .type = type };
     switch (type) {
     case SNAP_RP_REQ_PAGES:
     case SNAP_RP_REQ_PAGES_ID:
-        return parse_request(rp, type, buf, length, event, errp);
+        return return_path_parse_request(rp, type, buf, length, event, errp);
     case SNAP_RP_RECV_BITMAP:
-        event->block = parse_block(rp, buf, length, errp);
-        return event->block < 0 ? event->block : read_bitmap(rp, event, errp);
+        event->block = return_path_parse_block(rp, buf, length, errp);
+        return event->block < 0 ?
+               event->block : return_path_read_bitmap(rp, event, errp);
     case SNAP_RP_SWITCHOVER_ACK:
         return 0;
     default:
@@ -268,12 +276,12 @@ int coroutine_fn snap_return_path_next(SnapReturnPath *rp,
     size_t length;
     int ret;
 
-    if (at_end(rp)) {
+    if (return_path_at_end(rp)) {
         return 0;
     }
-    ret = read_message(rp, &type, buf, &length, errp);
+    ret = return_path_read_message(rp, &type, buf, &length, errp);
     if (!ret) {
-        ret = parse_message(rp, type, buf, length, event, errp);
+        ret = return_path_parse_message(rp, type, buf, length, event, errp);
     }
     if (ret < 0) {
         return ret;
@@ -285,9 +293,9 @@ int coroutine_fn snap_return_path_next(SnapReturnPath *rp,
 
 /* --- the writer --- */
 
-static int coroutine_fn put_return_message(QEMUFile *file,
-                                           SnapReturnMessage type,
-                                           uint32_t value)
+static int coroutine_fn return_path_put_message(QEMUFile *file,
+                                                SnapReturnMessage type,
+                                                uint32_t value)
 {
     trace_snap_return_path_message(type, value);
     qemu_put_be16(file, type);
@@ -298,10 +306,10 @@ static int coroutine_fn put_return_message(QEMUFile *file,
 
 int coroutine_fn snap_return_path_shut(QEMUFile *file, uint32_t status)
 {
-    return put_return_message(file, SNAP_RP_SHUT, status);
+    return return_path_put_message(file, SNAP_RP_SHUT, status);
 }
 
 int coroutine_fn snap_return_path_pong(QEMUFile *file, uint32_t value)
 {
-    return put_return_message(file, SNAP_RP_PONG, value);
+    return return_path_put_message(file, SNAP_RP_PONG, value);
 }

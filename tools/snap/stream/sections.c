@@ -23,7 +23,7 @@
 #define RUNSTATE_OFFSET     4
 #define RUNSTATE_SIZE       32
 
-static int name_plausible(const uint8_t *data, size_t size)
+static int section_name_plausible(const uint8_t *data, size_t size)
 {
     size_t length;
 
@@ -41,7 +41,7 @@ static int name_plausible(const uint8_t *data, size_t size)
     return size < NAME_OFFSET + length + IDENTITY_SIZE ? -1 : 1;
 }
 
-static int command_plausible(const uint8_t *data, size_t size)
+static int section_command_plausible(const uint8_t *data, size_t size)
 {
     uint16_t command;
 
@@ -61,12 +61,12 @@ int snap_device_section_head_plausible(const uint8_t *data, size_t size)
     switch (data[0]) {
     case QEMU_VM_SECTION_START:
     case QEMU_VM_SECTION_FULL:
-        return name_plausible(data, size);
+        return section_name_plausible(data, size);
     case QEMU_VM_SECTION_PART:
     case QEMU_VM_SECTION_END:
         return size < SHORT_HEAD_SIZE ? -1 : 1;
     case QEMU_VM_COMMAND:
-        return command_plausible(data, size);
+        return section_command_plausible(data, size);
     case QEMU_VM_EOF:
         /* Only the description can follow the end. */
         return size == 1 ? -1 : data[1] == QEMU_VM_VMDESCRIPTION;
@@ -75,7 +75,7 @@ int snap_device_section_head_plausible(const uint8_t *data, size_t size)
     }
 }
 
-static bool head_has_name(uint8_t type)
+static bool section_has_name(uint8_t type)
 {
     return type == QEMU_VM_SECTION_START || type == QEMU_VM_SECTION_FULL;
 }
@@ -87,7 +87,7 @@ size_t snap_section_head_encode(const SnapSectionHead *head, uint8_t *buf)
 
     buf[0] = head->type;
     stl_be_p(buf + 1, head->id);
-    if (!head_has_name(head->type)) {
+    if (!section_has_name(head->type)) {
         return SHORT_HEAD_SIZE;
     }
     buf[NAME_OFFSET - 1] = length;
@@ -109,7 +109,7 @@ size_t snap_section_head_decode(SnapSectionHead *head, const uint8_t *data,
     }
 
     *head = (SnapSectionHead) { .type = data[0], .id = ldl_be_p(data + 1) };
-    if (!head_has_name(head->type)) {
+    if (!section_has_name(head->type)) {
         return SHORT_HEAD_SIZE;
     }
     length = data[NAME_OFFSET - 1];
@@ -121,7 +121,7 @@ size_t snap_section_head_decode(SnapSectionHead *head, const uint8_t *data,
 }
 
 /* Whether a section of device state that goes on for @size can end at @data */
-static bool footer_at(const uint8_t *data, size_t size, uint32_t id)
+static bool section_footer_at(const uint8_t *data, size_t size, uint32_t id)
 {
     if (size < FOOTER_SIZE || data[0] != QEMU_VM_SECTION_FOOTER ||
         ldl_be_p(data + 1) != id) {
@@ -151,7 +151,7 @@ size_t snap_device_section_parse(const uint8_t *data, size_t size,
 
     footer = section->payload;
     while ((footer = memchr(footer, QEMU_VM_SECTION_FOOTER, end - footer))) {
-        if (footer_at(footer, end - footer, section->head.id)) {
+        if (section_footer_at(footer, end - footer, section->head.id)) {
             section->length = footer - section->payload;
             return footer + FOOTER_SIZE - data;
         }
@@ -161,19 +161,19 @@ size_t snap_device_section_parse(const uint8_t *data, size_t size,
 }
 
 /* Returns: bytes of the command at @data, 0 if there is none */
-static size_t command_size(const uint8_t *data, size_t size)
+static size_t section_command_size(const uint8_t *data, size_t size)
 {
     size_t length;
 
     if (!size || data[0] != QEMU_VM_COMMAND ||
-        command_plausible(data, size) != 1) {
+        section_command_plausible(data, size) != 1) {
         return 0;
     }
     length = SNAP_COMMAND_SIZE + lduw_be_p(data + 3);
     return length <= size ? length : 0;
 }
 
-static char *parse_run_state(const SnapDeviceSection *section)
+static char *section_parse_run_state(const SnapDeviceSection *section)
 {
     const char *state = (const char *)section->payload + RUNSTATE_OFFSET;
     size_t length;
@@ -195,7 +195,7 @@ char *snap_device_run_state(const uint8_t *data, size_t size)
     size_t length;
 
     for (; size; data += length, size -= length) {
-        length = command_size(data, size);
+        length = section_command_size(data, size);
         if (length) {
             continue;
         }
@@ -205,7 +205,7 @@ char *snap_device_run_state(const uint8_t *data, size_t size)
         }
         if (section.head.type == QEMU_VM_SECTION_FULL &&
             !strcmp(section.head.name, GLOBALSTATE_NAME)) {
-            return parse_run_state(&section);
+            return section_parse_run_state(&section);
         }
     }
     return NULL;
@@ -225,7 +225,7 @@ void snap_device_end_init(SnapDeviceEnd *end, bool footers)
 #define SECTION_ID_MAX  0xffffff
 
 /* Whether five bytes are a footer. */
-static bool is_footer(uint64_t bytes)
+static bool device_end_is_footer(uint64_t bytes)
 {
     return ((bytes >> 32) & 0xff) == QEMU_VM_SECTION_FOOTER &&
            (uint32_t)bytes <= SECTION_ID_MAX;
@@ -238,7 +238,7 @@ uint32_t snap_device_end_description(const SnapDeviceEnd *end)
     if ((end->low >> 48) != ((QEMU_VM_EOF << 8) | QEMU_VM_VMDESCRIPTION) ||
         (end->low & 0xffff) != (('{' << 8) | '"') ||
         length <= 2 || length > SNAP_MAX_VMDESC ||
-        (end->footers && !is_footer(end->high))) {
+        (end->footers && !device_end_is_footer(end->high))) {
         return 0;
     }
     return length;
@@ -249,7 +249,7 @@ bool snap_device_end_is_eof(const SnapDeviceEnd *end)
     uint64_t before = (end->high << 56) | (end->low >> 8);
 
     return (end->low & 0xff) == QEMU_VM_EOF &&
-           (!end->footers || is_footer(before));
+           (!end->footers || device_end_is_footer(before));
 }
 
 bool snap_description_valid(const uint8_t *data, size_t length)

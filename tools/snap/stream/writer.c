@@ -55,7 +55,8 @@ void coroutine_fn snap_stream_put(SnapStreamWriter *writer, const void *data,
     qemu_put_buffer(writer->file, data, length);
 }
 
-static void coroutine_fn put_counted_string(QEMUFile *file, const char *str)
+static void coroutine_fn writer_put_counted_string(QEMUFile *file,
+                                                   const char *str)
 {
     size_t length = strlen(str);
 
@@ -64,8 +65,8 @@ static void coroutine_fn put_counted_string(QEMUFile *file, const char *str)
     qemu_put_buffer(file, (const uint8_t *)str, length);
 }
 
-static void coroutine_fn put_section_head(SnapStreamWriter *writer,
-                                          uint8_t type)
+static void coroutine_fn writer_put_section_head(SnapStreamWriter *writer,
+                                                 uint8_t type)
 {
     const SnapSectionHead head = {
         .type = type,
@@ -100,10 +101,10 @@ void coroutine_fn snap_stream_put_ram_start(SnapStreamWriter *writer,
     }
     trace_snap_stream_writer_ram_start(ram->nb_blocks, total);
 
-    put_section_head(writer, QEMU_VM_SECTION_START);
+    writer_put_section_head(writer, QEMU_VM_SECTION_START);
     qemu_put_be64(file, total | RAM_SAVE_FLAG_MEM_SIZE);
     for (i = 0; i < ram->nb_blocks; i++) {
-        put_counted_string(file, ram->blocks[i].name);
+        writer_put_counted_string(file, ram->blocks[i].name);
         qemu_put_be64(file, ram->blocks[i].length);
         /*
          * migration/ram.c:parse_ramblock expects a page size only if
@@ -128,7 +129,7 @@ void coroutine_fn snap_stream_put_multifd_flush(SnapStreamWriter *writer)
 void coroutine_fn snap_stream_begin_ram(SnapStreamWriter *writer, bool final)
 {
     trace_snap_stream_writer_begin_ram(final);
-    put_section_head(writer, final ? QEMU_VM_SECTION_END
+    writer_put_section_head(writer, final ? QEMU_VM_SECTION_END
                                    : QEMU_VM_SECTION_PART);
 }
 
@@ -221,18 +222,18 @@ void coroutine_fn snap_stream_put_end_of_records(SnapStreamWriter *writer)
     qemu_put_be64(writer->file, RAM_SAVE_FLAG_EOS);
 }
 
-static bool is_in_block(const SnapStreamWriter *writer, uint64_t page)
+static bool writer_is_in_block(const SnapStreamWriter *writer, uint64_t page)
 {
     return writer->block && page >= writer->block->first_page &&
            page < snap_ram_block_end(writer->ram, writer->block);
 }
 
-static void coroutine_fn put_record_head(SnapStreamWriter *writer,
-                                         uint64_t page, uint64_t flags)
+static void coroutine_fn writer_put_record_head(SnapStreamWriter *writer,
+                                                uint64_t page, uint64_t flags)
 {
     uint8_t head[sizeof(uint64_t)];
 
-    if (!is_in_block(writer, page)) {
+    if (!writer_is_in_block(writer, page)) {
         writer->block = snap_ram_block_of(writer->ram, page);
         writer->block_named = false;
     }
@@ -244,7 +245,7 @@ static void coroutine_fn put_record_head(SnapStreamWriter *writer,
                    flags);
     qemu_put_buffer(writer->file, head, sizeof(head));
     if (!writer->block_named) {
-        put_counted_string(writer->file, writer->block->name);
+        writer_put_counted_string(writer->file, writer->block->name);
         writer->block_named = true;
     }
 }
@@ -252,7 +253,7 @@ static void coroutine_fn put_record_head(SnapStreamWriter *writer,
 void coroutine_fn snap_stream_put_page(SnapStreamWriter *writer, uint64_t page,
                                        const void *data)
 {
-    put_record_head(writer, page, RAM_SAVE_FLAG_PAGE);
+    writer_put_record_head(writer, page, RAM_SAVE_FLAG_PAGE);
     qemu_put_buffer_async(writer->file, data, snap_ram_page_size(writer->ram),
                           false);
 }
@@ -260,7 +261,7 @@ void coroutine_fn snap_stream_put_page(SnapStreamWriter *writer, uint64_t page,
 void coroutine_fn snap_stream_put_zero_page(SnapStreamWriter *writer,
                                             uint64_t page)
 {
-    put_record_head(writer, page, RAM_SAVE_FLAG_ZERO);
+    writer_put_record_head(writer, page, RAM_SAVE_FLAG_ZERO);
     /* the byte that fills the page */
     qemu_put_byte(writer->file, 0);
 }

@@ -77,9 +77,9 @@ int coroutine_fn snap_send_pages(SnapSender *s, const SnapPages *pages,
 }
 
 /* Send the zero pages among @range, of which @entries say what they are. */
-static int coroutine_fn send_zeroes(SnapSender *s, SnapPageRange range,
-                                    const uint64_t *entries, bool in_section,
-                                    Error **errp)
+static int coroutine_fn send_zero_range(SnapSender *s, SnapPageRange range,
+                                        const uint64_t *entries,
+                                        bool in_section, Error **errp)
 {
     bool open = in_section;
 
@@ -118,7 +118,7 @@ int coroutine_fn snap_send_zero_pages(SnapSender *s, bool in_section,
         snap_task_pause();
         ret = snap_page_reader_lookup(reader, range, entries, errp);
         if (!ret) {
-            ret = send_zeroes(s, range, entries, in_section, errp);
+            ret = send_zero_range(s, range, entries, in_section, errp);
         }
     }
     return ret;

@@ -12,6 +12,7 @@
 #define SNAP_IMAGE_TABLE_H
 
 #include "qemu/units.h"
+#include "system/block-backend.h"
 
 /* A chunk: 8191 big-endian entries and a checksum. */
 #define SNAP_CHUNK_SIZE     (64 * KiB)
@@ -59,6 +60,18 @@ typedef struct SnapTable SnapTable;
 SnapTable *snap_table_new(const char *name, uint64_t nb_entries, uint64_t seed,
                           bool fresh, unsigned cached_chunks,
                           const SnapTableIO *io);
+/**
+ * snap_blk_table_new: a table on @blk
+ * @blk: not owned, must outlive the table
+ * @offset: where it starts, in bytes
+ *
+ * The other parameters are those of snap_table_new().
+ */
+SnapTable *snap_blk_table_new(BlockBackend *blk, const char *name,
+                              uint64_t offset, uint64_t nb_entries,
+                              uint64_t seed, bool fresh,
+                              unsigned cached_chunks);
+
 void snap_table_free(SnapTable *table);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapTable, snap_table_free)
 

@@ -10,7 +10,6 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "qobject/qjson.h"
-#include "snap/image/blk-table.h"
 #include "snap/image/image.h"
 #include "snap/image/verified-read.h"
 #include "snap/image/working-set.h"

@@ -16,6 +16,9 @@
 
 #include <xxhash.h>
 
+/* Large enough for O_DIRECT on any device. */
+#define BLK_ALIGNMENT 4096
+
 typedef struct Chunk {
     uint64_t number;
     uint64_t last_use;
@@ -73,6 +76,34 @@ SnapTable *snap_table_new(const char *name, uint64_t nb_entries, uint64_t seed,
         bitmap_set(t->stored, 0, t->nb_chunks);
     }
     return t;
+}
+
+static int coroutine_fn blk_table_read(void *opaque, uint64_t offset,
+                                       void *buf)
+{
+    return blk_co_pread(opaque, offset, SNAP_CHUNK_SIZE, buf, 0);
+}
+
+static int coroutine_fn blk_table_write(void *opaque, uint64_t offset,
+                                        const void *buf)
+{
+    return blk_co_pwrite(opaque, offset, SNAP_CHUNK_SIZE, buf, 0);
+}
+
+SnapTable *snap_blk_table_new(BlockBackend *blk, const char *name,
+                              uint64_t offset, uint64_t nb_entries,
+                              uint64_t seed, bool fresh,
+                              unsigned cached_chunks)
+{
+    const SnapTableIO io = {
+        .read = blk_table_read,
+        .write = blk_table_write,
+        .opaque = blk,
+        .base = offset,
+        .alignment = BLK_ALIGNMENT,
+    };
+
+    return snap_table_new(name, nb_entries, seed, fresh, cached_chunks, &io);
 }
 
 void snap_table_free(SnapTable *t)

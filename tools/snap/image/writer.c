@@ -9,7 +9,6 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "qobject/qjson.h"
-#include "snap/image/blk-table.h"
 #include "snap/image/disk.h"
 #include "snap/image/image.h"
 #include "snap/image/writer.h"

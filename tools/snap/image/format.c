@@ -16,34 +16,44 @@
 
 #define MAGIC "QEMUSNAP"
 
-/* Offsets within the header; all integers are big-endian. */
-enum {
-    H_MAGIC        = 0,
-    H_VERSION      = 8,     /* be32 */
-    H_SIZE         = 12,    /* be32 */
-    H_INCOMPATIBLE = 16,    /* be64 */
-    H_COMPATIBLE   = 24,    /* be64 */
-    H_UUID         = 32,    /* 16 bytes */
-    H_CREATED      = 48,    /* be64 */
-    H_FLAGS        = 56,    /* be32 */
-    H_PAGE_BITS    = 60,    /* be32 */
-    H_NB_BLOCKS    = 64,    /* be32 */
-    H_SECTION_ID   = 68,    /* be32 */
-    H_INSTANCE     = 72,    /* be32 */
-    H_NB_PARTS     = 76,    /* be32 */
-    H_NB_PAGES     = 80,    /* be64 */
-    H_NB_ARRIVALS  = 88,    /* be64 */
-    H_BEFORE_RAM   = 96,    /* be64 */
-    H_PARTS        = 104,   /* be64 offset, be64 length, be64 checksum each */
-    H_CHECKSUM     = SNAP_HEADER_SIZE - 8,
-};
+/* All integers are big-endian. */
+typedef struct DiskPart {
+    uint64_t offset;
+    uint64_t length;
+    uint64_t checksum;
+} QEMU_PACKED DiskPart;
 
-#define PART_SIZE 24
+#define PARTS_OFFSET 104
+#define UNUSED_SIZE  (SNAP_HEADER_SIZE - PARTS_OFFSET - \
+                      SNAP_PART__MAX * sizeof(DiskPart) - sizeof(uint64_t))
+
+typedef struct DiskHeader {
+    char magic[8];
+    uint32_t version;
+    uint32_t size;
+    uint64_t incompatible;
+    uint64_t compatible;
+    uint8_t uuid[16];
+    uint64_t created;
+    uint32_t flags;
+    uint32_t page_bits;
+    uint32_t nb_blocks;
+    uint32_t section_id;
+    uint32_t instance;
+    uint32_t nb_parts;
+    uint64_t nb_pages;
+    uint64_t nb_arrivals;
+    uint64_t before_ram;
+    DiskPart parts[SNAP_PART__MAX];
+    uint8_t unused[UNUSED_SIZE];
+    uint64_t checksum;          /* of all before it */
+} QEMU_PACKED DiskHeader;
+
+QEMU_BUILD_BUG_ON(offsetof(DiskHeader, parts) != PARTS_OFFSET);
+QEMU_BUILD_BUG_ON(sizeof(DiskHeader) != SNAP_HEADER_SIZE);
 
 /* What the header counts: parts of features have places after these. */
 #define NB_PARTS SNAP_PART_WORKING_SET
-
-QEMU_BUILD_BUG_ON(H_PARTS + SNAP_PART__MAX * PART_SIZE > H_CHECKSUM);
 
 /* Magic and version of the stream, which the configuration begins with. */
 #define STREAM_HEADER 8
@@ -87,35 +97,43 @@ uint64_t snap_header_seed(const SnapHeader *header, SnapPart table)
                     (table == SNAP_PART_PAGE_TABLE ? 0 : 8));
 }
 
+static uint64_t header_checksum(const DiskHeader *disk)
+{
+    return snap_checksum(disk, offsetof(DiskHeader, checksum));
+}
+
 void snap_header_encode(const SnapHeader *header,
                         uint8_t buf[SNAP_HEADER_SIZE])
 {
-    memset(buf, 0, SNAP_HEADER_SIZE);
-    memcpy(buf + H_MAGIC, MAGIC, strlen(MAGIC));
-    stl_be_p(buf + H_VERSION, SNAP_VERSION);
-    stl_be_p(buf + H_SIZE, SNAP_HEADER_SIZE);
-    stq_be_p(buf + H_INCOMPATIBLE, header->incompatible);
-    stq_be_p(buf + H_COMPATIBLE, header->compatible);
-    memcpy(buf + H_UUID, header->uuid.data, sizeof(header->uuid.data));
-    stq_be_p(buf + H_CREATED, header->created);
-    stl_be_p(buf + H_FLAGS, header->flags |
-             (header->section.footers ? SNAP_FLAG_FOOTERS : 0));
-    stl_be_p(buf + H_PAGE_BITS, header->page_bits);
-    stl_be_p(buf + H_NB_BLOCKS, header->nb_blocks);
-    stl_be_p(buf + H_SECTION_ID, header->section.id);
-    stl_be_p(buf + H_INSTANCE, header->section.instance);
-    stl_be_p(buf + H_NB_PARTS, NB_PARTS);
-    stq_be_p(buf + H_NB_PAGES, header->nb_pages);
-    stq_be_p(buf + H_NB_ARRIVALS, header->nb_arrivals);
-    stq_be_p(buf + H_BEFORE_RAM, header->before_ram);
-    for (size_t i = 0; i < SNAP_PART__MAX; i++) {
-        uint8_t *p = buf + H_PARTS + i * PART_SIZE;
+    DiskHeader *disk = (DiskHeader *)buf;
 
-        stq_be_p(p, header->parts[i].offset);
-        stq_be_p(p + 8, header->parts[i].length);
-        stq_be_p(p + 16, header->parts[i].checksum);
+    *disk = (DiskHeader) {
+        .version = cpu_to_be32(SNAP_VERSION),
+        .size = cpu_to_be32(SNAP_HEADER_SIZE),
+        .incompatible = cpu_to_be64(header->incompatible),
+        .compatible = cpu_to_be64(header->compatible),
+        .created = cpu_to_be64(header->created),
+        .flags = cpu_to_be32(header->flags | (header->section.footers ?
+                                              SNAP_FLAG_FOOTERS : 0)),
+        .page_bits = cpu_to_be32(header->page_bits),
+        .nb_blocks = cpu_to_be32(header->nb_blocks),
+        .section_id = cpu_to_be32(header->section.id),
+        .instance = cpu_to_be32(header->section.instance),
+        .nb_parts = cpu_to_be32(NB_PARTS),
+        .nb_pages = cpu_to_be64(header->nb_pages),
+        .nb_arrivals = cpu_to_be64(header->nb_arrivals),
+        .before_ram = cpu_to_be64(header->before_ram),
+    };
+    memcpy(disk->magic, MAGIC, sizeof(disk->magic));
+    memcpy(disk->uuid, header->uuid.data, sizeof(disk->uuid));
+    for (size_t i = 0; i < SNAP_PART__MAX; i++) {
+        disk->parts[i] = (DiskPart) {
+            .offset = cpu_to_be64(header->parts[i].offset),
+            .length = cpu_to_be64(header->parts[i].length),
+            .checksum = cpu_to_be64(header->parts[i].checksum),
+        };
     }
-    stq_be_p(buf + H_CHECKSUM, snap_checksum(buf, H_CHECKSUM));
+    disk->checksum = cpu_to_be64(header_checksum(disk));
 }
 
 /* Longest length that a part may have. */
@@ -188,30 +206,30 @@ static bool header_numbers_valid(const SnapHeader *header)
            header->before_ram <= header->parts[SNAP_PART_SETUP].length;
 }
 
-static void header_decode_fields(SnapHeader *header, const uint8_t *buf)
+static void header_decode_fields(SnapHeader *header, const DiskHeader *disk)
 {
-    *header = (SnapHeader) {
-        .incompatible = ldq_be_p(buf + H_INCOMPATIBLE),
-        .compatible = ldq_be_p(buf + H_COMPATIBLE),
-        .created = ldq_be_p(buf + H_CREATED),
-        .flags = ldl_be_p(buf + H_FLAGS),
-        .page_bits = ldl_be_p(buf + H_PAGE_BITS),
-        .nb_blocks = ldl_be_p(buf + H_NB_BLOCKS),
-        .nb_pages = ldq_be_p(buf + H_NB_PAGES),
-        .nb_arrivals = ldq_be_p(buf + H_NB_ARRIVALS),
-        .before_ram = ldq_be_p(buf + H_BEFORE_RAM),
-        .section.id = ldl_be_p(buf + H_SECTION_ID),
-        .section.instance = ldl_be_p(buf + H_INSTANCE),
-        .section.footers = ldl_be_p(buf + H_FLAGS) & SNAP_FLAG_FOOTERS,
-    };
-    memcpy(header->uuid.data, buf + H_UUID, sizeof(header->uuid.data));
-    for (size_t i = 0; i < SNAP_PART__MAX; i++) {
-        const uint8_t *p = buf + H_PARTS + i * PART_SIZE;
+    uint32_t flags = be32_to_cpu(disk->flags);
 
+    *header = (SnapHeader) {
+        .incompatible = be64_to_cpu(disk->incompatible),
+        .compatible = be64_to_cpu(disk->compatible),
+        .created = be64_to_cpu(disk->created),
+        .flags = flags,
+        .page_bits = be32_to_cpu(disk->page_bits),
+        .nb_blocks = be32_to_cpu(disk->nb_blocks),
+        .nb_pages = be64_to_cpu(disk->nb_pages),
+        .nb_arrivals = be64_to_cpu(disk->nb_arrivals),
+        .before_ram = be64_to_cpu(disk->before_ram),
+        .section.id = be32_to_cpu(disk->section_id),
+        .section.instance = be32_to_cpu(disk->instance),
+        .section.footers = flags & SNAP_FLAG_FOOTERS,
+    };
+    memcpy(header->uuid.data, disk->uuid, sizeof(disk->uuid));
+    for (size_t i = 0; i < SNAP_PART__MAX; i++) {
         header->parts[i] = (SnapPartInfo) {
-            .offset = ldq_be_p(p),
-            .length = ldq_be_p(p + 8),
-            .checksum = ldq_be_p(p + 16),
+            .offset = be64_to_cpu(disk->parts[i].offset),
+            .length = be64_to_cpu(disk->parts[i].length),
+            .checksum = be64_to_cpu(disk->parts[i].checksum),
         };
     }
     if (!(header->compatible & SNAP_COMPATIBLE_WORKING_SET)) {
@@ -221,44 +239,51 @@ static void header_decode_fields(SnapHeader *header, const uint8_t *buf)
 
 bool snap_header_present(const uint8_t buf[SNAP_HEADER_SIZE])
 {
-    return !memcmp(buf + H_MAGIC, MAGIC, strlen(MAGIC));
+    const DiskHeader *disk = (const DiskHeader *)buf;
+
+    return !memcmp(disk->magic, MAGIC, sizeof(disk->magic));
 }
 
 void snap_header_encode_claim(const QemuUUID *uuid,
                               uint8_t buf[SNAP_HEADER_SIZE])
 {
-    memset(buf, 0, SNAP_HEADER_SIZE);
-    memcpy(buf + H_UUID, uuid->data, sizeof(uuid->data));
+    DiskHeader *disk = (DiskHeader *)buf;
+
+    *disk = (DiskHeader) { };
+    memcpy(disk->uuid, uuid->data, sizeof(disk->uuid));
 }
 
 bool snap_header_is_of(const uint8_t buf[SNAP_HEADER_SIZE],
                        const QemuUUID *uuid)
 {
-    return !memcmp(buf + H_UUID, uuid->data, sizeof(uuid->data));
+    const DiskHeader *disk = (const DiskHeader *)buf;
+
+    return !memcmp(disk->uuid, uuid->data, sizeof(disk->uuid));
 }
 
 int snap_header_decode(SnapHeader *header, const uint8_t buf[SNAP_HEADER_SIZE],
                        uint64_t image_size, Error **errp)
 {
+    const DiskHeader *disk = (const DiskHeader *)buf;
     uint64_t unknown;
 
     if (!snap_header_present(buf)) {
         error_setg(errp, "Not a snapshot, or one whose save did not finish");
         return -EINVAL;
     }
-    if (ldl_be_p(buf + H_VERSION) != SNAP_VERSION) {
+    if (be32_to_cpu(disk->version) != SNAP_VERSION) {
         error_setg(errp, "Snapshot format version %u is not supported",
-                   ldl_be_p(buf + H_VERSION));
+                   be32_to_cpu(disk->version));
         return -ENOTSUP;
     }
-    if (ldl_be_p(buf + H_SIZE) != SNAP_HEADER_SIZE ||
-        ldl_be_p(buf + H_NB_PARTS) != NB_PARTS ||
-        ldq_be_p(buf + H_CHECKSUM) != snap_checksum(buf, H_CHECKSUM)) {
+    if (be32_to_cpu(disk->size) != SNAP_HEADER_SIZE ||
+        be32_to_cpu(disk->nb_parts) != NB_PARTS ||
+        be64_to_cpu(disk->checksum) != header_checksum(disk)) {
         error_setg(errp, "The snapshot's header is corrupt");
         return -EBADMSG;
     }
 
-    header_decode_fields(header, buf);
+    header_decode_fields(header, disk);
     unknown = header->incompatible & ~SNAP_INCOMPATIBLE_KNOWN;
     if (unknown) {
         error_setg(errp, "The snapshot uses features that are not supported "

@@ -12,28 +12,33 @@
 #define MAGIC   "QSNAPWKS"
 #define VERSION 1
 
-/* Offsets within the head; all integers are big-endian. */
-enum {
-    W_MAGIC    = 0,
-    W_VERSION  = 8,     /* be32 */
-    W_UUID     = 16,    /* 16 bytes */
-    W_NB_PAGES = 32,    /* be64 */
-};
+/* All integers are big-endian; page numbers and a checksum follow. */
+typedef struct DiskHead {
+    char magic[8];
+    uint32_t version;
+    uint32_t unused;
+    uint8_t uuid[16];
+    uint64_t nb_pages;
+} QEMU_PACKED DiskHead;
+
+QEMU_BUILD_BUG_ON(sizeof(DiskHead) != SNAP_WORKING_SET_HEAD);
 
 GByteArray *snap_working_set_encode(const GArray *pages, const QemuUUID *uuid)
 {
     size_t length = SNAP_WORKING_SET_HEAD + pages->len * 8;
     GByteArray *array = g_byte_array_new();
+    DiskHead head = {
+        .version = cpu_to_be32(VERSION),
+        .nb_pages = cpu_to_be64(pages->len),
+    };
     uint8_t *p;
 
     assert(pages->len <= SNAP_MAX_WORKING_SET);
     g_byte_array_set_size(array, length + 8);
     p = array->data;
-    memset(p, 0, SNAP_WORKING_SET_HEAD);
-    memcpy(p + W_MAGIC, MAGIC, strlen(MAGIC));
-    stl_be_p(p + W_VERSION, VERSION);
-    memcpy(p + W_UUID, uuid->data, sizeof(uuid->data));
-    stq_be_p(p + W_NB_PAGES, pages->len);
+    memcpy(head.magic, MAGIC, sizeof(head.magic));
+    memcpy(head.uuid, uuid->data, sizeof(head.uuid));
+    memcpy(p, &head, sizeof(head));
     for (size_t i = 0; i < pages->len; i++) {
         stq_be_p(p + SNAP_WORKING_SET_HEAD + i * 8,
                  g_array_index(pages, uint64_t, i));
@@ -45,20 +50,22 @@ GByteArray *snap_working_set_encode(const GArray *pages, const QemuUUID *uuid)
 static bool working_set_check(const uint8_t *data, size_t length,
                               const SnapHeader *header, Error **errp)
 {
+    const DiskHead *head = (const DiskHead *)data;
+
     if (length < SNAP_WORKING_SET_HEAD + 8 ||
-        memcmp(data + W_MAGIC, MAGIC, strlen(MAGIC)) ||
-        ldl_be_p(data + W_VERSION) != VERSION) {
+        memcmp(head->magic, MAGIC, sizeof(head->magic)) ||
+        be32_to_cpu(head->version) != VERSION) {
         error_setg(errp, "Not a working set, or an unsupported version of one");
         return false;
     }
     if (length > SNAP_MAX_WORKING_SET_BYTES ||
         (length - SNAP_WORKING_SET_HEAD - 8) / 8 !=
-        ldq_be_p(data + W_NB_PAGES) || length % 8 ||
+        be64_to_cpu(head->nb_pages) || length % 8 ||
         ldq_be_p(data + length - 8) != snap_checksum(data, length - 8)) {
         error_setg(errp, "The working set is corrupt");
         return false;
     }
-    if (memcmp(data + W_UUID, header->uuid.data, sizeof(header->uuid.data))) {
+    if (memcmp(head->uuid, header->uuid.data, sizeof(head->uuid))) {
         error_setg(errp, "The working set belongs to another snapshot");
         return false;
     }
@@ -74,7 +81,7 @@ GArray *snap_working_set_decode(const uint8_t *data, size_t length,
     if (!working_set_check(data, length, header, errp)) {
         return NULL;
     }
-    nb_pages = ldq_be_p(data + W_NB_PAGES);
+    nb_pages = be64_to_cpu(((const DiskHead *)data)->nb_pages);
     for (uint64_t i = 0; i < nb_pages; i++) {
         uint64_t page = ldq_be_p(data + SNAP_WORKING_SET_HEAD + i * 8);
 

@@ -74,28 +74,22 @@ static bool coroutine_fn return_path_at_end(SnapReturnPath *rp)
     return snap_input_ended(rp->input);
 }
 
-/*
- * Returns: the length that a message must have, -1 if it varies, -2 if there is
- * no such message
- */
-static int return_path_message_length(unsigned type)
-{
-    switch (type) {
-    case SNAP_RP_SHUT:
-    case SNAP_RP_PONG:
-    case SNAP_RP_RESUME_ACK:
-        return 4;
-    case SNAP_RP_REQ_PAGES:
-        return REQUEST_LENGTH;
-    case SNAP_RP_SWITCHOVER_ACK:
-        return 0;
-    case SNAP_RP_REQ_PAGES_ID:
-    case SNAP_RP_RECV_BITMAP:
-        return -1;
-    default:
-        return -2;
-    }
-}
+/* Of a message that says its length itself, and not only in its head */
+#define VARIES (-1)
+
+/* As migration/migration.c:rp_cmd_args has them */
+static const struct {
+    const char *name;
+    int length;
+} messages[] = {
+    [SNAP_RP_SHUT]           = { "SHUT", 4 },
+    [SNAP_RP_PONG]           = { "PONG", 4 },
+    [SNAP_RP_REQ_PAGES_ID]   = { "REQ_PAGES_ID", VARIES },
+    [SNAP_RP_REQ_PAGES]      = { "REQ_PAGES", REQUEST_LENGTH },
+    [SNAP_RP_RECV_BITMAP]    = { "RECV_BITMAP", VARIES },
+    [SNAP_RP_RESUME_ACK]     = { "RESUME_ACK", 4 },
+    [SNAP_RP_SWITCHOVER_ACK] = { "SWITCHOVER_ACK", 0 },
+};
 
 static int coroutine_fn return_path_read_message(SnapReturnPath *rp,
                                                  unsigned *type, uint8_t *buf,
@@ -109,15 +103,15 @@ static int coroutine_fn return_path_read_message(SnapReturnPath *rp,
     if (ret < 0) {
         return ret;
     }
-    expected = return_path_message_length(*type);
-    if (expected == -2) {
+    if (*type >= ARRAY_SIZE(messages) || !messages[*type].name) {
         error_setg(errp, "The return path has an unknown message: type %u",
                    *type);
         return -EINVAL;
     }
-    if (*length > MAX_MESSAGE || (expected >= 0 && *length != expected)) {
-        error_setg(errp, "The return path has a message of type %u with a bad "
-                   "length: %zu", *type, *length);
+    expected = messages[*type].length;
+    if (*length > MAX_MESSAGE || (expected != VARIES && *length != expected)) {
+        error_setg(errp, "The return path has a message %s with a bad length: "
+                   "%zu", messages[*type].name, *length);
         return -EINVAL;
     }
     snap_input_read(rp->input, buf, *length);

@@ -7,6 +7,7 @@
 #include "block/block.h"
 #include "qemu/main-loop.h"
 #include "snap/postcopy/demand.h"
+#include "memory-source.h"
 #include "saved-ram.h"
 #include "snap-coroutine.h"
 #include "test-table.h"
@@ -889,10 +890,60 @@ static void test_too_many(void)
     snapshot_end(&s);
 }
 
+/* Request a page that is being read, is ready, and is given back. */
+static void coroutine_fn request_from_memory(SomeRAM *ram, MemorySource *memory,
+                                             uint64_t page)
+{
+    SnapPostcopyStats stats = { };
+    SnapDemand *demand = snap_demand_new(&memory->source, &ram->map, &stats,
+                                         ignore_ready, NULL);
+    SnapFetch *fetch;
+
+    snap_demand_request(demand, PAGES(page, 1), &error_abort);
+    while (!(fetch = snap_demand_take(demand, SNAP_PUSH_REQUESTED))) {
+        snap_task_pause();
+    }
+    g_assert_cmpint(fetch->ret, ==, 0);
+    g_assert_cmpuint(fetch->item.pages.range.first, ==, page);
+    g_assert_cmpuint(fetch->item.pages.range.count, ==, 1);
+    assert_memory(memory, &fetch->item.pages);
+    snap_demand_put(demand, fetch);
+    g_assert_true(snap_demand_is_idle(demand));
+    snap_demand_free(demand);
+}
+
+/* Whatever has the pages, here no image */
+static void coroutine_fn save_nothing_and_request(void *opaque)
+{
+    SomeRAM *ram = opaque;
+    g_autofree uint64_t *entries = g_new0(uint64_t, NB_PAGES);
+    MemorySource memory;
+
+    entries[RAM_FIRST + 5] = 12345;
+    entries[RAM_FIRST + 6] = SNAP_PAGE_ZERO;
+    memory_source_init(&memory, &ram->ram, entries);
+    for (uint64_t page = RAM_FIRST + 4; page < RAM_FIRST + 7; page++) {
+        request_from_memory(ram, &memory, page);
+    }
+    g_assert_cmpuint(memory.nb_started, ==, 3);
+    g_assert_cmpuint(memory.nb_held, ==, 0);
+    g_assert_cmpuint(memory.nb_readers, ==, 0);
+}
+
+static void test_any_source(void)
+{
+    SomeRAM ram;
+
+    some_ram_init(&ram, PAGE_BITS);
+    run_in_coroutine(save_nothing_and_request, &ram);
+    some_ram_destroy(&ram);
+}
+
 int main(int argc, char **argv)
 {
     block_tests_init(&argc, &argv);
     g_test_add_func("/snap/demand/many/too-many-are-refused", test_too_many);
+    g_test_add_func("/snap/demand/any-source-will-do", test_any_source);
     ADD_TESTS("/snap/demand/", tests, run_demand_test);
     return g_test_run();
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * How far the source may run ahead of the reader of its pipe
+ * How far the source of a save may run ahead of the reader of its pipe
  *
  * QEMU considers a migration over exec: completed as soon as its last byte is
  * in the pipe.  To have the last word, the reader shrinks the pipe before the

@@ -2,11 +2,13 @@
 /*
  * A snapshot image that is open for reading
  *
- * The folder image/ has the snapshot in its virtual disk.  A save puts pages
- * to their places through a ram-writer, and everything else through a writer,
- * which writes the header at last.  A load opens an image here; its pages
- * are a source for whoever reads them, and are compared with their hashes
- * (verified-read).  What the parts look like is in format and table.
+ * The folder image/ has the snapshot in its virtual disk.  A save uses a
+ * builder, which decides when the snapshot counts: it puts pages to their
+ * places through a ram-writer, and everything else through a writer, the
+ * header last.  A load opens an image here; its pages are a source for whoever
+ * reads them, and are compared with their hashes (verified-read).  Where RAM
+ * is, is in layout, what the parts look like in format and table, and what
+ * changes a complete image in update.
  */
 
 #ifndef SNAP_IMAGE_IMAGE_H

@@ -7,7 +7,7 @@
  * destination requests are read by demand; what comes next of all others is
  * decided by a push-plan, and read ahead by prefetch.  What is requested may be
  * recorded, and pushed first the next time (recording).  Whoever sends a page
- * takes it in the page-map first, so that no page is sent twice.
+ * marks it as sent in the page-map first, so that no page is sent twice.
  */
 
 #ifndef SNAP_POSTCOPY_POSTCOPY_H

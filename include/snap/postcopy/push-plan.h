@@ -4,7 +4,8 @@
  *
  * First a recorded working set, then the pages of the save's arrival list, each
  * with up to 255 pages after it, then the rest of RAM in order; each of these
- * lists only if it is wanted.
+ * lists only if it is wanted.  Pages around a request, which are pushed before
+ * the rest, are not planned but read by demand.
  */
 
 #ifndef SNAP_POSTCOPY_PUSH_PLAN_H

@@ -3,7 +3,8 @@
  * What a load by postcopy has to remember for the one that resumes it
  *
  * The destination knows which pages it has, but not of which snapshot.  With
- * pages of another one, its memory would be a mixture of two moments.
+ * pages of another one, its memory would be a mixture of two moments.  What the
+ * destination itself is asked is in postcopy.c, postcopy_resume().
  */
 
 #ifndef SNAP_POSTCOPY_RESUMPTION_H

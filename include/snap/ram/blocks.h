@@ -4,9 +4,9 @@
  *
  * The folder ram/ has the guest's RAM as all others see it: its blocks and
  * pages (here), the pages of the host under them (host-pages), what a stream
- * says of it besides pages (section), and how pages are read, whatever has
- * them (source, and walk for many of them).  Where RAM lies in an image is up
- * to image/layout.
+ * says of it besides pages (section), and how pages are read, wherever they
+ * come from (source, and walk for many of them).  Where RAM lies in an image is
+ * up to image/layout.
  *
  * Blocks and pages are pure arithmetic.
  */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What a migration stream says besides RAM's pages, and an image stores
+ * Identity of the RAM section, and bounds of what is kept of a stream
  */
 
 #ifndef SNAP_RAM_SECTION_H

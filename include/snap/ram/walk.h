@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Walking through a source's RAM in some order, with reads in flight
+ * Reading a source's RAM in some order, ahead of who takes the pages
  */
 
 #ifndef SNAP_RAM_WALK_H
@@ -10,7 +10,7 @@
 
 typedef struct SnapRAMWalk SnapRAMWalk;
 
-/* Maximum reads in flight. */
+/* Pieces in memory: that of the caller, and the reads in flight */
 #define SNAP_RAM_WALK_AHEAD 16
 
 /**

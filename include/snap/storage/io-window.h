@@ -5,8 +5,9 @@
  * A pool of aligned buffers, each of which is free, held by the caller, or in
  * flight.  Requests run in coroutines of their own; the caller goes on, and
  * waits only when no buffer is free.  Writes that overlap are carried out in
- * the order in which they were submitted.  All calls come from one coroutine
- * in the AioContext of the BlockBackend.
+ * the order in which they were submitted.  How many buffers there are is up to
+ * the caller: see ram/walk, postcopy/demand and image/ram-writer.  All calls
+ * come from one coroutine in the AioContext of the BlockBackend.
  */
 
 #ifndef SNAP_STORAGE_IO_WINDOW_H

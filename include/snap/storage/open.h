@@ -3,11 +3,12 @@
  * Opening images
  *
  * The folder storage/ has the file or device under an image, whatever is in
- * it.  An image that exists is opened here.  A save begins a target (target),
- * which is one of these or a temporary that replaces a file when it is
- * complete (replace); that is created (create), and written to through a window
- * of requests in flight (io-window).  Locks tell what others do with a file
- * (file-lock), and references what belongs to it (references).
+ * it.  An image that exists is opened here.  A save begins a target (target):
+ * an existing image, or a temporary, made by create, that replaces a file when
+ * it is complete (replace).  Pages are read and written through a window of
+ * requests in flight (io-window), and writes are rounded to units of allocation
+ * (coalesce).  Locks tell what others do with a file (file-lock), references
+ * what belongs to it, and named-files whether two names are one file.
  */
 
 #ifndef SNAP_STORAGE_OPEN_H

@@ -4,8 +4,9 @@
  *
  * The folder stream/ has the stream in both directions, as bytes: the reader
  * makes events of what a source sends, the writer makes bytes for a
- * destination, and return-path reads what that answers.  Packets of multifd are
- * in multifd.
+ * destination, and return-path reads a destination's answers and writes those
+ * to a source.  Packets of multifd are in multifd, heads, footers and ends of
+ * sections in sections, and the machine type in configuration.
  *
  * Here is what reader and writer share.  Names and numbers that QEMU keeps
  * private to migration/savevm.c or describes in prose only are given here anew;

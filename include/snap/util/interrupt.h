@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * SIGINT, SIGTERM and SIGHUP: as events, and while the main thread is blocked
+ *
+ * They are only delivered here: what one does to a save or load is up to
+ * snap_save_interrupt() and snap_load_interrupt().
  */
 
 #ifndef SNAP_UTIL_INTERRUPT_H

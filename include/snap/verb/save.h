@@ -2,8 +2,9 @@
 /*
  * Saving: from a migration stream to a snapshot image
  *
- * The folder verb/ has what the tool can do, without a command line: each verb
- * ties the folders below together, and returns errors.
+ * The folder verb/ has what the verbs do, without a command line: each ties the
+ * folders below together, and returns errors.  (embed is a single call of
+ * image/update.)
  */
 
 #ifndef SNAP_VERB_SAVE_H

@@ -2,9 +2,10 @@
 /*
  * Verbs of the command line
  *
- * The folder cmd/ is the command line: options parses it, main calls a verb,
- * whose file opens what is needed (common), calls verb/, and reports how it
- * ended (report).  Only here may the program exit.
+ * The folder cmd/ is the command line: options parses it, main calls a verb.
+ * Its file prepares (common), checks the names of files (files), opens image
+ * and channel, calls verb/, and reports how it ended (report) or prints what it
+ * has found out (json).  Only here may the program exit.
  */
 
 #ifndef SNAP_CMD_H

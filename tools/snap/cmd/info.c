@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The verb info
+ * The verb info: prints what verb/info.c has found out
  */
 
 #include "qemu/osdep.h"

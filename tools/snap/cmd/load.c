@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The verb load
+ * The verb load; its options are in options.c
  */
 
 #include "qemu/osdep.h"

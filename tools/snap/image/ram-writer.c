@@ -2,28 +2,29 @@
 /*
  * From a stream's pages to the image
  *
- * Theory of operation: pages are collected in buffers, each of which maps an
- * aligned piece of the image.  Several are open at a time, because a background
- * snapshot jumps to pages that the guest writes to and continues from there,
- * and because several channels may bring pages.
+ * Theory of operation: pages are collected in buffers, each of which stands
+ * for an aligned piece of the image.  Several are open at a time, because a
+ * background snapshot jumps to pages that the guest writes to and continues
+ * from there, and because several channels may bring pages.
  *
- *   a buffer is  because of                      and then
+ *   a buffer is  since                           meanwhile it
  *   -----------  ------------------------------  ------------------------------
- *   free         the window, or a write's end    waits for the next piece
+ *   free         the start, or its write's end   waits for the next piece
  *   open         a page of its piece             collects pages of this piece
- *   held         reserve: somebody fills room    stays open until all of them
+ *   held         reserve: somebody fills room    stays open, until all of them
  *                                                commit or cancel
  *   submitted    another piece that needs the    is written, extended to whole
  *                slot, or a flush                units of allocation (coalesce)
  *
  * A page is filled in its buffer, so that its data is never copied: reserve
  * gives the room, commit hashes what is there.  A page that comes again while
- * its buffer is open replaces the one before; if the buffer was submitted, the
- * window carries out writes of one piece in order.
+ * its buffer is open replaces the one before; if the buffer was submitted, it
+ * goes to a new one, and the window carries out writes of one piece in order.
  *
- * Two bits a page say what has come: @seen, and @stored if it had data.  A zero
- * page is an entry of the table and no write, unless it had data before.  The
- * counts of the block table are made from these bits.
+ * Two bits a page say what has come: @seen, and @stored if it had data.  A
+ * zero page that the stream calls one is an entry of the table and no write,
+ * unless it had data before.  The counts of the block table are made from
+ * these bits.
  *
  * The arrival list has the pages that were not the next one missing: these were
  * requested by writes of the guest, and it is likely to need them first.

@@ -15,9 +15,9 @@
  *             the device state, PING 3 and RUN
  *             resuming: sends RECV_BITMAP for each RAM block, and waits for
  *             each bitmap; sends RESUME, and waits for RESUME_ACK
- *   PUSHING   is the pusher, until all that is to be pushed was sent
- *   ENDING    sends RAM's END and EOF; waits for SHUT, and ends the preempt
- *             channel once there were no requests for a while
+ *   PUSHING   runs the pusher, until all that is to be pushed was sent
+ *   ENDING    sends RAM's END and EOF; ends the preempt channel once there were
+ *             no requests for a while; waits for SHUT
  *   OVER      has ended, or failed
  *
  * The return path is read from the beginning to the end, whatever the sender
@@ -29,18 +29,19 @@
  *                                             loaded is noted for a resumption,
  *                                             3: and confirmed, a little later
  *   REQ_PAGES    the guest waits for pages    demand reads, the pusher sends
- *                                             them; in ENDING they only count,
- *                                             without a preempt channel, as
- *                                             QEMU fills in what has not come
+ *                                             them; in ENDING, without a
+ *                                             preempt channel, they are only
+ *                                             counted: QEMU fills missing pages
+ *                                             with zeroes
  *   RECV_BITMAP  what it has of a RAM block   the page map has it as sent
  *   RESUME_ACK   it goes on                   the sender goes on
  *   SHUT         it has ended, with a status  0 in ENDING: the load is over;
  *                                             else it has failed
  *   the end      it has gone                  the load has failed
  *
- * Whatever fails first ends all others.  That the channel is closed says least
- * of all: what the destination said before, or which PING it has answered, says
- * more, and is what is reported.
+ * Whatever fails first ends all others.  A closed channel explains little: what
+ * is reported is what the destination said before, or else what the last PING
+ * that it answered tells.
  */
 
 #include "qemu/osdep.h"

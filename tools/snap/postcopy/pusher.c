@@ -9,18 +9,23 @@
  * the return path be read in between.  A step is the first of these that there
  * is something to do for:
  *
- *   step                                      held back
+ *   step                                      held back by
  *   ----------------------------------------  --------------------------------
- *   the rest of a host page that was begun    as below, but for requests
- *   requested pages that have been read       never; with a preempt channel, a
- *                                             coroutine of its own sends them
- *                                             there
- *   a piece of a list: working set, arrivals  while a requested page is being
- *   pages around the newest request           read, up to MAX_CLEAR_NS; by the
- *   a piece of the rest                       rate; during a recording; while
- *                                             the channel is too full
+ *   the rest of a host page that was begun    rate, channel
+ *   requested pages that have been read       nothing (with a preempt channel,
+ *                                             a coroutine of its own sends them
+ *                                             there)
+ *   a piece of a list: working set, arrivals  requests, rate, recording,
+ *                                             channel
+ *   pages around the newest request           the same
+ *   a piece of the rest                       the same
  *
- * If there is nothing to do or all is held back, it sleeps until it is woken:
+ * Requests hold other pages back while one is queued, or has been read for less
+ * than MAX_CLEAR_NS; the rate, until it allows the next piece; a recording,
+ * until its time is over; the channel, while it is too full.
+ *
+ * If there is nothing to do or all is held back, the loop sleeps until that
+ * time is over or it is woken:
  *
  *   event                                       wakes
  *   ------------------------------------------  ------------------------------
@@ -30,9 +35,10 @@
  *   or has failed                               only for that
  *   snap_pusher_stop()                          both, and they end
  *
- * Each step on the main channel is a section of its own, as a destination holds
- * RCU while one is open.  Whoever sends a page takes it in the page map first,
- * and does not yield in between, so that none is sent twice.
+ * What a step sends over the main channel is one section, or one for each piece
+ * of a large host page, as a destination holds RCU while one is open.  Whoever
+ * sends a page marks it as sent in the page map first, and does not yield in
+ * between, so that none is sent twice.
  */
 
 #include "qemu/osdep.h"

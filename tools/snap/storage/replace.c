@@ -19,10 +19,10 @@
  *   abandoned              old or none   -               -
  *
  * An exchange needs renameat2(2), which NFS does not have; some file systems do
- * not have links either, and there the old file is gone with the commit.  To
- * abandon that leaves no file.
+ * not have links either, and there the old file is gone with the commit.  If
+ * such a commit is abandoned, neither file remains.
  *
- * What a power cut or a kill leaves, and who may open it:
+ * What a power cut or a kill leaves, and which of it others may open:
  *
  *   in the state         left                          others may open
  *   before, rolled back  old, new as .NAME.saving      old
@@ -43,13 +43,12 @@
  *
  *   temporary   the byte of saves, exclusive: only one save at a time; from
  *               snap_replace_lock() on also as a writer of the block layer
- *   old file    as one that others must not write to; from the commit on the
- *               byte of saves, shared: the next save must not take it for a
- *               leftover
+ *   old file    locked against writers; from the commit on the byte of saves,
+ *               shared: the next save must not take it for a leftover
  *
  * Functions that can fail return -errno, and set @errp if they have one.  Files
  * are opened by open(2) and not qemu_open(): all names are those of files in
- * one directory, also if that is /dev/fdset.
+ * one directory, even in /dev/fdset.
  */
 
 #include "qemu/osdep.h"

@@ -24,8 +24,9 @@
  *   DESCRIPTION  a description and the end    END                OVER
  *                anything else                DEVICE_RESUMED     DEVICES
  *
- * No section but RAM's has a length.  Ahead of the device state, a section is
- * copied up to a footer of its own that the head of another section follows;
+ * No section has a length, and only RAM's say where they end (EOS).  Ahead of
+ * the device state, a section is copied up to a footer of its own that the head
+ * of another section follows;
  * device state is emitted as it comes, and its end is guessed and confirmed
  * (sections.h).  What is kept of the stream in memory is bounded: see
  * reader_extend().

@@ -4,13 +4,14 @@
  *
  * Theory of operation
  *
- * The source must not believe in a snapshot that failed, and it asks in one of
- * two ways.  A source that opened the return path waits for an answer: the
- * stream is read to its end, the image is committed, and the answer is sent.
- * Any other one, as over exec:, is done when its last byte is in the pipe.  It
- * is told of a failure by a write that fails, so it must still have something
- * to write when that happens: at two points the reading stops, and the source
- * with it, as the pipe holds less than what is to come (backpressure).
+ * The source must not believe in a snapshot that failed, and learns of one in
+ * one of two ways.  A source that opened the return path waits for an answer:
+ * the stream is read to its end, the image is committed, and the answer is
+ * sent.  Any other one, as over exec:, is done when its last byte is in the
+ * pipe.  It is told of a failure by a write that fails, so it must still have
+ * something to write when that happens: at two points the reading stops, and
+ * the source with it, as the pipe holds less than what is to come
+ * (backpressure).
  *
  *   point    event                          what must be safe before it goes on
  *   RAM      RAM_EOS when no page is        pages and tables: flushed
@@ -18,17 +19,18 @@
  *   commit   DEVICE_END                     all but the description: flushed,
  *                                           with its header, under its name
  *
- * Nothing tells that the device state is at its end but what follows, so
- * DEVICE_END may be wrong.  Then DEVICE_RESUMED comes next, and the commit is
- * taken back.  As a guest could fill its devices with what looks like an end,
- * after some of these only END commits.
+ * The end of the device state shows only in what follows it, so DEVICE_END may
+ * be wrong.  Then DEVICE_RESUMED comes next, and the commit is taken back.  As
+ * a guest could fill its devices with what looks like an end, after
+ * MAX_RESUMED of these only END commits.
  *
  *   state        event           what is done               next state
  *   STREAMING    pages, devices  written                    STREAMING
  *                DEVICE_END      commit                     COMMITTING
  *                END             commit, description        COMMITTING, OVER
  *   COMMITTING   (storage)       header, name               COMMITTED
- *   COMMITTED    DEVICE_RESUMED  name, then header removed  STREAMING
+ *   COMMITTED    DEVICE_RESUMED  the old file gets its name COMMITTING,
+ *                                back; header removed       STREAMING
  *                END             the description is written OVER
  *   OVER         -               answer, confirm
  *   any          an error        abort, answer, abandon

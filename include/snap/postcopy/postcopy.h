@@ -49,7 +49,7 @@ typedef struct SnapPostcopyOptions {
  * snap_postcopy_new: prepare a load
  * @sender, @transport, @options, @progress: not owned
  *
- * Returns: NULL with @errp set
+ * Returns: NULL with @errp set on failure
  */
 SnapPostcopy *snap_postcopy_new(SnapSender *sender, SnapTransport *transport,
                                 const SnapPostcopyOptions *options,

@@ -39,7 +39,7 @@ void coroutine_fn snap_multifd_receiver_start(SnapMultifdReceiver *receiver);
  *
  * Waits until every channel has reached it, and lets them go on.
  *
- * Returns: 0 or -errno with @errp set
+ * Returns: 0 on success, -errno with @errp set
  */
 int coroutine_fn snap_multifd_receiver_sync(SnapMultifdReceiver *receiver,
                                             Error **errp);
@@ -47,7 +47,7 @@ int coroutine_fn snap_multifd_receiver_sync(SnapMultifdReceiver *receiver,
 /**
  * snap_multifd_receiver_status: whether a channel has failed
  *
- * Returns: 0 or -errno with @errp set
+ * Returns: 0 on success, -errno with @errp set
  */
 int snap_multifd_receiver_status(const SnapMultifdReceiver *receiver,
                                  Error **errp);

@@ -33,7 +33,7 @@ typedef struct SnapMultifdSender SnapMultifdSender;
  * The destination waits for the first bytes of the main channel before it
  * accepts others (migration/migration.c:migration_ioc_process_incoming).
  *
- * Returns: NULL with @errp set
+ * Returns: NULL with @errp set on failure
  */
 SnapMultifdSender *snap_multifd_sender_new(SnapSender *sender,
                                            SnapTransport *transport,
@@ -58,7 +58,7 @@ void coroutine_fn snap_multifd_sender_start(SnapMultifdSender *multifd);
  * Nothing is in flight then.  When a channel fails, all channels are shut down,
  * including the main one, to wake whoever waits for one of them.
  *
- * Returns: 0 or -errno with @errp set
+ * Returns: 0 on success, -errno with @errp set
  */
 int coroutine_fn snap_multifd_sender_wait(SnapMultifdSender *multifd,
                                           Error **errp);
@@ -66,7 +66,7 @@ int coroutine_fn snap_multifd_sender_wait(SnapMultifdSender *multifd,
 /**
  * snap_multifd_sender_status: whether a channel has failed
  *
- * Returns: 0 or -errno with @errp set
+ * Returns: 0 on success, -errno with @errp set
  */
 int snap_multifd_sender_status(const SnapMultifdSender *multifd, Error **errp);
 

@@ -14,8 +14,8 @@
 #include "io/channel.h"
 #include "migration/qemu-file.h"
 #include "snap/channel/input.h"
-#include "snap/util/interrupt.h"
 #include "snap/channel/peer.h"
+#include "snap/util/interrupt.h"
 
 typedef struct SnapTransport SnapTransport;
 

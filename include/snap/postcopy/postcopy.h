@@ -13,9 +13,9 @@
 #ifndef SNAP_POSTCOPY_POSTCOPY_H
 #define SNAP_POSTCOPY_POSTCOPY_H
 
-#include "snap/util/progress.h"
 #include "snap/postcopy/pusher.h"
 #include "snap/transfer/send.h"
+#include "snap/util/progress.h"
 
 typedef struct SnapPostcopy SnapPostcopy;
 

@@ -11,8 +11,8 @@
 #ifndef SNAP_POSTCOPY_PUSH_PLAN_H
 #define SNAP_POSTCOPY_PUSH_PLAN_H
 
-#include "snap/postcopy/page-map.h"
 #include "snap/image/image.h"
+#include "snap/postcopy/page-map.h"
 #include "snap/ram/source.h"
 #include "snap/transfer/stats.h"
 

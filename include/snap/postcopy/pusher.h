@@ -6,11 +6,11 @@
 #ifndef SNAP_POSTCOPY_PUSHER_H
 #define SNAP_POSTCOPY_PUSHER_H
 
+#include "snap/channel/transport.h"
 #include "snap/postcopy/demand.h"
-#include "snap/util/progress.h"
 #include "snap/postcopy/push-plan.h"
 #include "snap/transfer/send.h"
-#include "snap/channel/transport.h"
+#include "snap/util/progress.h"
 
 typedef struct SnapPusher SnapPusher;
 

@@ -15,8 +15,8 @@
 #define SNAP_STORAGE_OPEN_H
 
 #include "qobject/qdict.h"
-#include "snap/util/interrupt.h"
 #include "system/block-backend.h"
+#include "snap/util/interrupt.h"
 
 /**
  * SnapImageOptions: how to open an image, as given on the command line

@@ -10,8 +10,8 @@
 #define SNAP_STREAM_RETURN_PATH_H
 
 #include "migration/qemu-file-types.h"
-#include "snap/ram/host-pages.h"
 #include "snap/channel/input.h"
+#include "snap/ram/host-pages.h"
 #include "snap/stream/stream.h"
 
 typedef struct SnapReturnPath SnapReturnPath;

@@ -10,8 +10,8 @@
 #ifndef SNAP_TRANSFER_MULTIFD_RECEIVER_H
 #define SNAP_TRANSFER_MULTIFD_RECEIVER_H
 
-#include "snap/image/ram-writer.h"
 #include "snap/channel/transport.h"
+#include "snap/image/ram-writer.h"
 
 typedef struct SnapMultifdReceiver SnapMultifdReceiver;
 

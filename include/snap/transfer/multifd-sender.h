@@ -10,8 +10,8 @@
 #define SNAP_TRANSFER_MULTIFD_SENDER_H
 
 #include "qemu/uuid.h"
-#include "snap/transfer/send.h"
 #include "snap/channel/transport.h"
+#include "snap/transfer/send.h"
 
 /**
  * SnapMultifdOptions: what the destination expects

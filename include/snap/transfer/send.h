@@ -13,8 +13,8 @@
 
 #include "snap/image/image.h"
 #include "snap/ram/source.h"
-#include "snap/transfer/stats.h"
 #include "snap/stream/writer.h"
+#include "snap/transfer/stats.h"
 
 /**
  * SnapSender: source and destination of a load

@@ -6,9 +6,9 @@
 #ifndef SNAP_VERB_LOAD_H
 #define SNAP_VERB_LOAD_H
 
-#include "snap/transfer/stats.h"
-#include "snap/channel/transport.h"
 #include "system/block-backend.h"
+#include "snap/channel/transport.h"
+#include "snap/transfer/stats.h"
 
 typedef struct SnapLoad SnapLoad;
 typedef struct SnapMultifdOptions SnapMultifdOptions;

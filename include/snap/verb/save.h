@@ -10,9 +10,9 @@
 #ifndef SNAP_VERB_SAVE_H
 #define SNAP_VERB_SAVE_H
 
+#include "snap/channel/transport.h"
 #include "snap/storage/target.h"
 #include "snap/transfer/stats.h"
-#include "snap/channel/transport.h"
 
 /**
  * SnapSaveOptions: what to save and how

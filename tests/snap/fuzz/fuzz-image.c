@@ -12,19 +12,18 @@
  */
 
 #include "qemu/osdep.h"
+#include <xxhash.h>
 #include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "qobject/qjson.h"
-#include "snap/verb/check.h"
 #include "snap/image/update.h"
+#include "snap/image/working-set.h"
+#include "snap/ram/walk.h"
+#include "snap/verb/check.h"
 #include "snap/verb/info.h"
 #include "snap/verb/load.h"
-#include "snap/ram/walk.h"
-#include "snap/image/working-set.h"
-#include "fuzz.h"
 #include "../unit/lib/snap-coroutine.h"
-
-#include <xxhash.h>
+#include "fuzz.h"
 
 /* Flags of an input */
 enum {

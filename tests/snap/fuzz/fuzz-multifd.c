@@ -11,13 +11,13 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qobject/qdict.h"
-#include "snap/verb/check.h"
+#include "snap/image/ram-writer.h"
 #include "snap/image/writer.h"
 #include "snap/stream/multifd.h"
 #include "snap/transfer/multifd-receiver.h"
-#include "snap/image/ram-writer.h"
-#include "fuzz.h"
+#include "snap/verb/check.h"
 #include "../unit/lib/snap-coroutine.h"
+#include "fuzz.h"
 
 /* Flags of an input */
 enum {

@@ -14,14 +14,14 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "snap/image/update.h"
-#include "snap/verb/load.h"
+#include "snap/image/working-set.h"
 #include "snap/postcopy/postcopy.h"
 #include "snap/stream/return-path.h"
 #include "snap/util/task.h"
-#include "snap/image/working-set.h"
-#include "fuzz.h"
+#include "snap/verb/load.h"
 #include "../unit/lib/saved-ram.h"
 #include "../unit/lib/snap-coroutine.h"
+#include "fuzz.h"
 
 /* Flags of an input */
 enum {

@@ -11,12 +11,12 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "snap/verb/check.h"
 #include "snap/image/writer.h"
+#include "snap/verb/check.h"
 #include "snap/verb/load.h"
 #include "snap/verb/save.h"
-#include "fuzz.h"
 #include "../unit/lib/snap-coroutine.h"
+#include "fuzz.h"
 
 /* Flags of an input */
 enum {

@@ -9,13 +9,12 @@
  */
 
 #include "qemu/osdep.h"
+#include <xxhash.h>
 #include "qapi/error.h"
 #include "snap/image/format.h"
 #include "snap/stream/reader.h"
-#include "fuzz.h"
 #include "../unit/lib/snap-coroutine.h"
-
-#include <xxhash.h>
+#include "fuzz.h"
 
 /* More than the reader takes at a time */
 #define MAX_PAGES 200

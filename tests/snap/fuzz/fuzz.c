@@ -4,6 +4,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/mman.h>
 #include "block/block_int.h"
 #include "monitor/monitor.h"
 #include "qapi/error.h"
@@ -13,10 +14,8 @@
 #include "qemu/memfd.h"
 #include "qemu/module.h"
 #include "snap/util/task.h"
-#include "fuzz.h"
 #include "../unit/lib/test-channel.h"
-
-#include <sys/mman.h>
+#include "fuzz.h"
 
 #define PIPE_SIZE (1 * MiB)
 

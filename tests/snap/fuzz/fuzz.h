@@ -12,8 +12,8 @@
 #include "io/channel.h"
 #include "qemu/coroutine.h"
 #include "qemu/units.h"
-#include "snap/channel/transport.h"
 #include "system/block-backend.h"
+#include "snap/channel/transport.h"
 
 /* What libFuzzer and the sanitizers call */
 const char *__asan_default_options(void);

@@ -4,12 +4,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qapi/error.h"
-#include "qemu/ctype.h"
-#include "qemu/cutils.h"
-#include "snap/channel/peer.h"
-#include "snap/trace.h"
-
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <linux/sock_diag.h>
@@ -19,6 +13,11 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include "qapi/error.h"
+#include "qemu/ctype.h"
+#include "qemu/cutils.h"
+#include "snap/channel/peer.h"
+#include "snap/trace.h"
 
 /* Generations of ancestors, and descriptors of one process, to look at */
 #define MAX_ANCESTORS   64

@@ -4,6 +4,8 @@
  */
 
 #include "qemu/osdep.h"
+#include <poll.h>
+#include <sys/un.h>
 #include "io/channel-file.h"
 #include "io/channel-socket.h"
 #include "qapi/error.h"
@@ -14,9 +16,6 @@
 #include "snap/channel/cancel-channel.h"
 #include "snap/channel/transport.h"
 #include "snap/trace.h"
-
-#include <poll.h>
-#include <sys/un.h>
 
 /* Connections that may wait until they are accepted. */
 #define BACKLOG 256

@@ -13,9 +13,9 @@
 #include "qemu/log.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
+#include "trace/control.h"
 #include "snap/util/interrupt.h"
 #include "snap/verb/load.h"
-#include "trace/control.h"
 #include "options.h"
 
 /**

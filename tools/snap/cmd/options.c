@@ -9,7 +9,6 @@
 #include "qemu/osdep.h"
 #include <getopt.h>
 #include "qemu/help-texts.h"
-#include "qemu-version.h"
 #include "qapi/error.h"
 #include "qemu/ctype.h"
 #include "qemu/cutils.h"
@@ -17,12 +16,13 @@
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "qom/object_interfaces.h"
-#include "snap/ram/blocks.h"
+#include "trace/control.h"
+#include "qemu-version.h"
 #include "snap/postcopy/load-record.h"
 #include "snap/postcopy/postcopy.h"
+#include "snap/ram/blocks.h"
 #include "snap/stream/multifd.h"
 #include "snap/transfer/multifd-sender.h"
-#include "trace/control.h"
 #include "options.h"
 
 /* Most targets have such pages, and their streams do not say so. */

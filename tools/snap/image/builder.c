@@ -19,8 +19,8 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "snap/image/builder.h"
-#include "snap/util/task.h"
 #include "snap/trace.h"
+#include "snap/util/task.h"
 
 typedef enum BuilderState {
     BUILDER_WRITING,

@@ -4,6 +4,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <xxhash.h>
 #include "qemu/bswap.h"
 #include "qemu/range.h"
 #include "qemu/units.h"
@@ -11,8 +12,6 @@
 #include "snap/image/format.h"
 #include "snap/image/table.h"
 #include "snap/ram/source.h"
-
-#include <xxhash.h>
 
 #define MAGIC "QEMUSNAP"
 

@@ -4,6 +4,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <xxhash.h>
 #include "qemu/bswap.h"
 #include "qemu/main-loop.h"
 #include "qemu/memalign.h"
@@ -14,8 +15,6 @@
 #include "snap/image/verified-read.h"
 #include "snap/image/working-set.h"
 #include "snap/trace.h"
-
-#include <xxhash.h>
 
 static void image_part_corrupt(SnapPart part, Error **errp)
 {

@@ -36,11 +36,11 @@
 #include "qemu/lockable.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
-#include "snap/storage/coalesce.h"
 #include "snap/image/format.h"
-#include "snap/storage/io-window.h"
 #include "snap/image/ram-writer.h"
 #include "snap/ram/source.h"
+#include "snap/storage/coalesce.h"
+#include "snap/storage/io-window.h"
 #include "snap/trace.h"
 
 /* The piece of the image in a buffer; divides SNAP_BLOCK_ALIGN. */

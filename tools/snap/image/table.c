@@ -4,6 +4,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <xxhash.h>
 #include "qemu/bitmap.h"
 #include "qemu/bswap.h"
 #include "qemu/coroutine.h"
@@ -13,8 +14,6 @@
 #include "qapi/error.h"
 #include "snap/image/table.h"
 #include "snap/trace.h"
-
-#include <xxhash.h>
 
 /* Large enough for O_DIRECT on any device. */
 #define BLK_ALIGNMENT 4096

@@ -4,6 +4,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <xxhash.h>
 #include "qemu/bswap.h"
 #include "qemu/memalign.h"
 #include "qemu/units.h"
@@ -13,8 +14,6 @@
 #include "snap/image/image.h"
 #include "snap/image/writer.h"
 #include "snap/trace.h"
-
-#include <xxhash.h>
 
 /* Chunks of the tables in memory: 8 MiB and 1 MiB. */
 #define PAGE_TABLE_CHUNKS 128

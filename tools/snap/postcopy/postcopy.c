@@ -55,8 +55,8 @@
 #include "snap/postcopy/resumption.h"
 #include "snap/ram/walk.h"
 #include "snap/stream/return-path.h"
-#include "snap/util/task-group.h"
 #include "snap/trace.h"
+#include "snap/util/task-group.h"
 
 /*
  * What the destination is asked to echo once it has got there: it has taken

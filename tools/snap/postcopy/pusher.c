@@ -49,9 +49,9 @@
 #include "snap/postcopy/prefetch.h"
 #include "snap/postcopy/pusher.h"
 #include "snap/ram/walk.h"
+#include "snap/trace.h"
 #include "snap/transfer/send.h"
 #include "snap/util/task-group.h"
-#include "snap/trace.h"
 
 /* A large host page is read in pieces of this size. */
 #define STREAMED_PIECE_SIZE (1 * MiB)

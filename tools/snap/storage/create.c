@@ -4,6 +4,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/resource.h>
 #include "qemu/main-loop.h"
 #include "qemu/memfd.h"
 #include "qemu/units.h"
@@ -11,8 +12,6 @@
 #include "block/block.h"
 #include "snap/storage/create.h"
 #include "snap/trace.h"
-
-#include <sys/resource.h>
 
 #define COPY_SIZE (1 * MiB)
 

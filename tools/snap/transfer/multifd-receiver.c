@@ -18,9 +18,9 @@
 #include "qapi/error.h"
 #include "qemu/timer.h"
 #include "snap/stream/multifd.h"
+#include "snap/trace.h"
 #include "snap/transfer/multifd-receiver.h"
 #include "snap/util/task-group.h"
-#include "snap/trace.h"
 
 /* Packets without pages after the last SYNC; sources send one. */
 #define MAX_EMPTY_PACKETS 16

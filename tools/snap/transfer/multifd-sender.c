@@ -7,11 +7,11 @@
 #include "qemu/iov.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
-#include "snap/stream/multifd.h"
-#include "snap/transfer/multifd-sender.h"
 #include "snap/ram/walk.h"
-#include "snap/util/task-group.h"
+#include "snap/stream/multifd.h"
 #include "snap/trace.h"
+#include "snap/transfer/multifd-sender.h"
+#include "snap/util/task-group.h"
 
 /* RAM that a channel takes at a time. */
 #define RANGE_SIZE (4 * MiB)

@@ -9,8 +9,8 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
-#include "snap/util/memory-limit.h"
 #include "snap/trace.h"
+#include "snap/util/memory-limit.h"
 
 /* A pool of 64 threads, each with a stack of 8 MiB and an arena, fits this. */
 #define ENOUGH      (4 * GiB)

@@ -6,8 +6,8 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/timer.h"
-#include "snap/util/task-group.h"
 #include "snap/trace.h"
+#include "snap/util/task-group.h"
 
 typedef struct GroupTask {
     SnapTaskGroup *group;

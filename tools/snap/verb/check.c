@@ -7,9 +7,9 @@
 #include "qapi/error.h"
 #include "block/block_int.h"
 #include "block/coroutines.h"
-#include "snap/verb/check.h"
 #include "snap/image/update.h"
 #include "snap/ram/walk.h"
+#include "snap/verb/check.h"
 
 /* Bytes of RAM that are read at a time */
 #define CHECK_PIECE_SIZE (1 * MiB)

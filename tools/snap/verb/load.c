@@ -9,13 +9,13 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "snap/image/image.h"
-#include "snap/verb/load.h"
-#include "snap/util/progress.h"
 #include "snap/postcopy/postcopy.h"
 #include "snap/postcopy/resumption.h"
 #include "snap/stream/writer.h"
 #include "snap/transfer/precopy.h"
+#include "snap/util/progress.h"
 #include "snap/util/task.h"
+#include "snap/verb/load.h"
 
 /* A large pipe makes a precopy faster. */
 #define PIPE_SIZE (1 * MiB)

@@ -56,17 +56,17 @@
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
-#include "qemu-version.h"
 #include "qobject/qdict.h"
-#include "snap/image/builder.h"
-#include "snap/transfer/multifd-receiver.h"
+#include "qemu-version.h"
 #include "snap/channel/backpressure.h"
-#include "snap/util/progress.h"
-#include "snap/verb/save.h"
+#include "snap/image/builder.h"
 #include "snap/stream/reader.h"
 #include "snap/stream/return-path.h"
-#include "snap/util/task.h"
 #include "snap/trace.h"
+#include "snap/transfer/multifd-receiver.h"
+#include "snap/util/progress.h"
+#include "snap/util/task.h"
+#include "snap/verb/save.h"
 
 /* Ends of the device state that may turn out to be none. */
 #define MAX_RESUMED 8

@@ -4,14 +4,13 @@
  */
 
 #include "qemu/osdep.h"
-#include "qapi/error.h"
-#include "qemu/cutils.h"
-#include "snap/channel/peer.h"
-
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <linux/userfaultfd.h>
+#include "qapi/error.h"
+#include "qemu/cutils.h"
+#include "snap/channel/peer.h"
 
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY 1

@@ -7,8 +7,8 @@
 #define SNAP_TESTS_SAVED_SNAPSHOT_H
 
 #include "qobject/qdict.h"
-#include "snap/image/writer.h"
 #include "snap/image/ram-writer.h"
+#include "snap/image/writer.h"
 #include "snap/ram/source.h"
 #include "slow-disk.h"
 #include "stream-bytes.h"

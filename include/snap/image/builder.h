@@ -5,7 +5,7 @@
  * Order: snap_image_builder_new(), _create(), _start(); pages, through
  * _ram(), and device state, in any order; _commit(), _vmdesc(), _confirm().
  * The snapshot counts from the commit on, and a commit can be taken back until
- * it is confirmed.  After a failure: _abort(), _abandon().
+ * it is confirmed.  After a failure: _drain(), _abandon().
  */
 
 #ifndef SNAP_IMAGE_BUILDER_H
@@ -124,7 +124,7 @@ int coroutine_fn snap_image_builder_vmdesc(SnapImageBuilder *builder,
 void snap_image_builder_confirm(SnapImageBuilder *builder);
 
 /* Discard pages that were collected, and wait for what is in flight. */
-void coroutine_fn snap_image_builder_abort(SnapImageBuilder *builder);
+void coroutine_fn snap_image_builder_drain(SnapImageBuilder *builder);
 
 /**
  * snap_image_builder_abandon: undo what was not confirmed

@@ -3,7 +3,7 @@
  * Writing a snapshot image, except the pages themselves
  *
  * Order: snap_image_writer_new(), any number of device state pieces,
- * snap_image_writer_commit(), snap_image_writer_vmdesc().  Until the commit
+ * snap_image_writer_finish(), snap_image_writer_vmdesc().  Until the commit
  * the image has no valid header.
  */
 
@@ -107,15 +107,16 @@ typedef struct SnapCommitInfo {
 } SnapCommitInfo;
 
 /**
- * snap_image_writer_commit: write everything else, and the header last
+ * snap_image_writer_finish: write everything else, and the header last
  *
- * On success the snapshot is complete and on stable storage.  Device state
- * may still be appended afterwards (after snap_image_writer_invalidate()),
- * and committed again.
+ * On success the snapshot is complete and on stable storage, but counts only
+ * under its name: see snap_image_builder_commit().  Device state may still be
+ * appended afterwards (after snap_image_writer_invalidate()), and committed
+ * again.
  *
  * Returns: 0 or -errno with @errp set
  */
-int coroutine_fn snap_image_writer_commit(SnapImageWriter *writer,
+int coroutine_fn snap_image_writer_finish(SnapImageWriter *writer,
                                           const SnapCommitInfo *info,
                                           Error **errp);
 

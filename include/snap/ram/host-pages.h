@@ -54,8 +54,8 @@ static inline uint64_t snap_host_pages_size(const SnapHostPages *pages,
 }
 
 /* Target pages in a host page of block @index. */
-static inline uint64_t snap_host_pages_targets(const SnapHostPages *pages,
-                                               int index)
+static inline uint64_t snap_host_pages_count(const SnapHostPages *pages,
+                                             int index)
 {
     return UINT64_C(1) << (pages->bits[index] - pages->ram->page_bits);
 }

@@ -79,7 +79,7 @@ static int coroutine_fn commit(Test *test)
     if (!ret) {
         ret = snap_image_writer_flush_ram(test->image, 0, NULL);
     }
-    return ret ?: snap_image_writer_commit(test->image, &info, NULL);
+    return ret ?: snap_image_writer_finish(test->image, &info, NULL);
 }
 
 static void coroutine_fn check(Test *test)

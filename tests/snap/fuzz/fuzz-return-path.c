@@ -55,8 +55,8 @@ static void check_event(const SomeRAM *ram, const SnapReturnEvent *event)
     case SNAP_RP_REQ_PAGES:
         fuzz_check(pages.first < NB_PAGES && pages.count);
         block = snap_ram_block_of(&ram->ram, pages.first);
-        targets = snap_host_pages_targets(&ram->host_pages,
-                                          block - ram->ram.blocks);
+        targets = snap_host_pages_count(&ram->host_pages,
+                                        block - ram->ram.blocks);
         fuzz_check(pages.count <= snap_ram_block_end(&ram->ram, block) -
                                   pages.first);
         fuzz_check((pages.first - block->first_page) % targets == 0);

@@ -158,7 +158,7 @@ static int coroutine_fn builder_write_header(SnapImageBuilder *b,
     snap_ram_writer_arrivals(b->ram, &truncated);
     full.counts = counts;
     full.flags |= truncated ? SNAP_FLAG_ARRIVALS_TRUNCATED : 0;
-    return snap_image_writer_commit(b->image, &full, errp);
+    return snap_image_writer_finish(b->image, &full, errp);
 }
 
 int coroutine_fn snap_image_builder_commit(SnapImageBuilder *b,
@@ -233,7 +233,7 @@ void snap_image_builder_confirm(SnapImageBuilder *b)
     b->state = BUILDER_CONFIRMED;
 }
 
-void coroutine_fn snap_image_builder_abort(SnapImageBuilder *b)
+void coroutine_fn snap_image_builder_drain(SnapImageBuilder *b)
 {
     snap_ram_writer_abort(b->ram);
 }

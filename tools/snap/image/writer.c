@@ -416,7 +416,7 @@ static int coroutine_fn commit_header(SnapImageWriter *w,
     return ret < 0 ? ret : flush_image(w, errp);
 }
 
-int coroutine_fn snap_image_writer_commit(SnapImageWriter *w,
+int coroutine_fn snap_image_writer_finish(SnapImageWriter *w,
                                           const SnapCommitInfo *info,
                                           Error **errp)
 {

@@ -37,11 +37,11 @@ void snap_page_map_destroy(SnapPageMap *map)
 SnapPageRange snap_page_map_host_page(const SnapPageMap *map, uint64_t page)
 {
     const SnapRAMBlock *block = snap_ram_block_of(map->ram, page);
-    uint64_t targets = snap_host_pages_targets(map->host_pages,
-                                               block - map->ram->blocks);
-    uint64_t in_block = ROUND_DOWN(page - block->first_page, targets);
+    uint64_t nb_target_pages = snap_host_pages_count(map->host_pages,
+                                                     block - map->ram->blocks);
+    uint64_t in_block = ROUND_DOWN(page - block->first_page, nb_target_pages);
 
-    return (SnapPageRange) { block->first_page + in_block, targets };
+    return (SnapPageRange) { block->first_page + in_block, nb_target_pages };
 }
 
 bool snap_page_map_is_sent(const SnapPageMap *map, uint64_t page)

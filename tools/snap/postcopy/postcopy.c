@@ -68,7 +68,7 @@ typedef enum Ping {
     PING_NONE    = -1,
     PING_BEFORE  = 0,
     PING_AGREED  = 1,
-    PING_ADVISED = 2,
+    PING_RAM_FOUND = 2,
     PING_RUN     = 3,
 } Ping;
 
@@ -456,7 +456,7 @@ static bool postcopy_peer_left(const SnapPostcopy *pc)
 
 static bool postcopy_is_advised(const SnapPostcopy *pc)
 {
-    return pc->answered >= PING_ADVISED;
+    return pc->answered >= PING_RAM_FOUND;
 }
 
 static bool postcopy_has_bitmap(const SnapPostcopy *pc)
@@ -704,7 +704,7 @@ static int coroutine_fn postcopy_start(SnapPostcopy *pc, Error **errp)
     if (ret < 0) {
         return ret;
     }
-    snap_stream_put_ping(writer, PING_ADVISED);
+    snap_stream_put_ping(writer, PING_RAM_FOUND);
     ret = postcopy_send_precopy(pc, errp);
     if (!ret) {
         ret = postcopy_send_discards(pc, errp);
@@ -865,7 +865,7 @@ static void postcopy_explain(const SnapPostcopy *pc, Error **errp)
                    "'qemu-snap info' shows, and its host pages what "
                    "--host-page-size says; its own log says more");
         break;
-    case PING_ADVISED:
+    case PING_RAM_FOUND:
         error_setg(errp, "The destination has failed to load the devices, "
                    "which have to be those of the snapshot; its own log says "
                    "why");

@@ -162,7 +162,7 @@ static bool coroutine_fn pusher_put_page(SnapSender *to,
 
 /* Whether the next page of @item has to be sent, when a host page begins. */
 static bool pusher_is_wanted(const SnapPusher *p, const SnapPushItem *item,
-                             uint64_t targets)
+                             uint64_t nb_target_pages)
 {
     uint64_t entry = item->pages.entries[item->pos];
 
@@ -171,7 +171,7 @@ static bool pusher_is_wanted(const SnapPusher *p, const SnapPushItem *item,
         return false;
     }
     /* A request must be answered, with a zero page if nothing was sent. */
-    return targets > 1 || snap_page_is_stored(entry) ||
+    return nb_target_pages > 1 || snap_page_is_stored(entry) ||
            item->reason == SNAP_PUSH_REQUESTED ||
            (entry == SNAP_PAGE_ZERO &&
             snap_push_sends_zero_pages(item->reason));
@@ -188,20 +188,21 @@ static unsigned coroutine_fn pusher_put_pages(SnapPusher *p, SnapSender *to,
                                               uint64_t *host_page_left)
 {
     uint64_t first = item->pages.range.first;
-    uint64_t targets = snap_page_map_host_page(p->parts.map, first).count;
+    uint64_t nb_target_pages =
+        snap_page_map_host_page(p->parts.map, first).count;
     unsigned nb = 0;
     unsigned nb_stored = 0;
 
     for (; item->pos < item->pages.range.count && (nb < max || *host_page_left);
          item->pos++) {
         if (!*host_page_left) {
-            if (!pusher_is_wanted(p, item, targets)) {
+            if (!pusher_is_wanted(p, item, nb_target_pages)) {
                 continue;
             }
             snap_page_map_send(p->parts.map, (SnapPageRange) {
-                .first = first + item->pos, .count = targets,
+                .first = first + item->pos, .count = nb_target_pages,
             });
-            *host_page_left = targets;
+            *host_page_left = nb_target_pages;
         }
         nb_stored += pusher_put_page(to, item);
         --*host_page_left;

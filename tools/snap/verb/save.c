@@ -594,7 +594,7 @@ static int coroutine_fn save_read_rest(void *opaque, Error **errp)
         if (s->multifd) {
             snap_multifd_receiver_end(s->multifd, 0);
         }
-        snap_image_builder_abort(s->builder);
+        snap_image_builder_drain(s->builder);
     }
     return ret;
 }

@@ -150,7 +150,7 @@ static void coroutine_fn co_build(void *opaque)
 
     f->ret = build(f, &f->err);
     if (f->ret < 0) {
-        snap_image_builder_abort(f->builder);
+        snap_image_builder_drain(f->builder);
     }
     g_assert_true(snap_image_builder_is_committed(f->builder) == !f->ret);
 }

@@ -88,7 +88,7 @@ static inline int coroutine_fn commit_header(Snapshot *s,
     g_autofree SnapPageCounts *counts = snap_ram_writer_counts(s->ram);
 
     s->info.counts = counts;
-    return snap_image_writer_commit(image, &s->info, errp);
+    return snap_image_writer_finish(image, &s->info, errp);
 }
 
 static inline int coroutine_fn try_commit(Snapshot *s, Error **errp)

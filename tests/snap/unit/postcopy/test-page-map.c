@@ -15,7 +15,7 @@ static bool naive_next(const SomeRAM *ram, int block, uint64_t from,
                        SnapPageRange *range)
 {
     const SnapRAMBlock *b = &ram->ram.blocks[block];
-    uint64_t targets = snap_host_pages_targets(&ram->host_pages, block);
+    uint64_t targets = snap_host_pages_count(&ram->host_pages, block);
     uint64_t end = snap_ram_block_end(&ram->ram, b);
     uint64_t start = b->first_page + ROUND_UP(from - b->first_page, targets);
 

@@ -70,8 +70,8 @@ static void check_range(const Walk *walk, const SnapPageRange *range)
     g_assert_cmpuint(range->first, <, NB_PAGES);
     g_assert_cmpuint(range->count, >, 0);
     block = snap_ram_block_of(&ram->ram, range->first);
-    targets = snap_host_pages_targets(&ram->host_pages,
-                                      block - ram->ram.blocks);
+    targets = snap_host_pages_count(&ram->host_pages,
+                                    block - ram->ram.blocks);
     g_assert_cmpuint(range->count, <=,
                      snap_ram_block_end(&ram->ram, block) - range->first);
     g_assert_cmpuint((range->first - block->first_page) % targets, ==, 0);

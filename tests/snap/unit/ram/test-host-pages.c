@@ -49,7 +49,7 @@ static void check_pages(const SnapHostPages *pages,
 
     for (unsigned i = 0; i < NB_BLOCKS; i++) {
         g_assert_cmpuint(snap_host_pages_size(pages, i), ==, expected[i]);
-        g_assert_cmpuint(snap_host_pages_targets(pages, i), ==,
+        g_assert_cmpuint(snap_host_pages_count(pages, i), ==,
                          expected[i] / plain());
         g_assert_cmpint(snap_host_pages_announced(pages, i), ==,
                         expected[i] != plain());
@@ -286,7 +286,7 @@ static void test_small_target_pages(void)
     snap_ram_blocks_add(&ram, "pc.ram", 4 * MiB, 0, &error_abort);
     g_assert_true(snap_host_pages_init(&pages, &ram, NULL, &error_abort));
     g_assert_cmpuint(snap_host_pages_size(&pages, 0), ==, plain());
-    g_assert_cmpuint(snap_host_pages_targets(&pages, 0), ==, plain() / KiB);
+    g_assert_cmpuint(snap_host_pages_count(&pages, 0), ==, plain() / KiB);
     g_assert_false(snap_host_pages_announced(&pages, 0));
     snap_host_pages_destroy(&pages);
     snap_ram_blocks_destroy(&ram);

@@ -96,7 +96,7 @@ static void note_request(Fixture *f, const SnapReturnEvent *event)
     g_assert_cmpuint(pages.first, <, NB_PAGES);
     block = snap_ram_block_of(ram, pages.first);
     index = block - ram->blocks;
-    targets = snap_host_pages_targets(&f->host_pages, index);
+    targets = snap_host_pages_count(&f->host_pages, index);
     g_assert_cmpuint(pages.count, >, 0);
     g_assert_cmpuint(pages.count, <=,
                      snap_ram_block_end(ram, block) - pages.first);

@@ -24,6 +24,8 @@
 typedef struct SnapPageMap {
     const SnapRAMBlocks *ram;
     const SnapHostPages *host_pages;
+
+    /*< private >*/
     unsigned long *sent;
     unsigned long *planned;
     unsigned long *requested;

@@ -5,24 +5,28 @@
  * Theory of operation: a pull parser, which is in one of these phases.  A call
  * of snap_stream_next() goes on from there up to the next event.
  *
- *   phase        what is read                 events             next phase
- *   -----------  ---------------------------  -----------------  -----------
- *   HEADER       magic, version,              none               SECTIONS
- *                configuration section
- *   SECTIONS     sections ahead of RAM's      RAM_SETUP          (the same)
- *                pages or among them, and     OPEN_RETURN_PATH   (the same)
- *                commands                     PING               (the same)
- *                head of a PART of RAM        none               RAM
- *                head of an END of RAM        RAM_FINAL          RAM
- *                a FULL section after pages   DEVICES            DEVICES
- *   RAM          records of one section       PAGE, ZERO_PAGE    (the same)
- *                                             MULTIFD_FLUSH      (the same)
- *                its end, EOS                 RAM_EOS            SECTIONS
- *   DEVICES      bytes of device state        DEVICE_DATA        (the same)
- *                what may be its end          DEVICE_DATA        DEVICE_END
- *   DEVICE_END   nothing                      DEVICE_END         DESCRIPTION
- *   DESCRIPTION  a description and the end    END                OVER
- *                anything else                DEVICE_RESUMED     DEVICES
+ *   phase         what is read                 events           next phase
+ *   ------------  ---------------------------  ---------------  ------------
+ *   HEADER        magic, version,              none             BEFORE_RAM
+ *                 configuration section
+ *   BEFORE_RAM    RAM's START section          RAM_SETUP        START_FOOTER
+ *   START_FOOTER  whether it has a footer      none             BEFORE_PAGES
+ *   BEFORE_PAGES  head of a PART of RAM        none             RAM
+ *                 head of an END of RAM        RAM_FINAL        RAM
+ *   RAM           records of one section       PAGE, ZERO_PAGE  (the same)
+ *                                              MULTIFD_FLUSH    (the same)
+ *                 its end, EOS                 RAM_EOS          RAM_FOOTER
+ *   RAM_FOOTER    the footer of the section    none             AMONG_PAGES
+ *   AMONG_PAGES   as BEFORE_PAGES              the same         RAM
+ *                 a FULL section               DEVICES          DEVICES
+ *   DEVICES       bytes of device state        DEVICE_DATA      (the same)
+ *                 what may be its end          DEVICE_DATA      DEVICE_END
+ *   DEVICE_END    nothing                      DEVICE_END       DESCRIPTION
+ *   DESCRIPTION   a description and the end    END              OVER
+ *                 anything else                DEVICE_RESUMED   DEVICES
+ *
+ * In BEFORE_RAM, BEFORE_PAGES and AMONG_PAGES, other sections and commands may
+ * come, with the events OPEN_RETURN_PATH and PING.
  *
  * No section has a length, and only RAM's say where they end (EOS).  Ahead of
  * the device state, a section is copied up to a footer of its own that the head
@@ -83,8 +87,12 @@
 
 typedef enum Phase {
     PHASE_HEADER,           /* nothing read yet */
-    PHASE_SECTIONS,         /* between sections, before device state */
+    PHASE_BEFORE_RAM,       /* between sections, before RAM's START */
+    PHASE_START_FOOTER,     /* RAM's START has told all of RAM */
+    PHASE_BEFORE_PAGES,     /* between sections, before RAM's first PART */
     PHASE_RAM,              /* within a PART or END section of RAM */
+    PHASE_RAM_FOOTER,       /* after its EOS */
+    PHASE_AMONG_PAGES,      /* between sections, after RAM's first PART */
     PHASE_DEVICES,          /* device state up to a possible end */
     PHASE_DEVICE_END,       /* a possible end was found, not yet announced */
     PHASE_DESCRIPTION,      /* announced; the description comes next */
@@ -108,10 +116,6 @@ struct SnapStreamReader {
     /* position of the parser */
     Phase phase;
     const char *context;    /* part of the stream, for messages */
-    bool ram_started;       /* RAM's START section has told all of RAM */
-    bool section_open;      /* a section of RAM is over except its footer */
-    bool footers_known;     /* whether there are footers */
-    bool ram_paged;         /* the first PART or END of RAM has begun */
     int block;              /* block of the last record, -1 for none */
     uint64_t page;          /* page of the last record, the last of a run */
     bool after_page;        /* it had data */
@@ -135,6 +139,24 @@ struct SnapStreamReader {
     GByteArray *description;
     uint32_t description_length;
 };
+
+/* Whether RAM's START section was read. */
+static bool reader_knows_ram(const SnapStreamReader *r)
+{
+    return r->phase > PHASE_BEFORE_RAM;
+}
+
+/* Whether the first PART or END of RAM has begun. */
+static bool reader_has_pages(const SnapStreamReader *r)
+{
+    return r->phase >= PHASE_RAM;
+}
+
+static bool reader_is_between_sections(const SnapStreamReader *r)
+{
+    return r->phase == PHASE_BEFORE_RAM || r->phase == PHASE_BEFORE_PAGES ||
+           r->phase == PHASE_AMONG_PAGES;
+}
 
 SnapStreamReader *snap_stream_reader_new(SnapInput *input, unsigned page_bits)
 {
@@ -544,7 +566,7 @@ static int coroutine_fn reader_parse_ram_start(SnapStreamReader *r,
     uint64_t word;
     int ret;
 
-    if (r->ram_started) {
+    if (reader_knows_ram(r)) {
         error_setg(errp, "RAM starts twice in the migration stream");
         return -EINVAL;
     }
@@ -591,8 +613,7 @@ static int coroutine_fn reader_parse_ram_start(SnapStreamReader *r,
         .id = head->id, .instance = head->instance,
     };
     r->before_ram = r->setup->len;
-    r->ram_started = true;
-    r->section_open = true;
+    r->phase = PHASE_START_FOOTER;
     return 0;
 }
 
@@ -603,11 +624,12 @@ static int coroutine_fn reader_parse_ram_start(SnapStreamReader *r,
 static int coroutine_fn reader_finish_ram_section(SnapStreamReader *r,
                                                   Error **errp)
 {
-    r->section_open = false;
-    if (!r->footers_known) {
-        r->footers_known = true;
+    if (r->phase == PHASE_START_FOOTER) {
         r->section.footers = snap_input_peek_byte(r->input) ==
                              QEMU_VM_SECTION_FOOTER;
+        r->phase = PHASE_BEFORE_PAGES;
+    } else {
+        r->phase = PHASE_AMONG_PAGES;
     }
     return r->section.footers ? reader_read_footer(r, r->section.id, errp) :
                                 reader_check_input(r, errp);
@@ -658,8 +680,7 @@ static int coroutine_fn reader_parse_record(SnapStreamReader *r,
         return ret;
     }
     if (word == RAM_SAVE_FLAG_EOS) {
-        r->phase = PHASE_SECTIONS;
-        r->section_open = true;
+        r->phase = PHASE_RAM_FOOTER;
         event->type = SNAP_EVENT_RAM_EOS;
         return 0;
     }
@@ -792,7 +813,7 @@ static bool coroutine_fn reader_next_head_plausible(SnapStreamReader *r)
             return false;
         }
         id = ldl_be_p(p + 1);
-        return (r->ram_started && id == r->section.id) ||
+        return (reader_knows_ram(r) && id == r->section.id) ||
                g_hash_table_contains(r->iterable, GUINT_TO_POINTER(id));
     }
     return ret > 0;
@@ -809,7 +830,7 @@ static int coroutine_fn reader_copy_section(SnapStreamReader *r,
     uint64_t footer = ((uint64_t)QEMU_VM_SECTION_FOOTER << 32) | id;
     uint64_t tail = 0;
 
-    if (r->ram_started && !r->section.footers) {
+    if (reader_knows_ram(r) && !r->section.footers) {
         error_setg(errp, "Device sections before RAM need section footers "
                    "(migration property send-section-footer)");
         return -ENOTSUP;
@@ -861,7 +882,7 @@ static int coroutine_fn reader_parse_named_section(SnapStreamReader *r,
                                                    uint8_t type, uint32_t id,
                                                    Error **errp)
 {
-    GByteArray *array = r->ram_paged ? r->deferred : r->setup;
+    GByteArray *array = reader_has_pages(r) ? r->deferred : r->setup;
     SnapSectionHead head = { .type = type, .id = id };
     int ret;
 
@@ -899,10 +920,9 @@ static int coroutine_fn reader_parse_iteration(SnapStreamReader *r,
 {
     const SnapSectionHead head = { .type = type, .id = id };
 
-    if (r->ram_started && id == r->section.id) {
+    if (reader_knows_ram(r) && id == r->section.id) {
         r->context = "RAM";
         r->phase = PHASE_RAM;
-        r->ram_paged = true;
         if (type == QEMU_VM_SECTION_END) {
             event->type = SNAP_EVENT_RAM_FINAL;
         }
@@ -988,17 +1008,16 @@ static int coroutine_fn reader_parse_section(SnapStreamReader *r,
                                              SnapEvent *event, Error **errp)
 {
     uint8_t type;
-    bool was_started = r->ram_started;
     uint32_t id;
     int ret;
 
-    r->context = r->ram_paged ? "RAM" : "the sections before RAM";
+    r->context = reader_has_pages(r) ? "RAM" : "the sections before RAM";
     type = snap_input_peek_byte(r->input);
     ret = reader_check_input(r, errp);
     if (ret < 0) {
         return ret;
     }
-    if (r->ram_paged && type == QEMU_VM_SECTION_FULL) {
+    if (reader_has_pages(r) && type == QEMU_VM_SECTION_FULL) {
         r->phase = PHASE_DEVICES;
         snap_device_end_init(&r->end, r->section.footers);
         g_byte_array_append(r->buffered, r->deferred->data, r->deferred->len);
@@ -1026,7 +1045,7 @@ static int coroutine_fn reader_parse_section(SnapStreamReader *r,
                    type);
         ret = -EINVAL;
     }
-    if (!ret && r->ram_started && !was_started) {
+    if (!ret && r->phase == PHASE_START_FOOTER) {
         event->type = SNAP_EVENT_RAM_SETUP;
     }
     return ret;
@@ -1204,11 +1223,11 @@ int coroutine_fn snap_stream_next(SnapStreamReader *r, SnapEvent *event,
 
     if (r->phase == PHASE_HEADER) {
         ret = reader_parse_header(r, errp);
-        r->phase = PHASE_SECTIONS;
-    } else if (r->section_open) {
+        r->phase = PHASE_BEFORE_RAM;
+    } else if (r->phase == PHASE_START_FOOTER || r->phase == PHASE_RAM_FOOTER) {
         ret = reader_finish_ram_section(r, errp);
     }
-    while (!ret && r->phase == PHASE_SECTIONS && !event->type) {
+    while (!ret && reader_is_between_sections(r) && !event->type) {
         ret = reader_parse_section(r, event, errp);
     }
     if (!ret && !event->type) {

@@ -445,6 +445,27 @@ static bool is_ancestor(pid_t pid)
     return false;
 }
 
+static bool stat_program(pid_t pid, struct stat *st)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/exe", pid);
+
+    return stat(path, st) == 0;
+}
+
+/*
+ * Whether a process is one that an ancestor of ours has forked, and that has
+ * not become another program yet: it has what that has open for a moment only.
+ */
+static bool is_copy_of_ancestor(pid_t pid)
+{
+    pid_t parent = parent_of(pid);
+    struct stat ours, theirs;
+
+    return parent && is_ancestor(parent) &&
+           stat_program(pid, &ours) && stat_program(parent, &theirs) &&
+           ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino;
+}
+
 static bool try_ancestors(Search *s, SnapPeer *peer)
 {
     pid_t ancestor = getppid();
@@ -468,7 +489,7 @@ static bool try_all(Search *s, SnapPeer *peer)
         pid_t pid;
 
         found = parse_pid(entry->d_name, &pid) && pid != getpid() &&
-                try_process(s, pid, peer);
+                try_process(s, pid, peer) && !is_copy_of_ancestor(pid);
     }
     if (dir) {
         closedir(dir);

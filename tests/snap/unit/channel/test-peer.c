@@ -123,6 +123,34 @@ static void test_own_pipe(void)
     close_both(fds);
 }
 
+/* What the child of a process sees that has forked once more */
+static bool child_finds_nobody(int fd)
+{
+    pid_t pid = fork();
+    int status;
+
+    g_assert_cmpint(pid, >=, 0);
+    if (!pid) {
+        assert_unknown(fd, false, "no process");
+        _exit(0);
+    }
+    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+static void test_copy_of_ancestor(void)
+{
+    pid_t copy;
+    int fds[2];
+
+    g_assert_cmpint(pipe(fds), ==, 0);
+    copy = start_holder(&fds[1], 1, false);
+    close(fds[1]);
+    g_assert_true(child_finds_nobody(fds[0]));
+    end_holder(copy);
+    close(fds[0]);
+}
+
 static void test_in_postcopy(void)
 {
     pid_t manager, emulator;
@@ -336,6 +364,8 @@ int main(int argc, char **argv)
     g_test_add_data_func("/snap/peer/pipe/writer-is-found", GINT_TO_POINTER(1),
                          test_pipe);
     g_test_add_func("/snap/peer/pipe/own-process-is-no-peer", test_own_pipe);
+    g_test_add_func("/snap/peer/pipe/copy-that-a-fork-has-just-made-is-no-peer",
+                    test_copy_of_ancestor);
     g_test_add_func("/snap/peer/postcopy/process-with-a-userfaultfd-is-found",
                     test_in_postcopy);
     g_test_add_func("/snap/peer/postcopy/userfaultfd-alone-makes-no-peer",

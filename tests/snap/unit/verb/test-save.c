@@ -8,6 +8,7 @@
 #include "block/aio.h"
 #include "block/block-io.h"
 #include "qemu/timer.h"
+#include "system/qtest.h"
 #include "snap/image/image.h"
 #include "snap/verb/check.h"
 #include "snap/verb/save.h"
@@ -489,6 +490,8 @@ static void test_interrupted_before_last_byte(void)
 
 int main(int argc, char **argv)
 {
+    /* Else blkdebug prints, among the results, which requests it suspends. */
+    qtest_allowed = true;
     block_tests_init(&argc, &argv);
     ADD_TESTS("/snap/save/", cases, test_case);
     g_test_add_func("/snap/save/freed-before-it-runs", test_free_before_run);

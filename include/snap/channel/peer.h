@@ -33,7 +33,8 @@ typedef struct SnapPeer {
  * @peer: filled in on success
  *
  * Tries the process that has made a socket first, then our ancestors, then all
- * others.
+ * others, but for children that an ancestor has just forked: what those hold
+ * may be closed when they become another program.
  *
  * Returns: true; false with @errp set, to be read after "because"
  */

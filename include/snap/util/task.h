@@ -68,6 +68,6 @@ void snap_task_free(SnapTask *task, void (*release)(void *opaque),
                     void *opaque);
 
 /* Let the main AioContext handle what is pending, from within a coroutine. */
-void coroutine_fn snap_task_pause(void);
+void coroutine_fn snap_co_pause(void);
 
 #endif /* SNAP_UTIL_TASK_H */

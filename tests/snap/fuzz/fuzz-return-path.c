@@ -179,7 +179,7 @@ static void coroutine_fn destination_entry(void *opaque)
         FuzzBytes bytes = fuzz_take(&d->script, fuzz_u8(&d->script));
 
         while (turns-- && d->waited++ < MAX_WAIT) {
-            snap_task_pause();
+            snap_co_pause();
         }
         if (write(d->fd, bytes.data, bytes.size) < 0) {
             break;

@@ -97,7 +97,7 @@ void coroutine_fn fuzz_pause(uint32_t *seed)
     unsigned turns = next_random(seed) % (MAX_TURNS + 1);
 
     while (turns--) {
-        snap_task_pause();
+        snap_co_pause();
     }
 }
 

@@ -520,7 +520,7 @@ static void help_heading(unsigned verbs)
     printf(":\n");
 }
 
-static void G_NORETURN help(void)
+static void G_NORETURN print_help(void)
 {
     unsigned verbs = 0;
 
@@ -662,7 +662,7 @@ static void G_NORETURN take_help(const Given *given, const char *next)
     if (verb) {
         help_verb(verb);
     }
-    help();
+    print_help();
 }
 
 /* @next: argument after the option, or NULL */

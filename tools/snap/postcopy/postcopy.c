@@ -414,7 +414,7 @@ static int coroutine_fn postcopy_read_return_path(SnapPostcopy *pc,
 
         if (++nb_events % MAX_EVENTS_AT_ONCE == 0) {
             /* Let others work, however much more there is to read. */
-            snap_task_pause();
+            snap_co_pause();
         }
         ret = snap_return_path_next(pc->rp, &event, errp);
         if (ret <= 0) {

@@ -129,7 +129,7 @@ static int coroutine_fn prefetch_read(SnapPrefetch *p)
             break;
         }
         if (++nb_empty % MAX_EMPTY_PIECES == 0) {
-            snap_task_pause();
+            snap_co_pause();
         }
     }
     return ret;

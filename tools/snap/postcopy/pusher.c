@@ -522,7 +522,7 @@ static int coroutine_fn pusher_push_once(SnapPusher *p, Error **errp)
         ret = pusher_push_unrequested(p, errp);
     }
     /* Let the return path be read. */
-    snap_task_pause();
+    snap_co_pause();
     return MIN(ret, 0);
 }
 

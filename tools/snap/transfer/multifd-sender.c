@@ -218,7 +218,7 @@ static int coroutine_fn multifd_send_pages(Channel *c, Error **errp)
     int ret;
 
     while ((ret = snap_ram_walk_next(c->walk, &pages, errp)) > 0) {
-        snap_task_pause();
+        snap_co_pause();
         ret = multifd_send_packets(c, &pages, errp);
         if (ret < 0) {
             break;

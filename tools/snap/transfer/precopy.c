@@ -26,7 +26,7 @@ static int coroutine_fn precopy_send_pages(const SnapPrecopy *p,
     int ret;
 
     while ((ret = snap_ram_walk_next(walk, &pages, errp)) > 0) {
-        snap_task_pause();
+        snap_co_pause();
         ret = snap_send_pages(p->sender, &pages, false, errp);
         if (ret < 0) {
             return ret;

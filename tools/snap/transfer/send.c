@@ -115,7 +115,7 @@ int coroutine_fn snap_send_zero_pages(SnapSender *s, bool in_section,
             page, MIN(nb_pages - page, PAGES_AT_A_TIME)
         };
 
-        snap_task_pause();
+        snap_co_pause();
         ret = snap_page_reader_lookup(reader, range, entries, errp);
         if (!ret) {
             ret = send_zero_range(s, range, entries, in_section, errp);

@@ -157,7 +157,7 @@ int snap_task_run(SnapTaskFunc *func, void *opaque, SnapTask *task,
     return ret;
 }
 
-void coroutine_fn snap_task_pause(void)
+void coroutine_fn snap_co_pause(void)
 {
     aio_co_schedule(qemu_get_current_aio_context(), qemu_coroutine_self());
     qemu_coroutine_yield();

@@ -539,7 +539,7 @@ static int coroutine_fn save_read_event(SnapSave *s, SnapEvent *event,
     int ret;
 
     if (s->nb_events++ % EVENTS_AT_A_TIME == 0) {
-        snap_task_pause();
+        snap_co_pause();
     }
     ret = save_check_interrupt(s, errp);
     if (ret < 0) {

@@ -47,7 +47,7 @@ static int coroutine_fn storage_read(void *opaque, uint64_t offset, void *buf)
     if (s->yields) {
         /* Who uses the buffer meanwhile sees nonsense. */
         memset(buf, 0xa5, SNAP_CHUNK_SIZE);
-        snap_task_pause();
+        snap_co_pause();
     }
     if (s->read_ret < 0) {
         /* Let nobody take it for the chunk that was there before. */
@@ -66,7 +66,7 @@ static int coroutine_fn storage_write(void *opaque, uint64_t offset,
     check_request(offset, buf);
     s->writes++;
     if (s->yields) {
-        snap_task_pause();
+        snap_co_pause();
     }
     if (s->write_ret < 0) {
         return s->write_ret;
@@ -506,7 +506,7 @@ static void coroutine_fn run_users(SnapTable *table, CoroutineEntry *entry,
         qemu_coroutine_enter(qemu_coroutine_create(entry, &users[i]));
     }
     while (nb_left) {
-        snap_task_pause();
+        snap_co_pause();
     }
     for (unsigned i = 0; i < NB_USERS; i++) {
         g_rand_free(users[i].rand);
@@ -653,7 +653,7 @@ static void coroutine_fn set_or_flush(void *opaque)
     }
     while (*user->nb_left > 1) {
         snap_table_flush(user->table, NB_ENTRIES, &error_abort);
-        snap_task_pause();
+        snap_co_pause();
     }
     set_own_entries(user);
 }

@@ -70,7 +70,7 @@ static int coroutine_fn memory_lookup(SnapPageReader *reader,
 {
     MemorySource *m = memory_of(reader);
 
-    snap_task_pause();
+    snap_co_pause();
     if (m->unknown_page >= range.first &&
         m->unknown_page - range.first < range.count) {
         error_setg(errp, "Page %" PRIu64 " is unknown", m->unknown_page);
@@ -133,7 +133,7 @@ static int coroutine_fn memory_wait(SnapPageReader *reader, SnapPageRead *read,
     SnapPageRange range = read->pages.range;
     bool has_data = false;
 
-    snap_task_pause();
+    snap_co_pause();
     m->in_flight--;
     for (uint64_t i = 0; i < range.count; i++) {
         has_data |= snap_page_is_stored(read->entries[i]);

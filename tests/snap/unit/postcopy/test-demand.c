@@ -148,7 +148,7 @@ static void coroutine_fn serve_reason(Service *service, SnapPushReason reason)
 {
     while (serve_one(service, reason) ||
            !snap_demand_is_quiet(service->demand)) {
-        snap_task_pause();
+        snap_co_pause();
     }
 }
 
@@ -165,7 +165,7 @@ static void coroutine_fn serve(Service *service)
     while (!snap_demand_is_idle(service->demand)) {
         if (!serve_one(service, SNAP_PUSH_REQUESTED) &&
             !serve_one(service, SNAP_PUSH_FAULT_AROUND)) {
-            snap_task_pause();
+            snap_co_pause();
         }
     }
     g_assert_false(is_urgent(service));
@@ -275,7 +275,7 @@ static void coroutine_fn test_repeated_while_ready(Service *service)
 {
     ask(service, RAM, 5, 1);
     while (!service->nb_ready) {
-        snap_task_pause();
+        snap_co_pause();
     }
     ask(service, RAM, 5, 1);
     check_log(service, "1+5:1 ");
@@ -306,7 +306,7 @@ static void coroutine_fn test_states(Service *service)
     g_assert_false(snap_demand_is_quiet(service->demand));
     g_assert_null(snap_demand_take(service->demand, SNAP_PUSH_REQUESTED));
     while (!service->nb_ready) {
-        snap_task_pause();
+        snap_co_pause();
     }
     g_assert_false(is_urgent(service));
     g_assert_true(snap_demand_is_quiet(service->demand));
@@ -327,7 +327,7 @@ static void coroutine_fn test_not_taken(Service *service)
         ask(service, RAM, i * 20, 1);
     }
     while (!snap_demand_is_quiet(service->demand)) {
-        snap_task_pause();
+        snap_co_pause();
     }
     g_assert_false(snap_demand_is_idle(service->demand));
 }
@@ -367,7 +367,7 @@ static void coroutine_fn test_reads_are_bounded(Service *service)
 
     ask(service, RAM, 0, HUGE_PAGES);
     while (!snap_demand_is_quiet(service->demand)) {
-        snap_task_pause();
+        snap_co_pause();
     }
     nb_reads = service->nb_ready;
     g_assert_cmpuint(nb_reads, <, 100);
@@ -389,7 +389,7 @@ static void coroutine_fn check_random(Service *service)
         request_page(service, page);
         requested[page] = true;
         if (g_rand_boolean(rand)) {
-            snap_task_pause();
+            snap_co_pause();
             serve_one(service, g_rand_boolean(rand) ? SNAP_PUSH_REQUESTED
                                                     : SNAP_PUSH_FAULT_AROUND);
         }
@@ -585,7 +585,7 @@ static void coroutine_fn check_failure(Service *service, int code)
 
     ask(service, RAM, 5, 1);
     while (!service->nb_ready) {
-        snap_task_pause();
+        snap_co_pause();
     }
     fetch = snap_demand_take(service->demand, SNAP_PUSH_REQUESTED);
     g_assert_nonnull(fetch);
@@ -854,7 +854,7 @@ static void coroutine_fn request_too_many(SnapImage *image, SnapPageMap *map)
     }
     assert_failed(ret, -ENOBUFS, &err);
     while (!snap_demand_is_quiet(demand)) {
-        snap_task_pause();
+        snap_co_pause();
     }
     snap_demand_free(demand);
 }
@@ -901,7 +901,7 @@ static void coroutine_fn request_from_memory(SomeRAM *ram, MemorySource *memory,
 
     snap_demand_request(demand, PAGES(page, 1), &error_abort);
     while (!(fetch = snap_demand_take(demand, SNAP_PUSH_REQUESTED))) {
-        snap_task_pause();
+        snap_co_pause();
     }
     g_assert_cmpint(fetch->ret, ==, 0);
     g_assert_cmpuint(fetch->item.pages.range.first, ==, page);

@@ -245,7 +245,7 @@ static void coroutine_fn late_page_entry(void *opaque)
     put_letter(f, 1, 'E');
     put_letter(f, 1, 'P');
     while (!snap_multifd_receiver_status(f->receiver, NULL)) {
-        snap_task_pause();
+        snap_co_pause();
     }
     g_assert_cmpint(snap_multifd_receiver_status(f->receiver, &err), <, 0);
     g_assert_cmpstr(error_get_pretty(err), ==,

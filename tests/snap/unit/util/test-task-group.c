@@ -47,7 +47,7 @@ static int coroutine_fn task_entry(void *opaque, Error **errp)
     Task *task = opaque;
 
     for (int i = 0; i != task->nb_pauses && !*task->shut; i++) {
-        snap_task_pause();
+        snap_co_pause();
     }
     task->ended = true;
     if (task->ret < 0) {

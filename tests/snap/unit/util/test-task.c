@@ -74,7 +74,7 @@ static int coroutine_fn job_func(void *opaque, Error **errp)
 {
     Job *job = opaque;
 
-    snap_task_pause();
+    snap_co_pause();
     if (job->grace_ns) {
         aio_bh_schedule_oneshot(qemu_get_aio_context(), cancel_bh, job);
     }

@@ -294,7 +294,7 @@ static void coroutine_fn destination_take(Destination *d, size_t max,
             destination_shut(d);
             shut = true;
         }
-        snap_task_pause();
+        snap_co_pause();
     }
 }
 
@@ -310,7 +310,7 @@ static void coroutine_fn interrupt_twice_entry(void *opaque)
     Fixture *f = opaque;
 
     while (!f->saved.snapshot.disk->in_flight) {
-        snap_task_pause();
+        snap_co_pause();
     }
     interrupt_later(f);
     interrupt_later(f);

@@ -51,13 +51,24 @@ from bench_growth import Growth
 from bench_image import image_options
 from bench_stall import Stall
 from snaptest.bench.common import (MIX, cell, check_room, conditions, median,
-                                   mixture, say, size, some_of, table)
+                                   mixture, say, size, some_of, table, tool)
 from snaptest.bench.measure import (CAT, DEV_NULL, NULL_LOAD, NULL_SAVE,
                                     TITLES, Peer, snap, snap_unix,
                                     stopped_guest)
 from snaptest.units import GIB, MIB
 
 MULTIFD = {'multifd-channels': 2}
+
+OTHER = 'other: '
+
+
+def own_peers() -> list[Peer]:
+    return [
+        snap(),
+        snap_unix(', 2 multifd', '--multifd-channels=2', caps=('multifd',),
+                  params=MULTIFD),
+    ]
+
 
 # The first is what the others are compared with.  The null writer plays the
 # stream that the peer before it has saved.  QEMU 10.0 crashes at the end of a
@@ -83,11 +94,23 @@ PEERS = [
 ]
 
 
+def peers(args: argparse.Namespace) -> list[Peer]:
+    if not args.other:
+        return PEERS
+    with tool(args.other):
+        others = [peer._replace(name=OTHER + peer.name)
+                  for peer in own_peers()]
+    pairs = zip(own_peers(), others)
+    return [*(peer for pair in pairs for peer in pair), NULL_SAVE, CAT,
+            NULL_LOAD]
+
+
 class Phases:
     """Every peer saves and loads, as far as it can."""
 
     def __init__(self, args: argparse.Namespace, disk: str, shm: str):
         self.args, self.disk, self.shm = args, disk, shm
+        self.peers = peers(args)
         # What is not wanted of saves is still what is loaded.
         self.wanted = [*(['background', 'save'] if 'save' in args.parts
                          else []),
@@ -101,7 +124,7 @@ class Phases:
                            args.seed) as measure:
             self.used = measure.used
             for n in range(args.runs):
-                for peer in PEERS:
+                for peer in self.peers:
                     for phase in peer.phases():
                         if phase not in (*self.wanted, 'save'):
                             continue
@@ -182,6 +205,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--plot', metavar='PREFIX',
                         help='draw the figures to PREFIX-*.svg; needs '
                              '"scripts/install-deps plot"')
+    parser.add_argument('--other', metavar='PROGRAM', type=os.path.abspath,
+                        help='compare with another build of qemu-snap instead '
+                             'of other ways to save and load')
     parser.add_argument('--image-options', action='store_true',
                         help='measure creation options of the image instead, '
                              'with recorded streams')

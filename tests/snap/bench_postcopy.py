@@ -39,7 +39,7 @@ from snaptest import env
 from snaptest.bench.common import (MACHINE, MIX, PYTHON, cell, check_room,
                                    conditions, drop_cache, fill, launch, median,
                                    mixture, remove, say, set_migration, size,
-                                   some_of, sync, table)
+                                   some_of, sync, table, tool)
 from snaptest.peers.streams import CONTINUE, EOS, FOOTER, PART, ZERO
 from snaptest.units import GIB, MIB, PAGE
 from snaptest.vm.guests import WORKING_SET, Access
@@ -267,6 +267,8 @@ class Bench:
     def __init__(self, args: argparse.Namespace, disk: str, shm: str):
         self.args, self.disk, self.shm = args, disk, shm
         self.images = {}
+        # What was measured of this build and of the other one, in pairs
+        self.others = collections.defaultdict(list)
 
     def path(self, name: str) -> str:
         return os.path.join(self.disk, name)
@@ -281,7 +283,22 @@ class Bench:
                     f'{key} {value:.4g}'
                     for key, value in results[name][-1].items()
                     if isinstance(value, (int, float))))
+                if self.args.other:
+                    with tool(self.args.other):
+                        self.others[name].append((results[name][-1],
+                                                  measure()))
         return results
+
+    def show_others(self):
+        """The medians of this build, and of the other one."""
+        rows = []
+        for name, pairs in self.others.items():
+            ours, others = zip(*pairs)
+            rows += [[name, key, cell(median(ours, key), '{:.4g}'),
+                      cell(median(others, key), '{:.4g}')]
+                     for key, value in ours[0].items()
+                     if isinstance(value, (int, float))]
+        table('this build, and the other one', ['', '', 'this', 'other'], rows)
 
     @contextlib.contextmanager
     def source(self, ram: Ram):
@@ -736,6 +753,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=1)
     parser.add_argument('--dir', default=os.environ.get('TMPDIR', '/var/tmp'),
                         help='where to save the files (default: %(default)s)')
+    parser.add_argument('--other', metavar='PROGRAM', type=os.path.abspath,
+                        help='measure another build of qemu-snap as well')
     parser.add_argument('--json', metavar='FILE',
                         help='write all figures of all rounds to FILE')
     parser.add_argument('--plot', metavar='PREFIX',
@@ -770,6 +789,8 @@ def main(argv: list[str]):
             part = PARTS[name](bench)
             record[name] = part.measure()
             part.show(record[name])
+        if args.other:
+            bench.show_others()
     print(f'\nmedians of {args.runs}; {record["cpus"]} CPUs, load average '
           f'{record["load"]:.1f} at the start; '
           f'{time.monotonic() - start:.0f} s in all')

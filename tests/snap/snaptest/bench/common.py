@@ -3,6 +3,7 @@
 """What the benches have in common: RAM to save, files, and tables."""
 
 import argparse
+import contextlib
 import os
 import random
 import shlex
@@ -143,7 +144,7 @@ def cell(value: float | None, form: str = '{:.2f}') -> str:
 
 def conditions(runs: int) -> dict:
     """What a record of figures says about how they were measured."""
-    files = ('--dir', '--json', '--plot')
+    files = ('--dir', '--json', '--plot', '--other')
     args = [arg for before, arg in zip(sys.argv, sys.argv[1:])
             if arg not in files and before not in files]
     commit = subprocess.run(
@@ -152,6 +153,17 @@ def conditions(runs: int) -> dict:
     return {'command': f'make bench ARGS="{shlex.join(args)}"',
             'commit': commit or 'unknown', 'runs': runs,
             'cpus': os.cpu_count(), 'load': os.getloadavg()[0]}
+
+
+@contextlib.contextmanager
+def tool(program: str):
+    """Measure @program, another build of the tool."""
+    own = os.environ['QEMU_SNAP']
+    os.environ['QEMU_SNAP'] = program
+    try:
+        yield
+    finally:
+        os.environ['QEMU_SNAP'] = own
 
 
 # The command line

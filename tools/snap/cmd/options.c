@@ -120,6 +120,14 @@ static void G_NORETURN exit_invalid(const Option *option, const char *arg,
     exit(EXIT_FAILURE);
 }
 
+static void G_NORETURN exit_not_a_number(const Option *option, const char *arg,
+                                         unsigned min, unsigned max)
+{
+    error_report("Invalid --%s '%s': expected a number from %u to %u",
+                 option->name, arg, min, max);
+    exit(EXIT_FAILURE);
+}
+
 static uint64_t parse_size(const Option *option, const char *arg)
 {
     uint64_t value;
@@ -138,10 +146,7 @@ static unsigned parse_number(const Option *option, const char *arg,
 
     if (!qemu_isdigit(arg[0]) || qemu_strtoui(arg, NULL, 10, &value) < 0 ||
         value < min || value > max) {
-        g_autofree char *expected =
-            g_strdup_printf("a number from %u to %u", min, max);
-
-        exit_invalid(option, arg, expected);
+        exit_not_a_number(option, arg, min, max);
     }
     return value;
 }
@@ -153,8 +158,8 @@ static void parse_uuid(const Option *option, const char *arg, QemuUUID *uuid)
     }
 }
 
-/* Returns: mask of 1 << SnapPushReason */
-static unsigned parse_push(const Option *option, const char *arg)
+/* Returns: mask of 1 << SnapPushReason, 0 if @name is none of them */
+static unsigned push_reason(const char *name)
 {
     static const struct {
         const char *name;
@@ -165,23 +170,40 @@ static unsigned parse_push(const Option *option, const char *arg)
         { "around", SNAP_PUSH_FAULT_AROUND },
         { "linear", SNAP_PUSH_LINEAR },
     };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(policies); i++) {
+        if (!strcmp(policies[i].name, name)) {
+            return 1u << policies[i].reason;
+        }
+    }
+    return 0;
+}
+
+/* Returns: mask of 1 << SnapPushReason, 0 if @arg is no list of them */
+static unsigned push_reasons(const char *arg)
+{
     g_auto(GStrv) names = g_strsplit(arg, ",", -1);
     unsigned mask = 0;
 
-    if (!strcmp(arg, "none")) {
-        return 0;
-    }
     for (char **name = names; *name; name++) {
-        unsigned i = 0;
+        unsigned reason = push_reason(*name);
 
-        while (i < ARRAY_SIZE(policies) && strcmp(policies[i].name, *name)) {
-            i++;
+        if (!reason) {
+            return 0;
         }
-        if (i == ARRAY_SIZE(policies)) {
-            exit_invalid(option, *name,
-                         "working-set, arrivals, around, linear, or none");
-        }
-        mask |= 1u << policies[i].reason;
+        mask |= reason;
+    }
+    return mask;
+}
+
+/* Returns: mask of 1 << SnapPushReason */
+static unsigned parse_push(const Option *option, const char *arg)
+{
+    unsigned mask = push_reasons(arg);
+
+    if (!mask && strcmp(arg, "none")) {
+        exit_invalid(option, arg,
+                     "working-set, arrivals, around, linear, or none");
     }
     return mask;
 }
@@ -730,6 +752,19 @@ static void G_NORETURN refuse_arguments(const Given *given)
     exit_with_hint();
 }
 
+static void G_GNUC_PRINTF(2, 3) report_option(const Option *option,
+                                              const char *format, ...)
+{
+    g_autofree char *name = option_name(option);
+    g_autofree char *text = NULL;
+    va_list ap;
+
+    va_start(ap, format);
+    text = g_strdup_vprintf(format, ap);
+    va_end(ap);
+    error_report("%s %s", name, text);
+}
+
 /* Refuse options that @verb does not have. */
 static void check_verb_options(const Given *given, const SnapCmdVerb *verb)
 {
@@ -737,9 +772,7 @@ static void check_verb_options(const Given *given, const SnapCmdVerb *verb)
         const Option *option = g_ptr_array_index(given->options, i);
 
         if (!(option->verbs & verb->mask)) {
-            g_autofree char *name = option_name(option);
-
-            error_report("%s cannot be used with '%s'", name, verb->name);
+            report_option(option, "cannot be used with '%s'", verb->name);
             exit_with_hint();
         }
     }
@@ -752,9 +785,7 @@ static void refuse_postcopy_options(const Given *given)
         const Option *option = g_ptr_array_index(given->options, i);
 
         if (option->for_postcopy) {
-            g_autofree char *name = option_name(option);
-
-            error_report("%s needs --postcopy or --resume", name);
+            report_option(option, "needs --postcopy or --resume");
             exit_with_hint();
         }
     }

@@ -26,7 +26,7 @@ from snaptest import env
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 DICTIONARIES = {'save': 'stream'}
-NAMES = ('image', 'multifd', 'return-path', 'save', 'stream')
+NAMES = ('image', 'multifd', 'qmp', 'return-path', 'save', 'stream')
 
 # One input takes far less of all of these, also on a busy machine.
 LIMITS = ['-timeout=60', '-rss_limit_mb=1024', '-malloc_limit_mb=256',

@@ -5,6 +5,7 @@
 #
 """Valid inputs of each fuzzer, small ones: seeds(name) yields their bytes."""
 
+import json
 import os
 import struct
 import subprocess
@@ -319,7 +320,50 @@ def return_path_seeds():
             script(conversation(PAGE)[:4] + [b''], 8) + bytes([turns, 0])
 
 
+# --- what a monitor says ---
+
+GREETING = {'QMP': {'version': {'qemu': {'major': 10}, 'package': ''},
+                    'capabilities': ['oob']}}
+REFUSAL = {'class': 'GenericError', 'desc': 'No'}
+
+
+def event(name: str, **data) -> dict:
+    return {'event': name, 'data': data,
+            'timestamp': {'seconds': 1, 'microseconds': 2}}
+
+
+def reply(number: int, key: str = 'return', value=None) -> dict:
+    return {key: {} if value is None else value, 'id': number}
+
+
+def qmp_talks():
+    yield [reply(2), reply(3), event('STOP'), event('MIGRATION', status='a')]
+    yield [event('STOP'), reply(3, 'error', REFUSAL), reply(4), reply(2)]
+    yield [event('MIGRATION', status='setup'), reply(2, value=[1.5, 'x', None]),
+           {'event': 'RESUME'}, reply(3), event('MIGRATION', status='a')]
+    yield [reply(5)]
+    yield [reply(2, 'error', 'No')]
+    yield [{'error': REFUSAL}]
+    yield [event('MIGRATION')] * 1100
+
+
+def conversations():
+    for messages in qmp_talks():
+        yield '\r\n'.join(json.dumps(one) for one in messages)
+    # just so deep that QEMU's parser takes it
+    yield '{"id": 2, "return": ' + 1020 * '[' + 1020 * ']' + '}'
+
+
+def qmp_seeds():
+    greeting = json.dumps(GREETING) + json.dumps(reply(1))
+    for i, text in enumerate(conversations()):
+        for flags in range(32):
+            data = text if flags & 1 else greeting + text
+            yield bytes([flags, (0, 1, 7, 100)[i % 4], i % 3, 20 * i]) + \
+                data.encode()
+
+
 def seeds(name: str):
-    return {'image': image_seeds, 'multifd': multifd_seeds,
+    return {'image': image_seeds, 'multifd': multifd_seeds, 'qmp': qmp_seeds,
             'return-path': return_path_seeds, 'save': save_seeds,
             'stream': stream_seeds}[name]()

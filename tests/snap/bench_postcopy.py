@@ -32,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
 from typing import NamedTuple
 
 # pylint: disable=wrong-import-position
@@ -250,13 +251,19 @@ class Destination:
 
     def requests(self) -> list[Request]:
         """The pages that the emulator asked for, in its order."""
-        line = re.compile(r'\d+@(\d+\.\d+):postcopy_page_req_(add|del) '
+        # As QEMU writes it up to 10.0, and since
+        line = re.compile(r'(?:\d+@(\d+\.\d+):|(\S+)Z )'
+                          r'postcopy_page_req_(add|del) '
                           r'.* page req (0x[0-9a-f]+) ')
         asked, placed = {}, {}
         with open(self.trace, encoding='ascii', errors='replace') as f:
             for match in filter(None, map(line.match, f)):
-                when, what, page = match.groups()
-                (asked if what == 'add' else placed)[page] = float(when)
+                seconds, date, what, page = match.groups()
+                when = float(seconds) if seconds else \
+                    datetime.fromisoformat(date + '+00:00').timestamp()
+                (asked if what == 'add' else placed)[page] = when
+        if not asked:
+            raise RuntimeError(f'no request in {self.trace}')
         return [Request(when, placed.get(page))
                 for page, when in asked.items()]
 

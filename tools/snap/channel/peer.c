@@ -41,7 +41,7 @@
 #define MAX_THREADS 4096
 
 /* What a thread that reads may have on its stack, in bytes */
-#define MAX_FRAMES (256 * 1024)
+#define MAX_FRAMES (UINT64_C(256) * 1024)
 
 /* Fields of /proc/PID/stat after the name */
 enum {
@@ -169,7 +169,7 @@ static bool pick_socket(const Question *question, const struct nlmsghdr *head,
 {
     const struct unix_diag_msg *socket = NLMSG_DATA(head);
     const struct rtattr *attr = (const void *)(socket + 1);
-    int rest = head->nlmsg_len - NLMSG_LENGTH(sizeof(*socket));
+    int rest = (int)(head->nlmsg_len - NLMSG_LENGTH(sizeof(*socket)));
     bool found = false;
 
     while (!found && RTA_OK(attr, rest)) {
@@ -258,7 +258,7 @@ static bool pick_listener(const struct unix_diag_msg *socket,
  */
 static bool query_peer(int fd, uint32_t *inode)
 {
-    struct sockaddr_storage address;
+    struct sockaddr_storage address = { };
     socklen_t length = sizeof(address);
     struct stat st;
     Question question = {

@@ -56,7 +56,7 @@ char *snap_cmd_working_set(const SnapCmdOptions *options)
 void snap_cmd_leave(int status)
 {
     /* Not exit(): whatever it calls may be in use. */
-    fflush(NULL);
+    (void)fflush(NULL);
     _exit(status);
 }
 

@@ -11,7 +11,7 @@
 #include "snap/postcopy/resumption.h"
 
 /* How often to look whether a connection has been accepted */
-#define ACCEPT_POLL_NS (10 * SCALE_MS)
+#define ACCEPT_POLL_NS (INT64_C(10) * SCALE_MS)
 
 struct SnapResumption {
     /* constant */

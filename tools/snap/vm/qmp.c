@@ -64,7 +64,7 @@
 #define READ_SIZE (16 * KiB)
 
 /* How often to try to connect */
-#define RETRY_NS (20 * SCALE_MS)
+#define RETRY_NS (INT64_C(20) * SCALE_MS)
 
 typedef enum CallState {
     CALL_AWAITED,               /* by its coroutine */

@@ -187,7 +187,7 @@ static void destination_init(Fixture *f)
         .stream = g_byte_array_new(),
         .nb_stored = f->nb_stored,
     };
-    qemu_socket_set_nonblock(f->destination.listener);
+    g_assert_true(g_unix_set_fd_nonblocking(f->destination.listener, true, NULL));
 }
 
 static void destination_close(Destination *d)
@@ -211,7 +211,7 @@ static void destination_accept(Destination *d)
 
     if (fd >= 0) {
         g_assert_cmpuint(d->nb_fds, <, MAX_CHANNELS);
-        qemu_socket_set_nonblock(fd);
+        g_assert_true(g_unix_set_fd_nonblocking(fd, true, NULL));
         d->fds[d->nb_fds++] = fd;
     }
 }

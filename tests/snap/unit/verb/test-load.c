@@ -187,7 +187,8 @@ static void destination_init(Fixture *f)
         .stream = g_byte_array_new(),
         .nb_stored = f->nb_stored,
     };
-    g_assert_true(g_unix_set_fd_nonblocking(f->destination.listener, true, NULL));
+    g_assert_true(g_unix_set_fd_nonblocking(f->destination.listener, true,
+                                            NULL));
 }
 
 static void destination_close(Destination *d)

@@ -35,10 +35,11 @@ typedef enum Step {
     AWAIT_TABLE,                /* RAM and its table were written */
     AWAIT_NAME,                 /* a new file was committed */
     HANG,                       /* the next write to the image */
+    AWAIT_HANG,                 /* there was one */
     INTERRUPT,
 } Step;
 
-#define MAX_STEPS 9
+#define MAX_STEPS 10
 
 /**
  * Case: how a save goes wrong
@@ -107,11 +108,12 @@ static const Case cases[] = {
     { "storage/hangs-at-the-beginning",
       STEPS(HANG, SEND_START, INTERRUPT, INTERRUPT), LEFT("") },
     { "storage/hangs-in-ram", SOCKET,
-      STEPS(SEND_START, SEND_PAGES, HANG, SEND_DEVICES, INTERRUPT, INTERRUPT),
+      STEPS(SEND_START, SEND_PAGES, HANG, SEND_DEVICES, AWAIT_HANG, INTERRUPT,
+            INTERRUPT),
       LEFT("") },
     { "storage/hangs-in-commit",
       STEPS(SEND_START, SEND_PAGES, SEND_DEVICES, AWAIT_TABLE, HANG, SEND_END,
-            INTERRUPT, INTERRUPT), LEFT("The image must not be used: ") },
+            AWAIT_HANG, INTERRUPT, INTERRUPT), LEFT("The image must not be used: ") },
 };
 
 /**
@@ -206,8 +208,16 @@ static bool has_name(const Fixture *f)
 
 static bool may_go_on(const Fixture *f, Step step)
 {
-    return step == AWAIT_TABLE ? has_table(f) :
-           step == AWAIT_NAME ? has_name(f) : true;
+    switch (step) {
+    case AWAIT_TABLE:
+        return has_table(f);
+    case AWAIT_NAME:
+        return has_name(f);
+    case AWAIT_HANG:
+        return bdrv_debug_is_suspended(f->bs, "hang");
+    default:
+        return true;
+    }
 }
 
 static void take_step(void *opaque)
@@ -228,7 +238,8 @@ static void take_step(void *opaque)
         bdrv_debug_breakpoint(f->bs, "pwritev", "hang");
     } else if (step == INTERRUPT) {
         snap_save_interrupt(f->save);
-    } else if (step != AWAIT_TABLE && step != AWAIT_NAME) {
+    } else if (step != AWAIT_TABLE && step != AWAIT_NAME &&
+               step != AWAIT_HANG) {
         put_step(b, step);
         send_bytes(f, b);
     }

@@ -113,7 +113,8 @@ static const Case cases[] = {
       LEFT("") },
     { "storage/hangs-in-commit",
       STEPS(SEND_START, SEND_PAGES, SEND_DEVICES, AWAIT_TABLE, HANG, SEND_END,
-            AWAIT_HANG, INTERRUPT, INTERRUPT), LEFT("The image must not be used: ") },
+            AWAIT_HANG, INTERRUPT, INTERRUPT),
+      LEFT("The image must not be used: ") },
 };
 
 /**

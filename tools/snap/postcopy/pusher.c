@@ -446,6 +446,10 @@ static bool coroutine_fn pusher_has_fault_around(SnapPusher *p)
 
 static void coroutine_fn pusher_wait_for_work(SnapPusher *p, int64_t ns)
 {
+    if (p->stopped) {
+        /* While something was read or written: nobody will wake it again. */
+        return;
+    }
     if (ns > 0) {
         qemu_co_sleep_ns_wakeable(&p->sleep, QEMU_CLOCK_REALTIME, ns);
     } else {
